@@ -1,0 +1,1 @@
+//! Joins sessions, routing, queues and the store.

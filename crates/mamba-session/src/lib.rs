@@ -1,0 +1,1 @@
+//! Connection and channel state machines without I/O.

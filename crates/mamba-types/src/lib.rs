@@ -1,0 +1,1 @@
+//! Names, tags, field tables, reply codes and the message record.

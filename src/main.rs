@@ -1,0 +1,3 @@
+//! The MambaMQ broker binary.
+
+fn main() {}
