@@ -1,0 +1,63 @@
+//! Every limit a peer can run into, in one plain struct that the binary fills from its configuration.
+
+use std::time::Duration;
+
+/// Octets of frame overhead: type, channel, size and end octet (AMQP 0-9-1, 4.2.3).
+pub const FRAME_OVERHEAD: u32 = 8;
+
+/// The smallest `frame_max` a client may ask for, in octets.
+pub const FRAME_MIN_SIZE: u32 = 4096;
+
+/// The largest content body any configuration may allow, in octets.
+pub const BODY_SIZE_CAP: u64 = 536_870_912;
+
+/// Limits of one node. The defaults are the documented ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Largest frame offered in `connection.tune`, in octets with overhead.
+    pub frame_max: u32,
+    /// Largest frame payload accepted before `tune-ok`, in octets.
+    pub initial_frame_max: u32,
+    /// Channels open at once per connection.
+    pub channel_max: u16,
+    /// Heartbeat interval offered, in seconds; 0 offers none.
+    pub heartbeat_secs: u16,
+    /// From accept to `connection.open-ok`.
+    pub handshake_timeout: Duration,
+    /// Largest message body, in octets; at most [`BODY_SIZE_CAP`].
+    pub message_size_max: u64,
+    /// Octets of unfinished message bodies one connection may hold over all its channels.
+    pub unfinished_bytes_max: u64,
+    /// Nesting of tables and arrays in a field table.
+    pub table_depth_max: usize,
+    /// Octets of deliveries waiting for one connection's socket.
+    pub outbox_bytes_max: usize,
+    /// Octets in a connection's output buffer above which its input is no longer read.
+    pub output_bytes_max: usize,
+    /// Consumers per channel; 0 means no limit.
+    pub consumers_per_channel_max: usize,
+    /// Connections on this node.
+    pub connections_max: usize,
+    /// Deliveries a channel may hold unsettled, whatever its prefetch says.
+    pub unacked_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame_max: 131_072,
+            initial_frame_max: 8192,
+            channel_max: 2047,
+            heartbeat_secs: 60,
+            handshake_timeout: Duration::from_secs(10),
+            message_size_max: 16_777_216,
+            unfinished_bytes_max: 67_108_864,
+            table_depth_max: 64,
+            outbox_bytes_max: 262_144,
+            output_bytes_max: 4_194_304,
+            consumers_per_channel_max: 0,
+            connections_max: 65_536,
+            unacked_max: 4_000_000,
+        }
+    }
+}
