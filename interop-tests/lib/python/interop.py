@@ -85,7 +85,7 @@ async def eventually_async(probe, what, seconds=WAIT_SECS):
             return result
         if time.monotonic() > deadline:
             raise Mismatch(f"waited {seconds} s for {what}")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.005)
 
 
 def need_broker_control():
