@@ -1,0 +1,563 @@
+//! The queue itself: enqueue, dispatch, settle, return, purge (`spec: semantics §5, §13–16, §26`).
+
+use mamba_types::{LogPosition, Message, Sequence};
+
+use crate::{
+    consumers::{ConsumerId, Consumers, Port, Subscription},
+    ready::Ready,
+    unacked::{Out, Unacked},
+};
+
+/// Octets a delivery is taken to cost its connection beyond the record itself.
+const DELIVERY_OVERHEAD: usize = 64;
+
+/// Which family of rules a queue follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// `x-queue-type: classic`.
+    Classic,
+    /// `x-queue-type: quorum`: on one node a group of one.
+    Quorum,
+}
+
+/// What the queue's declaration fixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The family of rules.
+    pub kind: QueueKind,
+    /// `x-single-active-consumer`.
+    pub single_active_consumer: bool,
+    /// `x-max-priority`; 0 keeps one level.
+    pub max_priority: u8,
+    /// Returns a message survives; the one after drops or dead-letters it. `None`: no limit.
+    pub delivery_limit: Option<u32>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            kind: QueueKind::Classic,
+            single_active_consumer: false,
+            max_priority: 0,
+            delivery_limit: None,
+        }
+    }
+}
+
+/// A message on its way in.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// The message.
+    pub message: Message,
+    /// Where its record lies in the log, or [`LogPosition::NONE`] when it is not stored.
+    pub at: LogPosition,
+}
+
+/// A message in the queue.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its place, for ever.
+    pub sequence: Sequence,
+    /// The message.
+    pub message: Message,
+    /// Where its record lies in the log, or [`LogPosition::NONE`].
+    pub at: LogPosition,
+    /// How often it came back.
+    pub returns: u32,
+    /// Whether a consumer may have seen it already.
+    pub redelivered: bool,
+}
+
+/// Names a delivery that is out and unsettled, together with its sequence number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnackedKey(pub(crate) u32);
+
+/// A message handed to a consumer.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Who gets it.
+    pub consumer: ConsumerId,
+    /// What settles it; `None` for a consumer without acknowledgements.
+    pub key: Option<UnackedKey>,
+    /// The message.
+    pub stored: Stored,
+}
+
+/// A message handed out by `basic.get`.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// What settles it; `None` without acknowledgement.
+    pub key: Option<UnackedKey>,
+    /// The message.
+    pub stored: Stored,
+    /// Ready messages left.
+    pub remaining: usize,
+}
+
+/// A message that is gone for good; its record may be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Which one.
+    pub sequence: Sequence,
+    /// Where its record lies.
+    pub at: LogPosition,
+}
+
+/// What follows from a call. The owner carries it out before it lets go of the queue, in this order:
+/// settlements and return counts to the log, deliveries to the connections, starved consumers to their ports.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Stored messages that are gone.
+    pub settled: Vec<Settled>,
+    /// Stored messages that came back, with how often.
+    pub returned: Vec<(Sequence, u32)>,
+    /// Messages to hand over, in order.
+    pub deliveries: Vec<Delivery>,
+    /// Consumers that would get more if their port had room.
+    pub starved: Vec<ConsumerId>,
+    /// Messages dropped because they came back too often.
+    pub over_limit: Vec<Stored>,
+}
+
+impl Effects {
+    /// Nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.settled.is_empty()
+            && self.returned.is_empty()
+            && self.deliveries.is_empty()
+            && self.starved.is_empty()
+            && self.over_limit.is_empty()
+    }
+
+    /// Empties every list and keeps the memory.
+    pub fn clear(&mut self) {
+        self.settled.clear();
+        self.returned.clear();
+        self.deliveries.clear();
+        self.starved.clear();
+        self.over_limit.clear();
+    }
+}
+
+/// How a delivery ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Acknowledged.
+    Ack,
+    /// Rejected, not to come back.
+    Discard,
+    /// Comes back: nack, reject, recover, or its channel ended.
+    Requeue,
+}
+
+/// Why a consumer was refused (403, `spec: errors §3.2`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("in exclusive use")]
+pub struct SubscribeError;
+
+/// What a consumer's leaving means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// It was not there.
+    Unknown,
+    /// Others remain.
+    OthersRemain,
+    /// It was the last one.
+    WasLast,
+}
+
+/// One queue. `P` is the connection's side of a consumer.
+#[derive(Debug)]
+pub struct Queue<P> {
+    settings: Settings,
+    next: Sequence,
+    ready: Ready,
+    unacked: Unacked,
+    consumers: Consumers<P>,
+    /// Ranks returned messages where order of return decides.
+    returns: u64,
+    /// Numbers calls, so that a port's room is read once per call.
+    call: u64,
+}
+
+impl<P: Port> Queue<P> {
+    /// An empty queue whose first message gets `first`.
+    #[must_use]
+    pub const fn new(settings: Settings, first: Sequence) -> Self {
+        Self {
+            settings,
+            next: first,
+            ready: Ready::new(),
+            unacked: Unacked::new(),
+            consumers: Consumers::new(settings.single_active_consumer),
+            returns: 0,
+            call: 0,
+        }
+    }
+
+    /// What the declaration fixed.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The sequence number the next message will get.
+    pub const fn next_sequence(&self) -> Sequence {
+        self.next
+    }
+
+    /// Ready messages.
+    pub const fn ready_count(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Deliveries out and unsettled.
+    pub const fn unacked_count(&self) -> usize {
+        self.unacked.len()
+    }
+
+    /// Octets of ready bodies.
+    pub const fn ready_bytes(&self) -> u64 {
+        self.ready.body_bytes()
+    }
+
+    /// Octets of unsettled bodies.
+    pub const fn unacked_bytes(&self) -> u64 {
+        self.unacked.body_bytes()
+    }
+
+    /// Consumers, waiting ones included.
+    pub const fn consumer_count(&self) -> usize {
+        self.consumers.len()
+    }
+
+    /// The ports of all consumers.
+    pub fn ports(&self) -> impl Iterator<Item = (ConsumerId, &P)> {
+        self.consumers
+            .iter()
+            .map(|(id, consumer)| (id, &consumer.port))
+    }
+
+    /// A consumer's port, while it is there.
+    pub fn port(&self, id: ConsumerId) -> Option<&P> {
+        self.consumers.get(id).map(|consumer| &consumer.port)
+    }
+
+    /// Every message, ready first, without changing anything.
+    pub fn messages(&self) -> impl Iterator<Item = &Stored> {
+        self.ready
+            .iter()
+            .chain(self.unacked.iter().map(|out| &out.stored))
+    }
+
+    /// Every message, to move its record's place in the log.
+    pub fn messages_mut(&mut self) -> impl Iterator<Item = &mut Stored> {
+        self.ready
+            .iter_mut()
+            .chain(self.unacked.iter_mut().map(|out| &mut out.stored))
+    }
+
+    /// Puts back what survived a restart, in order, before anything else happens.
+    pub fn restore(&mut self, stored: Stored) {
+        self.next = self.next.max(stored.sequence.next());
+        let priority = self.priority_of(&stored.message);
+        self.ready.push(priority, stored);
+    }
+
+    /// Appends messages and returns the first one's sequence number; the others follow without gap.
+    /// Call [`Self::dispatch`] after.
+    pub fn enqueue(&mut self, incoming: impl IntoIterator<Item = Incoming>) -> Sequence {
+        let first = self.next;
+        for Incoming { message, at } in incoming {
+            let sequence = self.next;
+            self.next = sequence.next();
+            let priority = self.priority_of(&message);
+            self.ready.push(
+                priority,
+                Stored {
+                    sequence,
+                    message,
+                    at,
+                    returns: 0,
+                    redelivered: false,
+                },
+            );
+        }
+        first
+    }
+
+    /// Hands ready messages to consumers in turn until either runs out.
+    pub fn dispatch(&mut self, effects: &mut Effects) {
+        if self.ready.is_empty() {
+            return;
+        }
+        self.call += 1;
+        while let Some(id) = self.consumers.next() {
+            if !self.may_deliver(id, effects) {
+                continue;
+            }
+            let Some(mut stored) = self.ready.pop() else {
+                break;
+            };
+            let Some(consumer) = self.consumers.get_mut(id) else {
+                break;
+            };
+            consumer.room = consumer
+                .room
+                .saturating_sub(stored.message.record_len() + DELIVERY_OVERHEAD);
+            let key = if consumer.subscription.no_ack {
+                None
+            } else {
+                consumer.unacked += 1;
+                consumer.port.count_delivery();
+                Some(self.unacked.insert(Out {
+                    stored: stored.clone(),
+                    consumer: Some(id),
+                }))
+            };
+            stored.redelivered |= stored.returns > 0;
+            effects.deliveries.push(Delivery {
+                consumer: id,
+                key,
+                stored,
+            });
+            self.consumers.rotate();
+            if self.ready.is_empty() {
+                break;
+            }
+        }
+    }
+
+    /// Whether the consumer whose turn it is can take a message now; takes it out of the turn if not.
+    fn may_deliver(&mut self, id: ConsumerId, effects: &mut Effects) -> bool {
+        let call = self.call;
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return false;
+        };
+        if !consumer.has_prefetch() || !consumer.port.channel_admits() {
+            self.consumers.unlist(id);
+            return false;
+        }
+        if consumer.room_call != call {
+            consumer.room_call = call;
+            consumer.room = consumer.port.room();
+        }
+        if consumer.room == 0 {
+            self.consumers.unlist(id);
+            effects.starved.push(id);
+            return false;
+        }
+        true
+    }
+
+    /// Adds a consumer. Call [`Self::dispatch`] after.
+    ///
+    /// # Errors
+    /// [`SubscribeError`] when an exclusive consumer is there, or an exclusive one is asked for beside others
+    /// or on a queue with a single active consumer.
+    pub fn subscribe(
+        &mut self,
+        port: P,
+        mut subscription: Subscription,
+    ) -> Result<ConsumerId, SubscribeError> {
+        match self.settings.kind {
+            QueueKind::Classic => {
+                let alone = self.consumers.len() == 0 && !self.settings.single_active_consumer;
+                if self.consumers.any_exclusive() || (subscription.exclusive && !alone) {
+                    return Err(SubscribeError);
+                }
+            }
+            QueueKind::Quorum => subscription.exclusive = false,
+        }
+        let id = self.consumers.add(port, subscription);
+        self.let_better_consumer_take_over();
+        Ok(id)
+    }
+
+    /// Removes a consumer; its unsettled deliveries stay out. Call [`Self::dispatch`] after, because another
+    /// consumer may have become active.
+    pub fn unsubscribe(&mut self, id: ConsumerId) -> Removed {
+        if self.consumers.remove(id).is_none() {
+            return Removed::Unknown;
+        }
+        if self.consumers.len() == 0 {
+            Removed::WasLast
+        } else {
+            Removed::OthersRemain
+        }
+    }
+
+    /// A consumer may have room or credit again. Call [`Self::dispatch`] after.
+    pub fn resume(&mut self, id: ConsumerId) {
+        self.consumers.list(id);
+    }
+
+    /// Takes one message out for `basic.get`.
+    pub fn fetch(&mut self, no_ack: bool, effects: &mut Effects) -> Option<Fetched> {
+        let mut stored = self.ready.pop()?;
+        stored.redelivered |= stored.returns > 0;
+        let key = if no_ack {
+            effects.settled.extend(settled(&stored));
+            None
+        } else {
+            Some(self.unacked.insert(Out {
+                stored: stored.clone(),
+                consumer: None,
+            }))
+        };
+        Some(Fetched {
+            key,
+            stored,
+            remaining: self.ready.len(),
+        })
+    }
+
+    /// Ends deliveries. Unknown keys are skipped: the queue may have been purged of them meanwhile.
+    /// Call [`Self::dispatch`] after.
+    pub fn settle(
+        &mut self,
+        keys: impl IntoIterator<Item = (UnackedKey, Sequence)>,
+        outcome: Outcome,
+        effects: &mut Effects,
+    ) {
+        for (key, sequence) in keys {
+            let Some(out) = self.unacked.remove(key, sequence) else {
+                continue;
+            };
+            if let Some(id) = out.consumer
+                && let Some(consumer) = self.consumers.get_mut(id)
+            {
+                let was_full = !consumer.has_prefetch();
+                consumer.unacked -= 1;
+                if was_full {
+                    self.consumers.list(id);
+                }
+            }
+            match outcome {
+                Outcome::Ack | Outcome::Discard => effects.settled.extend(settled(&out.stored)),
+                Outcome::Requeue => self.put_back(out.stored, effects),
+            }
+        }
+        self.let_better_consumer_take_over();
+    }
+
+    /// Takes back a message that was handed over without acknowledgement but never sent.
+    pub fn give_back(&mut self, stored: Stored) {
+        let rank = self.rank(&stored);
+        let priority = self.priority_of(&stored.message);
+        self.ready.put_back(priority, rank, stored);
+    }
+
+    /// Drops all ready messages and returns how many there were.
+    pub fn purge(&mut self, effects: &mut Effects) -> usize {
+        let count = self.ready.len();
+        effects
+            .settled
+            .extend(self.ready.take_all().filter_map(|stored| settled(&stored)));
+        count
+    }
+
+    fn put_back(&mut self, mut stored: Stored, effects: &mut Effects) {
+        stored.returns = stored.returns.saturating_add(1);
+        stored.redelivered = true;
+        if self
+            .settings
+            .delivery_limit
+            .is_some_and(|limit| stored.returns > limit)
+        {
+            effects.settled.extend(settled(&stored));
+            effects.over_limit.push(stored);
+            return;
+        }
+        if stored.at != LogPosition::NONE {
+            effects.returned.push((stored.sequence, stored.returns));
+        }
+        let priority = self.priority_of(&stored.message);
+        match (self.settings.kind, self.settings.delivery_limit) {
+            (QueueKind::Quorum, None) => self.ready.push(priority, stored),
+            (QueueKind::Quorum, Some(_)) | (QueueKind::Classic, _) => {
+                let rank = self.rank(&stored);
+                self.ready.put_back(priority, rank, stored);
+            }
+        }
+    }
+
+    /// Where a returned message stands among the returned ones: its original place in a classic queue, the
+    /// order of return in a quorum queue.
+    const fn rank(&mut self, stored: &Stored) -> u64 {
+        match self.settings.kind {
+            QueueKind::Classic => stored.sequence.0,
+            QueueKind::Quorum => {
+                self.returns += 1;
+                self.returns
+            }
+        }
+    }
+
+    fn priority_of(&self, message: &Message) -> u8 {
+        match self.settings.max_priority {
+            0 => 0,
+            max => message.priority().unwrap_or(0).min(max),
+        }
+    }
+
+    /// Quorum queues with a single active consumer: a newcomer of higher priority takes over once the active
+    /// one holds nothing.
+    fn let_better_consumer_take_over(&mut self) {
+        if !self.settings.single_active_consumer || self.settings.kind != QueueKind::Quorum {
+            return;
+        }
+        let Some(active) = self.consumers.active() else {
+            return;
+        };
+        let Some(best) = self.consumers.best_waiting_priority() else {
+            return;
+        };
+        let Some(consumer) = self.consumers.get(active) else {
+            return;
+        };
+        if best <= consumer.subscription.priority {
+            return;
+        }
+        if consumer.unacked == 0 {
+            self.consumers.activate_best();
+        } else {
+            self.consumers.unlist(active);
+        }
+    }
+
+    /// Panics when the queue contradicts itself; for tests.
+    ///
+    /// # Panics
+    /// If counters and contents differ, or a consumer holds more than its prefetch.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.ready.iter().count(), self.ready.len());
+        assert_eq!(self.unacked.iter().count(), self.unacked.len());
+        assert_eq!(self.consumers.iter().count(), self.consumers.len());
+        for (id, consumer) in self.consumers.iter() {
+            let out = self
+                .unacked
+                .iter()
+                .filter(|out| out.consumer == Some(id))
+                .count();
+            assert_eq!(out, consumer.unacked as usize);
+            let prefetch = consumer.subscription.prefetch as usize;
+            assert!(
+                prefetch == 0 || out <= prefetch,
+                "{out} unsettled above a prefetch of {prefetch}"
+            );
+        }
+        let mut sequences: Vec<_> = self.messages().map(|stored| stored.sequence).collect();
+        let total = sequences.len();
+        sequences.sort_unstable();
+        sequences.dedup();
+        assert_eq!(sequences.len(), total, "a message is in two places");
+    }
+}
+
+fn settled(stored: &Stored) -> Option<Settled> {
+    (stored.at != LogPosition::NONE).then_some(Settled {
+        sequence: stored.sequence,
+        at: stored.at,
+    })
+}
