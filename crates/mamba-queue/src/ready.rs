@@ -27,8 +27,10 @@ pub(crate) struct Ready {
     body_bytes: u64,
 }
 
-/// An idle queue keeps at most this many empty slots, so that a burst's memory goes back.
+/// Slots an emptied level keeps after a burst, so that the memory goes back.
 const IDLE_CAPACITY: usize = 64;
+/// Slots below which an emptied level keeps its memory: bursts come again.
+const SHRINK_ABOVE: usize = 16_384;
 
 impl Ready {
     pub(crate) const fn new() -> Self {
@@ -65,6 +67,7 @@ impl Ready {
     }
 
     pub(crate) fn pop(&mut self) -> Option<Stored> {
+        let level_count = self.levels.len();
         let index = self
             .levels
             .iter()
@@ -77,9 +80,9 @@ impl Ready {
         self.count -= 1;
         self.body_bytes -= message.message.body_len() as u64;
         if level.is_empty() {
-            if self.levels.len() > 1 {
+            if level_count > 1 {
                 self.levels.remove(index);
-            } else if level.fresh.capacity() > IDLE_CAPACITY * 16 {
+            } else if level.fresh.capacity() > SHRINK_ABOVE {
                 level.fresh.shrink_to(IDLE_CAPACITY);
             }
         }
