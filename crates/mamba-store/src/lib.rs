@@ -1,1 +1,30 @@
-//! The message log and the definitions database.
+//! What survives a stop: the message log, the definitions database, and reading both back.
+//!
+//! Owns every file below the data folder. Must not know sockets, tokio, or the rules of queues and
+//! exchanges: it keeps (queue, sequence) pairs and opaque definitions. The stored formats and their
+//! invariants stand in `docs/storage.md`. Start reading at [`Store::open`], then [`log::Log`].
+//!
+//! ```text
+//!   broker --append--> staging area --(one writer thread)--> write + fdatasync --> durable position
+//!   broker <-----------------------------wakers-----------------------------------'
+//! ```
+
+pub mod definitions;
+pub mod disk;
+pub mod error;
+pub mod log;
+pub mod recovery;
+mod store;
+
+pub use definitions::{
+    BindingDefinition, DefinitionChange, Definitions, DestinationKind, ExchangeDefinition,
+    QueueDefinition, Stored, StoredDefinitions,
+};
+pub use disk::{Disk, DiskFile, RealDisk};
+pub use error::{OpenError, StoreError};
+pub use log::{
+    Appended, CleanStop, DurableWaker, EnqueuedRun, Log, LogStats, LogStatus, SequenceRun, Settled,
+    SyncMode,
+};
+pub use recovery::{Recovered, RecoveredMessage, RecoveredQueue, RecoveryReport};
+pub use store::{Store, StoreConfig, StoreLock};
