@@ -364,14 +364,15 @@ def prefetch_1_and_100(channel):
         consuming = channel.connection.channel()
         consuming.basic_qos(prefetch_count=prefetch)
         received, _ = collect(consuming, queue)
-        while len(received) < 250:
-            window = min(prefetch, 250 - len(received))
-            before = len(received)
-            serve(consuming, lambda: len(received) >= before + window, f"{window} more messages")
+        settled = 0
+        while settled < 250:
+            window = min(prefetch, 250 - settled)
+            serve(consuming, lambda: len(received) >= settled + window, f"{window} more messages")
             # Had the broker sent more than the window, they would be here after a round trip.
             channel.queue_declare(queue, passive=True)
             consuming.connection.process_data_events(0)
-            equal(len(received) - before, window, f"messages in a window of {prefetch}")
+            equal(len(received) - settled, window, f"messages in a window of {prefetch}")
+            settled += window
             consuming.basic_ack(received[-1][0].delivery_tag, multiple=True)
         equal(bodies(received), [str(i) for i in range(250)], "order")
         consuming.close()
