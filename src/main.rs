@@ -1,3 +1,76 @@
-//! The MambaMQ broker binary.
+//! The MambaMQ broker binary: flags, configuration, logging, metrics, signals and exit codes around the broker.
+//!
+//! Assembles the other crates and knows nothing of AMQP methods. Start reading at [`serve`].
 
-fn main() {}
+mod cli;
+mod config;
+mod data_dir;
+mod logging;
+mod metrics;
+mod node;
+mod process;
+mod serve;
+
+use std::{
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command},
+    config::{Config, ConfigError},
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The broker could not start or run, or a check failed.
+const EXIT_FAILURE: u8 = 1;
+/// Wrong command line (clap's own code) or configuration.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(arguments) => match load(arguments.config.as_deref(), arguments.overrides())
+        {
+            Ok(config) => serve::serve(&config, arguments.stop_with_stdin),
+            Err(error) => {
+                complain(&format!("the configuration is not valid\n{error}"));
+                ExitCode::from(EXIT_USAGE)
+            }
+        },
+        Command::CheckConfig { file } => match load(file.as_deref(), Vec::new()) {
+            Ok(config) => print(&config.to_toml()),
+            Err(error) => {
+                complain(&error.to_string());
+                ExitCode::from(EXIT_FAILURE)
+            }
+        },
+        Command::Version => print(concat!("mambamq ", env!("CARGO_PKG_VERSION"), "\n")),
+    }
+}
+
+fn load(
+    file: Option<&Path>,
+    overrides: Vec<(&'static str, toml::Value, &'static str)>,
+) -> Result<Config, ConfigError> {
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Config::load(file, environment, overrides).map(Config::resolved)
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(EXIT_FAILURE),
+    }
+}
+
+/// Tells the operator what is wrong; nothing more can be done when standard error is closed.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "mambamq: {text}");
+}

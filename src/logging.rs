@@ -1,0 +1,87 @@
+//! Log lines on standard error, for people or as JSON.
+
+use std::io::{self, IsTerminal};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::{LogFormat, Logging};
+
+/// The filter for `info` or `info,mamba_store=debug`; `None` when a part of it is not a level.
+pub(crate) fn targets(level: &str) -> Option<Targets> {
+    // An empty word would parse as a level.
+    let parse = |word: &str| {
+        let word = word.trim();
+        if word.is_empty() {
+            None
+        } else {
+            word.parse::<LevelFilter>().ok()
+        }
+    };
+    level
+        .split(',')
+        .try_fold(Targets::new(), |targets, part| match part.split_once('=') {
+            None => Some(targets.with_default(parse(part)?)),
+            Some((target, level)) => Some(targets.with_target(target.trim(), parse(level)?)),
+        })
+}
+
+/// Starts logging, for the rest of the process; panics are logged too.
+pub(crate) fn start(logging: &Logging) {
+    let targets =
+        targets(&logging.level).unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let lines = match logging.format {
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed(),
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+    };
+    // An error means that logging was started before, which is just as good.
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(targets))
+        .try_init();
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("no text");
+        let place = panic
+            .location()
+            .map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        tracing::error!(
+            place,
+            "a part of the broker failed, please report this: {text}"
+        );
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels() {
+        for good in [
+            "off",
+            "error",
+            "warn",
+            "info",
+            "debug",
+            "trace",
+            "INFO",
+            "info,mamba_store=debug",
+            "mamba_store = trace",
+        ] {
+            assert!(targets(good).is_some(), "{good}");
+        }
+        for bad in ["", "verbose", "info,", "mamba_store=loud", "info;debug"] {
+            assert!(targets(bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The life of a broker process.
+//!
+//! ```text
+//! lock data folder -> recover -> bind -> announce -> serve -> (signal, closed stdin) -> close connections -> flush -> exit 0
+//! ```
+
+use std::{
+    io::{self, Read},
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    EXIT_FAILURE, complain,
+    config::{Config, LogFormat, value::OptionalListen},
+    data_dir::{DataDir, DataDirError},
+    logging,
+    metrics::{self, Identity, http::Endpoint},
+    node::{Node, NodeError, explain_listen},
+    process::{self, Readings},
+};
+
+/// How often memory and disk are compared with their alarm thresholds.
+const ALARM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the server may take beyond the grace period before it is given up.
+const GRACE_MARGIN: Duration = Duration::from_secs(5);
+
+/// Runs the broker until it is asked to stop.
+pub(crate) fn serve(config: &Config, stop_with_stdin: bool) -> ExitCode {
+    logging::start(&config.logging);
+    let fds = process::raise_fd_limit();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node.name,
+        data_dir = %config.store.data_dir.display(),
+        log_level = config.logging.level,
+        file_descriptors = fds,
+        pid = std::process::id(),
+        "MambaMQ starts"
+    );
+    let mut builder = runtime::Builder::new_multi_thread();
+    if config.node.worker_threads > 0 {
+        builder.worker_threads(config.node.worker_threads);
+    }
+    let result = builder
+        .enable_all()
+        .thread_name("mamba-worker")
+        .build()
+        .map_err(StartError::System)
+        .and_then(|runtime| {
+            let result = runtime.block_on(run(config, stop_with_stdin));
+            // What still runs had its time; nothing it could do would reach a client or the disk.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            result
+        });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match config.logging.format {
+                LogFormat::Text => complain(&error.to_string()),
+                LogFormat::Json => tracing::error!("{error}"),
+            }
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+/// Why the broker could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("{0}")]
+    Address(String),
+    #[error(
+        "the operating system refused threads or signals: {0}; raise the limits of the broker's user"
+    )]
+    System(io::Error),
+    #[error("the server ended by itself, which is a defect of the broker; the log has more")]
+    ServerEnded,
+}
+
+async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
+    let started = Instant::now();
+    let mut requests = StopRequests::new(stop_with_stdin).map_err(StartError::System)?;
+    let mut data_dir = DataDir::open(&config.store.data_dir)?;
+    let node = Node::open(config)?;
+
+    let addresses = resolve_all(config)?;
+    let server = node.bind(config, &addresses).await?;
+    let listeners = server.local_addresses();
+    let endpoint = bind_metrics(config).await?;
+    let metrics_address = endpoint
+        .as_ref()
+        .and_then(|endpoint| endpoint.local_address().ok());
+
+    let memory = process::memory_total();
+    let identity = Identity {
+        node: config.node.name.clone(),
+        cluster: config.server_properties.cluster_name.clone(),
+        product: config.server_properties.product.clone(),
+        version: config.server_properties.version.clone(),
+        memory_limit_bytes: config.alarms.memory_high_watermark.octets(memory),
+        disk_free_limit_bytes: config.alarms.disk_free_limit.octets(memory),
+    };
+    let (stop, stopping) = watch::channel(false);
+    let alarms = tokio::spawn(watch_alarms(node.clone(), config.clone(), identity.clone()));
+    let metrics_task = endpoint.map(|endpoint| {
+        let (node, folder) = (node.clone(), data_dir.path().to_owned());
+        let source = move || {
+            metrics::render(
+                &identity,
+                &node.snapshot(),
+                &Readings::take(&folder),
+                started.elapsed().as_secs_f64(),
+            )
+        };
+        tokio::spawn(endpoint.run(Arc::new(source), stopping.clone()))
+    });
+    let mut serving = tokio::spawn(server.run(stopping));
+
+    for address in &listeners {
+        tracing::info!(%address, "AMQP listener ready");
+    }
+    if let Some(address) = metrics_address {
+        tracing::info!(%address, "metrics ready at /metrics");
+    }
+    data_dir.announce(&listeners, metrics_address)?;
+    tracing::info!(after_ms = millis(started.elapsed()), "ready for clients");
+
+    let reason = tokio::select! {
+        reason = requests.next() => reason,
+        _ = &mut serving => return Err(StartError::ServerEnded),
+    };
+    let connections = node.snapshot().connections;
+    tracing::info!(
+        reason,
+        connections,
+        "stopping: closing listeners and connections; a second signal stops at once"
+    );
+    tokio::spawn(stop_at_once(requests));
+    // Both tasks are still there to be told: they end only afterwards.
+    let _ = stop.send(true);
+    let drain_started = Instant::now();
+    drain(
+        &mut serving,
+        metrics_task,
+        Duration::from_secs(config.shutdown.grace_secs),
+    )
+    .await;
+    alarms.abort();
+    tracing::info!(
+        connections,
+        after_ms = millis(drain_started.elapsed()),
+        "connections closed"
+    );
+    let flush_started = Instant::now();
+    if tokio::task::spawn_blocking(move || node.stop())
+        .await
+        .is_err()
+    {
+        tracing::error!("flushing failed; the next start recovers from the log");
+    }
+    data_dir.withdraw()?;
+    tracing::info!(
+        after_ms = millis(flush_started.elapsed()),
+        "data flushed, MambaMQ stopped"
+    );
+    Ok(())
+}
+
+fn resolve_all(config: &Config) -> Result<Vec<SocketAddr>, StartError> {
+    let mut addresses = Vec::new();
+    for listen in &config.listeners.amqp {
+        addresses.extend(listen.resolve().map_err(StartError::Address)?);
+    }
+    Ok(addresses)
+}
+
+async fn bind_metrics(config: &Config) -> Result<Option<Endpoint>, StartError> {
+    let OptionalListen::On(listen) = &config.metrics.listen else {
+        return Ok(None);
+    };
+    let addresses = listen.resolve().map_err(StartError::Address)?;
+    match Endpoint::bind(&addresses).await {
+        Ok(endpoint) => Ok(Some(endpoint)),
+        Err(error) => {
+            let asked = addresses.first().map_or_else(
+                || format!("no address for {listen}"),
+                |address| explain_listen(*address, &error),
+            );
+            Err(StartError::Address(asked))
+        }
+    }
+}
+
+async fn drain(
+    serving: &mut JoinHandle<()>,
+    metrics_task: Option<JoinHandle<()>>,
+    grace: Duration,
+) {
+    match timeout(grace + GRACE_MARGIN, serving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => tracing::error!("the server failed while it closed connections"),
+        Err(_) => tracing::warn!(
+            grace_secs = grace.as_secs(),
+            "some connections did not close in time and are dropped"
+        ),
+    }
+    if let Some(task) = metrics_task {
+        // A scraper that does not read its page must not hold up the stop.
+        let _ = timeout(Duration::from_secs(1), task).await;
+    }
+}
+
+/// Compares memory and disk with their thresholds and tells the broker about changes.
+async fn watch_alarms(node: Node, config: Config, identity: Identity) {
+    let mut ticks = interval(ALARM_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut memory_was, mut disk_was) = (false, false);
+    loop {
+        ticks.tick().await;
+        let used = process::resident_bytes();
+        let free = process::disk_free(&config.store.data_dir);
+        let memory = used.is_some_and(|used| used > identity.memory_limit_bytes);
+        let disk = free.is_some_and(|free| free < identity.disk_free_limit_bytes);
+        if (memory, disk) == (memory_was, disk_was) {
+            continue;
+        }
+        node.set_alarms(memory, disk);
+        if memory != memory_was {
+            let (used_bytes, limit_bytes) = (used.unwrap_or(0), identity.memory_limit_bytes);
+            if memory {
+                tracing::warn!(
+                    used_bytes,
+                    limit_bytes,
+                    "memory alarm: publishers are blocked until less memory is used"
+                );
+            } else {
+                tracing::info!(used_bytes, limit_bytes, "memory alarm cleared");
+            }
+        }
+        if disk != disk_was {
+            let (free_bytes, limit_bytes) = (free.unwrap_or(0), identity.disk_free_limit_bytes);
+            if disk {
+                tracing::warn!(
+                    free_bytes,
+                    limit_bytes,
+                    "disk alarm: publishers are blocked until more space is free"
+                );
+            } else {
+                tracing::info!(free_bytes, limit_bytes, "disk alarm cleared");
+            }
+        }
+        (memory_was, disk_was) = (memory, disk);
+    }
+}
+
+/// Everything that may ask the broker to stop.
+struct StopRequests {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    stdin_closed: Option<oneshot::Receiver<()>>,
+}
+
+impl StopRequests {
+    fn new(stop_with_stdin: bool) -> io::Result<Self> {
+        let stdin_closed = if stop_with_stdin {
+            Some(stdin_end()?)
+        } else {
+            None
+        };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            stdin_closed,
+        })
+    }
+
+    /// Waits for the next request; says what it was.
+    async fn next(&mut self) -> &'static str {
+        loop {
+            let stdin = async {
+                match &mut self.stdin_closed {
+                    Some(closed) => closed.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = stdin => {
+                    self.stdin_closed = None;
+                    return "standard input closed";
+                }
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP ignored: the configuration cannot be reloaded yet; restart the broker to apply changes");
+                }
+            }
+        }
+    }
+}
+
+/// Ends the process at the second signal.
+async fn stop_at_once(mut requests: StopRequests) {
+    requests.stdin_closed = None;
+    let reason = requests.next().await;
+    tracing::warn!(
+        reason,
+        "stopped at once, as asked twice; the next start recovers from the log"
+    );
+    std::process::exit(i32::from(EXIT_FAILURE));
+}
+
+/// Resolves when standard input ends.
+fn stdin_end() -> io::Result<oneshot::Receiver<()>> {
+    let (closed, receiver) = oneshot::channel();
+    // A thread of its own: a blocked read on the runtime's threads would hold up the end of the process.
+    thread::Builder::new()
+        .name("mamba-stdin".to_owned())
+        .spawn(move || {
+            let mut buffer = [0; 256];
+            while matches!(io::stdin().read(&mut buffer), Ok(1..)) {}
+            let _ = closed.send(());
+        })?;
+    Ok(receiver)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
