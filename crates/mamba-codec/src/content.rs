@@ -2,7 +2,8 @@
 
 use mamba_types::{HardError, Limits, Violation};
 
-use crate::table::TableError;
+use crate::octets::{Reader, short};
+use crate::table::{TableError, check_table};
 
 /// A content header frame's payload, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +38,27 @@ impl HeaderError {
 ///
 /// # Errors
 /// [`HeaderError`] when it is too short.
+#[inline]
 pub fn content_header(payload: &[u8]) -> Result<ContentHeader<'_>, HeaderError> {
-    let _ = payload;
-    todo!()
+    let mut reader = Reader::new(payload);
+    let (Some(class), Some(weight), Some(body_size), properties) =
+        (reader.u16(), reader.u16(), reader.u64(), reader.rest())
+    else {
+        return Err(HeaderError {
+            octets: payload.len(),
+        });
+    };
+    if properties.len() < 2 {
+        return Err(HeaderError {
+            octets: payload.len(),
+        });
+    }
+    Ok(ContentHeader {
+        class,
+        weight,
+        body_size,
+        properties,
+    })
 }
 
 /// The properties that are present, borrowed.
@@ -111,12 +130,58 @@ impl PropertyError {
 ///
 /// # Errors
 /// [`PropertyError`] says what is wrong.
+#[inline]
 pub fn scan_properties<'a>(
     properties: &'a [u8],
     limits: &Limits,
 ) -> Result<Properties<'a>, PropertyError> {
-    let _ = (properties, limits);
-    todo!()
+    let mut reader = Reader::new(properties);
+    let flags = reader.u16().ok_or(PropertyError::Truncated("the flags"))?;
+    let mut found = Properties {
+        reserved_flags: flags & RESERVED != 0,
+        ..Properties::default()
+    };
+    let text = |reader: &mut Reader<'a>, mask: u16, name: &'static str| {
+        if flags & mask == 0 {
+            return Ok(None);
+        }
+        reader
+            .short()
+            .map(Some)
+            .ok_or(PropertyError::Truncated(name))
+    };
+    found.content_type = text(&mut reader, CONTENT_TYPE, "content-type")?;
+    found.content_encoding = text(&mut reader, CONTENT_ENCODING, "content-encoding")?;
+    if flags & HEADERS != 0 {
+        let octets = reader.long().ok_or(PropertyError::Truncated("headers"))?;
+        check_table(octets, limits).map_err(PropertyError::Headers)?;
+        found.headers = Some(octets);
+    }
+    if flags & DELIVERY_MODE != 0 {
+        found.delivery_mode = Some(
+            reader
+                .u8()
+                .ok_or(PropertyError::Truncated("delivery-mode"))?,
+        );
+    }
+    if flags & PRIORITY != 0 {
+        found.priority = Some(reader.u8().ok_or(PropertyError::Truncated("priority"))?);
+    }
+    found.correlation_id = text(&mut reader, CORRELATION_ID, "correlation-id")?;
+    found.reply_to = text(&mut reader, REPLY_TO, "reply-to")?;
+    found.expiration = text(&mut reader, EXPIRATION, "expiration")?;
+    found.message_id = text(&mut reader, MESSAGE_ID, "message-id")?;
+    if flags & TIMESTAMP != 0 {
+        found.timestamp = Some(reader.u64().ok_or(PropertyError::Truncated("timestamp"))?);
+    }
+    found.kind = text(&mut reader, TYPE, "type")?;
+    found.user_id = text(&mut reader, USER_ID, "user-id")?;
+    found.app_id = text(&mut reader, APP_ID, "app-id")?;
+    found.cluster_id = text(&mut reader, CLUSTER_ID, "cluster-id")?;
+    if !reader.is_empty() {
+        return Err(PropertyError::Extra(reader.rest().len()));
+    }
+    Ok(found)
 }
 
 /// What to do with one property.
@@ -147,6 +212,78 @@ pub struct HeaderChange<'a> {
 /// A payload that [`scan_properties`] would refuse comes back unchanged.
 #[must_use]
 pub fn rewrite_header(header_payload: &[u8], change: &HeaderChange<'_>) -> Vec<u8> {
-    let _ = (header_payload, change);
-    todo!()
+    rewritten(header_payload, change).unwrap_or_else(|| header_payload.to_vec())
 }
+
+fn rewritten(header_payload: &[u8], change: &HeaderChange<'_>) -> Option<Vec<u8>> {
+    let (head, properties) = header_payload.split_at_checked(HEAD_LEN)?;
+    let mut reader = Reader::new(properties);
+    let flags = reader.u16()?;
+    let mut new_flags = flags & !RESERVED;
+    let mut values = Vec::with_capacity(properties.len() + 64);
+    for mask in (2..16).rev().map(|bit| 1u16 << bit) {
+        let old = if flags & mask == 0 {
+            None
+        } else {
+            Some(match mask {
+                HEADERS => reader.long()?,
+                DELIVERY_MODE | PRIORITY => reader.take(1)?,
+                TIMESTAMP => reader.take(8)?,
+                _ => reader.short()?,
+            })
+        };
+        let change = match mask {
+            HEADERS => change.headers,
+            REPLY_TO => change.reply_to,
+            EXPIRATION => change.expiration,
+            _ => Change::Keep,
+        };
+        let new = match change {
+            Change::Keep => old,
+            Change::Remove => None,
+            Change::Set(octets) => Some(octets),
+        };
+        let Some(octets) = new else {
+            new_flags &= !mask;
+            continue;
+        };
+        new_flags |= mask;
+        match mask {
+            HEADERS => {
+                let len = u32::try_from(octets.len()).ok()?;
+                values.extend_from_slice(&len.to_be_bytes());
+                values.extend_from_slice(octets);
+            }
+            DELIVERY_MODE | PRIORITY | TIMESTAMP => values.extend_from_slice(octets),
+            _ => short(&mut values, octets),
+        }
+    }
+    if !reader.is_empty() {
+        return None;
+    }
+    let mut payload = Vec::with_capacity(HEAD_LEN + 2 + values.len());
+    payload.extend_from_slice(head);
+    payload.extend_from_slice(&new_flags.to_be_bytes());
+    payload.extend_from_slice(&values);
+    Some(payload)
+}
+
+/// Octets before the flags: class, weight, body size.
+const HEAD_LEN: usize = 12;
+
+const CONTENT_TYPE: u16 = 0x8000;
+const CONTENT_ENCODING: u16 = 0x4000;
+const HEADERS: u16 = 0x2000;
+const DELIVERY_MODE: u16 = 0x1000;
+const PRIORITY: u16 = 0x0800;
+const CORRELATION_ID: u16 = 0x0400;
+const REPLY_TO: u16 = 0x0200;
+const EXPIRATION: u16 = 0x0100;
+const MESSAGE_ID: u16 = 0x0080;
+const TIMESTAMP: u16 = 0x0040;
+const TYPE: u16 = 0x0020;
+const USER_ID: u16 = 0x0010;
+const APP_ID: u16 = 0x0008;
+const CLUSTER_ID: u16 = 0x0004;
+/// Bits without a property. The specification's continuation bit is among them; nobody uses it.
+const RESERVED: u16 = 0x0003;

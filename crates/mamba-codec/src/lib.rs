@@ -35,8 +35,8 @@ pub use frame::{FRAME_END, FRAME_HEADER_LEN, Frame, FrameError, FrameKind, frame
 pub use method::{Method, MethodError, PublishArgs, class_method, method};
 pub use output::{Output, SHARE_FROM};
 pub use table::{
-    RawValue, TABLE_DEPTH_CAP, TableEntries, TableError, check_table, encode_table, table,
-    table_entries, table_get,
+    ArrayItems, RawValue, TABLE_DEPTH_CAP, TableEntries, TableError, check_table, encode_table,
+    table, table_entries, table_get,
 };
 pub use write::{
     Parts, Returned, write_ack, write_deliver, write_get_ok, write_heartbeat, write_method,

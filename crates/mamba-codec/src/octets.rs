@@ -70,3 +70,12 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(len).ok()?)
     }
 }
+
+/// Appends a short string; what does not fit into one is cut off.
+#[inline]
+pub(crate) fn short(to: &mut Vec<u8>, octets: &[u8]) {
+    debug_assert!(octets.len() <= 255, "a short string has at most 255 octets");
+    let len = u8::try_from(octets.len()).unwrap_or(u8::MAX);
+    to.push(len);
+    to.extend_from_slice(octets.get(..usize::from(len)).unwrap_or_default());
+}
