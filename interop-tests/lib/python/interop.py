@@ -174,8 +174,8 @@ def _run(function):
         signal.alarm(0)
 
 
-def main():
-    """Runs the registered scenarios, `recovery_after_kill` last, and prints what the runner reads."""
+def main(clean_up=lambda: None):
+    """Runs the registered scenarios, `recovery_after_kill` last, then `clean_up`, and prints what the runner reads."""
     signal.signal(signal.SIGALRM, _strike)
     only = [part for part in os.environ.get("INTEROP_ONLY", "").split(",") if part]
     names = sorted(_scenarios, key=lambda n: n == "recovery_after_kill")
@@ -189,7 +189,10 @@ def main():
             line += ": " + " ".join(reason.split())
         print(line, flush=True)
         print(f"{scenario_name}: {time.monotonic() - started:.2f} s", file=sys.stderr, flush=True)
+    try:
+        clean_up()
+    except Exception:
+        traceback.print_exc()
     print("DONE", flush=True)
-    sys.stdout.flush()
     # Threads and sockets of scenarios that failed must not keep the process alive.
     os._exit(0)
