@@ -65,9 +65,9 @@ pub(crate) struct Listeners {
 pub(crate) enum SyncMode {
     /// `fdatasync` before a confirm.
     Fsync,
-    /// `fdatasync` at intervals, a confirm waits for it.
+    /// A confirm waits for the operating system only; `fdatasync` follows at intervals.
     Interval,
-    /// The operating system writes when it likes; a power cut loses confirmed messages.
+    /// The same without syncs: the operating system writes when it likes.
     Os,
 }
 
@@ -375,7 +375,7 @@ impl Config {
             self.store.sync_batch_size,
             1,
             10_000_000,
-            "records",
+            "messages",
         );
         range(
             "store.log_file_size",
