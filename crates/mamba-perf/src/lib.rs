@@ -1,1 +1,69 @@
-//! Load generator for any AMQP 0-9-1 broker.
+//! Load generator for any AMQP 0-9-1 broker: [`run`] takes [`Args`] to an exit code.
+//!
+//! It is made to cost less processor time than the broker it measures: each connection is one thread with a blocking socket,
+//! messages are encoded once and only stamped afterwards ([`block`]), and what comes back is parsed in place
+//! ([`wire`]). It knows nothing of the broker's own crates, so that a mistake there is not repeated here. Start reading at
+//! [`load`], which directs a run; [`publisher`] and [`consumer`] are the hot loops.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for the terminal"
+)]
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "a map for readers of the code"
+)]
+
+mod args;
+mod block;
+mod clock;
+mod consumer;
+mod error;
+mod load;
+mod outstanding;
+mod publisher;
+mod report;
+mod stats;
+mod topology;
+mod transport;
+mod uri;
+mod verify;
+mod wire;
+mod worker;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+pub use args::Args;
+
+/// Runs the load that `args` describe, and prints lines and a summary on standard output, problems on standard error.
+///
+/// The code is 0 when everything went well, 1 when the broker refused something, a connection broke or `--verify` found
+/// messages missing. An interrupt ends the run early and still prints the summary; a second one ends the process.
+pub fn run(args: Args) -> ExitCode {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The order matters: the first signal sets the flag that lets the second one through.
+        let registered =
+            signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())
+                .and_then(|_| signal_hook::flag::register(signal, interrupted.clone()));
+        if let Err(error) = registered {
+            eprintln!(
+                "note: cannot catch interrupts ({error}); one will end the run without a summary"
+            );
+        }
+    }
+    let outcome = args::Plan::new(args).and_then(|plan| load::run(plan, &interrupted));
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
