@@ -110,13 +110,12 @@ pub(crate) struct Alarms {
     pub(crate) disk_free_limit: Threshold,
 }
 
-/// The user of an empty data folder, and who may not come from afar.
+/// The built-in user, and who may not come from afar.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Auth {
     pub(crate) default_user: String,
     pub(crate) default_password: String,
-    pub(crate) default_vhost: String,
     pub(crate) loopback_users: Vec<String>,
 }
 
@@ -254,7 +253,6 @@ impl Default for Auth {
         Self {
             default_user: "guest".to_owned(),
             default_password: "guest".to_owned(),
-            default_vhost: "/".to_owned(),
             loopback_users: vec!["guest".to_owned()],
         }
     }
@@ -503,12 +501,6 @@ impl Config {
             (1..=255).contains(&user.len()),
             &format!("{user:?}"),
             "1 to 255 octets",
-        );
-        demand(
-            "auth.default_vhost",
-            !self.auth.default_vhost.is_empty(),
-            "\"\"",
-            "the name of a virtual host, such as \"/\"",
         );
         let level = &self.logging.level;
         demand(
