@@ -1,9 +1,21 @@
 //! Exchanges, queues and bindings that survive a stop.
 
-use mamba_types::QueueId;
-use serde::{Deserialize, Serialize};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
 
-use crate::error::StoreError;
+use mamba_types::QueueId;
+use parking_lot::{Condvar, Mutex};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::error::{OpenError, StoreError};
 
 /// A durable exchange.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,57 +93,457 @@ pub struct StoredDefinitions {
     pub bindings: Vec<BindingDefinition>,
 }
 
+impl Stored for ExchangeDefinition {
+    const TABLE: &'static str = "exchanges";
+
+    fn key(&self) -> Vec<&[u8]> {
+        vec![self.vhost.as_bytes(), self.name.as_bytes()]
+    }
+}
+
+impl Stored for QueueDefinition {
+    const TABLE: &'static str = "queues";
+
+    fn key(&self) -> Vec<&[u8]> {
+        vec![self.vhost.as_bytes(), self.name.as_bytes()]
+    }
+}
+
+impl Stored for BindingDefinition {
+    const TABLE: &'static str = "bindings";
+
+    fn key(&self) -> Vec<&[u8]> {
+        let kind: &[u8] = match self.destination_kind {
+            DestinationKind::Queue => b"q",
+            DestinationKind::Exchange => b"x",
+        };
+        vec![
+            self.vhost.as_bytes(),
+            self.source.as_bytes(),
+            kind,
+            self.destination.as_bytes(),
+            self.binding_key.as_bytes(),
+            &self.arguments,
+        ]
+    }
+}
+
+/// What can stand in the database: its table and its key. Another kind of definition is one more `impl` and
+/// one more list in [`StoredDefinitions`].
+///
+/// Values are stored as JSON objects: a new field needs `#[serde(default)]`, and an old broker ignores it.
+pub trait Stored: Serialize + DeserializeOwned {
+    /// The table's name; part of the stored format.
+    const TABLE: &'static str;
+
+    /// The parts of the key, in order; part of the stored format.
+    fn key(&self) -> Vec<&[u8]>;
+}
+
 /// One change; a submission's changes become durable together or not at all.
 #[derive(Clone, Debug)]
-pub struct DefinitionChange;
+pub struct DefinitionChange {
+    table: &'static str,
+    key: Vec<u8>,
+    /// `None` removes.
+    value: Option<Result<Vec<u8>, StoreError>>,
+}
 
 impl DefinitionChange {
     /// Stores or replaces a definition.
     #[must_use]
-    pub fn put<T: Stored>(_definition: &T) -> Self {
-        Self
+    pub fn put<T: Stored>(definition: &T) -> Self {
+        let value = serde_json::to_vec(definition)
+            .map_err(|error| StoreError::Encoding(error.to_string().into()));
+        Self {
+            table: T::TABLE,
+            key: encode_key(&definition.key()),
+            value: Some(value),
+        }
     }
 
     /// Removes the definition with this one's key; removing what is not there is no error.
     #[must_use]
-    pub fn delete<T: Stored>(_definition: &T) -> Self {
-        Self
+    pub fn delete<T: Stored>(definition: &T) -> Self {
+        Self {
+            table: T::TABLE,
+            key: encode_key(&definition.key()),
+            value: None,
+        }
     }
 }
 
-/// What can stand in the database: its table and its key. Another kind of definition is one more `impl`.
-pub trait Stored: Serialize + for<'a> Deserialize<'a> {
-    /// The table's name; part of the stored format.
-    const TABLE: &'static str;
+/// Each part behind its length, so that no two lists of parts share a key and a prefix of parts is a prefix
+/// of octets.
+fn encode_key(parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
+    for part in parts {
+        let len = u32::try_from(part.len()).unwrap_or(u32::MAX);
+        key.extend_from_slice(&len.to_be_bytes());
+        key.extend_from_slice(part);
+    }
+    key
+}
 
-    /// The parts of the key, in order.
-    fn key(&self) -> Vec<&[u8]>;
+type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+struct Submission {
+    changes: Vec<DefinitionChange>,
+    done: Done,
+}
+
+#[derive(Default)]
+struct Backlog {
+    submissions: Vec<Submission>,
+    stop: bool,
+}
+
+struct Shared {
+    backlog: Mutex<Backlog>,
+    wake: Condvar,
+    next_queue_id: AtomicU64,
+    commits: AtomicU64,
 }
 
 /// Handle to the definitions database; clones share it.
 #[derive(Clone)]
-pub struct Definitions;
+pub struct Definitions {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Definitions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Definitions")
+            .field("commits", &self.shared.commits)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Definitions {
     /// Hands over changes and returns at once. `done` runs on the database's thread, in the order of
-    /// submission, after the changes are durable or have failed.
-    pub fn submit(
-        &self,
-        _changes: Vec<DefinitionChange>,
-        _done: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
-    ) {
-        unimplemented!()
+    /// submission, after the changes are durable or have failed; it must not block. With no changes, `done`
+    /// runs after everything submitted before.
+    pub fn submit(&self, changes: Vec<DefinitionChange>, done: Done) {
+        let mut backlog = self.shared.backlog.lock();
+        if backlog.stop {
+            drop(backlog);
+            return done(Err(StoreError::Closed));
+        }
+        let first = backlog.submissions.is_empty();
+        backlog.submissions.push(Submission { changes, done });
+        drop(backlog);
+        if first {
+            self.shared.wake.notify_one();
+        }
     }
 
-    /// Waits until everything submitted before is durable or has failed.
+    /// Waits until everything submitted before is durable or has failed; blocks the thread.
     pub fn flush(&self) {
-        unimplemented!()
+        let (tell, told) = std::sync::mpsc::channel();
+        self.submit(
+            Vec::new(),
+            Box::new(move |_| {
+                let _ = tell.send(());
+            }),
+        );
+        let _ = told.recv();
     }
 
-    /// A queue identity that was never given out before, on this start or an earlier one.
+    /// A queue identity that was never given out before, on this start or an earlier one. Nothing needs to be
+    /// stored for it: the start's epoch is part of it.
     #[must_use]
     pub fn next_queue_id(&self) -> QueueId {
-        unimplemented!()
+        QueueId(self.shared.next_queue_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Commits since the start, for metrics.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
+    }
+}
+
+/// Version of the database's format.
+const FORMAT: u32 = 1;
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+type OpenTable<'txn> = redb::Table<'txn, &'static [u8], &'static [u8]>;
+type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// The database's thread; dropping it commits what was submitted and ends it.
+pub(crate) struct DefinitionsThread {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for DefinitionsThread {
+    fn drop(&mut self) {
+        self.shared.backlog.lock().stop = true;
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the definitions thread panicked");
+        }
+    }
+}
+
+/// What an opened database says about the folder.
+pub(crate) struct Opened {
+    pub(crate) definitions: Definitions,
+    pub(crate) thread: DefinitionsThread,
+    pub(crate) stored: StoredDefinitions,
+    pub(crate) node_id: [u8; 16],
+    pub(crate) epoch: u64,
+}
+
+/// Opens or creates the database at `path` and counts its epoch up, durably.
+pub(crate) fn open(path: &Path) -> Result<Opened, OpenError> {
+    let database = builder()
+        .create(path)
+        .map_err(|error| open_error(path, error.into()))?;
+    let (node_id, epoch) = begin_epoch(path, &database)?;
+    let stored = read_all(path, &database)?;
+    let shared = Arc::new(Shared {
+        backlog: Mutex::default(),
+        wake: Condvar::new(),
+        next_queue_id: AtomicU64::new((epoch << 32) + 1),
+        commits: AtomicU64::new(0),
+    });
+    let worker = Worker {
+        shared: Arc::clone(&shared),
+        database: Some(database),
+        path: path.to_owned(),
+    };
+    let thread = std::thread::Builder::new()
+        .name("definitions".to_owned())
+        .spawn(move || worker.run())
+        .map_err(|error| OpenError::io("start a thread for", path, error))?;
+    Ok(Opened {
+        definitions: Definitions {
+            shared: Arc::clone(&shared),
+        },
+        thread: DefinitionsThread {
+            shared,
+            thread: Some(thread),
+        },
+        stored,
+        node_id,
+        epoch,
+    })
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    // Everything is read once at a start; afterwards only what changes is touched.
+    builder.set_cache_size(8 << 20);
+    builder
+}
+
+fn open_error(path: &Path, error: redb::Error) -> OpenError {
+    match error {
+        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => {
+            OpenError::io("open", path, error)
+        }
+        redb::Error::DatabaseAlreadyOpen => OpenError::Locked {
+            path: path.to_owned(),
+            pid: None,
+        },
+        redb::Error::UpgradeRequired(found) => OpenError::Version {
+            path: path.to_owned(),
+            found: format!("redb {found}"),
+            known: FORMAT,
+        },
+        error => OpenError::Definitions {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        },
+    }
+}
+
+fn begin_epoch(path: &Path, database: &redb::Database) -> Result<([u8; 16], u64), OpenError> {
+    let fault = |error: redb::Error| open_error(path, error);
+    let write = database
+        .begin_write()
+        .map_err(|error| fault(error.into()))?;
+    let (node_id, epoch) = {
+        let mut meta = write
+            .open_table(META)
+            .map_err(|error| fault(error.into()))?;
+        let read = |name: &str| -> Result<Option<Vec<u8>>, OpenError> {
+            let value = meta.get(name).map_err(|error| fault(error.into()))?;
+            Ok(value.map(|value| value.value().to_vec()))
+        };
+        let number = |value: Option<Vec<u8>>| {
+            value.and_then(|octets| <[u8; 8]>::try_from(octets).ok().map(u64::from_le_bytes))
+        };
+        let format = number(read("format")?);
+        if let Some(format) = format
+            && format != u64::from(FORMAT)
+        {
+            return Err(OpenError::Version {
+                path: path.to_owned(),
+                found: format.to_string(),
+                known: FORMAT,
+            });
+        }
+        let epoch = number(read("epoch")?).unwrap_or(0) + 1;
+        let node_id = match read("node_id")?.map(<[u8; 16]>::try_from) {
+            Some(Ok(node_id)) => node_id,
+            _ => random(path)?,
+        };
+        let values: [(&str, &[u8]); 3] = [
+            ("format", &u64::from(FORMAT).to_le_bytes()),
+            ("epoch", &epoch.to_le_bytes()),
+            ("node_id", &node_id),
+        ];
+        for (name, value) in values {
+            meta.insert(name, value)
+                .map_err(|error| fault(error.into()))?;
+        }
+        (node_id, epoch)
+    };
+    write.commit().map_err(|error| fault(error.into()))?;
+    Ok((node_id, epoch))
+}
+
+fn random(path: &Path) -> Result<[u8; 16], OpenError> {
+    let mut octets = [0; 16];
+    rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| OpenError::io("draw a random identity for", path, error.into()))?;
+    Ok(octets)
+}
+
+fn read_all(path: &Path, database: &redb::Database) -> Result<StoredDefinitions, OpenError> {
+    let read = database
+        .begin_read()
+        .map_err(|error| open_error(path, error.into()))?;
+    Ok(StoredDefinitions {
+        exchanges: read_table(path, &read)?,
+        queues: read_table(path, &read)?,
+        bindings: read_table(path, &read)?,
+    })
+}
+
+fn read_table<T: Stored>(path: &Path, read: &redb::ReadTransaction) -> Result<Vec<T>, OpenError> {
+    let fault = |error: redb::Error| open_error(path, error);
+    let table = match read.open_table(Table::new(T::TABLE)) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(fault(error.into())),
+    };
+    let mut list = Vec::new();
+    for entry in table.iter().map_err(|error| fault(error.into()))? {
+        let (_, value) = entry.map_err(|error| fault(error.into()))?;
+        let value =
+            serde_json::from_slice(value.value()).map_err(|error| OpenError::Definitions {
+                path: path.to_owned(),
+                reason: format!("a value in table {}: {error}", T::TABLE),
+            })?;
+        list.push(value);
+    }
+    Ok(list)
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    /// `None` after a failed commit, until it could be opened again.
+    database: Option<redb::Database>,
+    path: PathBuf,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            let submissions = {
+                let mut backlog = self.shared.backlog.lock();
+                while backlog.submissions.is_empty() && !backlog.stop {
+                    self.shared.wake.wait(&mut backlog);
+                }
+                if backlog.submissions.is_empty() {
+                    return;
+                }
+                std::mem::take(&mut backlog.submissions)
+            };
+            let outcome = self.commit(&submissions);
+            for submission in submissions {
+                // Its own fault does not belong to the others.
+                let own = submission
+                    .changes
+                    .iter()
+                    .find_map(|change| change.value.as_ref()?.as_ref().err().cloned());
+                (submission.done)(own.map_or_else(|| outcome.clone(), Err));
+            }
+        }
+    }
+
+    fn commit(&mut self, submissions: &[Submission]) -> Result<(), StoreError> {
+        if submissions.iter().all(|one| one.changes.is_empty()) {
+            return Ok(());
+        }
+        let outcome = self.try_commit(submissions);
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "definitions could not be stored");
+            // After an I/O error the database refuses everything until it is opened again.
+            self.database = None;
+        }
+        outcome
+    }
+
+    fn try_commit(&mut self, submissions: &[Submission]) -> Result<(), StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => builder()
+                .create(&self.path)
+                .map_err(|error| store_error(error.into()))?,
+        };
+        let database = self.database.insert(database);
+        let write = database
+            .begin_write()
+            .map_err(|error| store_error(error.into()))?;
+        apply(&write, submissions).map_err(store_error)?;
+        write.commit().map_err(|error| store_error(error.into()))?;
+        self.shared.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn apply(write: &redb::WriteTransaction, submissions: &[Submission]) -> Result<(), redb::Error> {
+    let mut open: Option<(&str, OpenTable<'_>)> = None;
+    let changes = submissions
+        .iter()
+        .filter(|one| {
+            one.changes
+                .iter()
+                .all(|change| !matches!(change.value, Some(Err(_))))
+        })
+        .flat_map(|one| &one.changes);
+    for change in changes {
+        if open.as_ref().is_none_or(|(name, _)| *name != change.table) {
+            drop(open.take());
+            open = Some((change.table, write.open_table(Table::new(change.table))?));
+        }
+        let Some((_, table)) = &mut open else {
+            continue;
+        };
+        match &change.value {
+            Some(Ok(value)) => drop(table.insert(change.key.as_slice(), value.as_slice())?),
+            _ => drop(table.remove(change.key.as_slice())?),
+        }
+    }
+    Ok(())
+}
+
+fn store_error(error: redb::Error) -> StoreError {
+    match error {
+        redb::Error::Io(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ) =>
+        {
+            StoreError::Full
+        }
+        error => StoreError::Failed(error.to_string().into()),
     }
 }
 

@@ -12,6 +12,7 @@
 pub mod definitions;
 pub mod disk;
 pub mod error;
+mod format;
 pub mod log;
 pub mod recovery;
 mod store;
@@ -23,8 +24,8 @@ pub use definitions::{
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{OpenError, StoreError};
 pub use log::{
-    Appended, CleanStop, DurableWaker, EnqueuedRun, Log, LogStats, LogStatus, SequenceRun, Settled,
-    SyncMode,
+    Appended, CleanStop, DurableWaker, EnqueuedRun, Log, LogConfig, LogStats, LogStatus,
+    LogThreads, SequenceRun, Settled, StatusListener, SyncMode,
 };
 pub use recovery::{Recovered, RecoveredMessage, RecoveredQueue, RecoveryReport};
 pub use store::{Store, StoreConfig, StoreLock};

@@ -1,12 +1,43 @@
 //! The message log: staging, group commit, faults, reclaiming space.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+mod files;
+mod scan;
+mod staging;
+mod writer;
+
+use std::{
+    ops::Range,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use mamba_types::{LogPosition, QueueId, Sequence};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use self::{
+    files::{FileInfo, Hold},
+    staging::{Staging, Urgency},
+    writer::{Shared, Writer},
+};
+use crate::{
+    disk::Disk,
+    error::OpenError,
+    format::{EnqueuedItem, FILE_ENTRY_LEN, Kind, SequenceItem},
+    recovery::Recovered,
+};
 
 /// Staged octets above which the broker should stop reading from publishers ([`Log::backlog_bytes`]).
 pub const BACKLOG_BYTES_MAX: u64 = 64 << 20;
+/// Files the log may have beyond twice its live octets before it asks for relocation.
+const SLACK_FILES: u64 = 4;
+/// Staged octets nobody waits for that are written without delay all the same.
+const SOON_BYTES: u64 = 1 << 20;
 
 /// When an appended state counts as durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +101,7 @@ pub struct CleanStop {
 #[derive(Debug)]
 pub struct Appended {
     at: LogPosition,
+    _hold: Arc<Hold>,
 }
 
 impl Appended {
@@ -103,6 +135,9 @@ pub enum LogStatus {
     },
 }
 
+/// Told each new status of the log.
+pub type StatusListener = Arc<dyn Fn(&LogStatus) + Send + Sync>;
+
 /// Counters since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
@@ -126,61 +161,258 @@ pub struct LogStats {
     pub live_bytes: u64,
 }
 
+/// How to keep a log.
+#[derive(Clone)]
+pub struct LogConfig {
+    /// When an appended state counts as durable.
+    pub sync: SyncMode,
+    /// Octets per file; a larger entry gets a larger file. At least 4096.
+    pub file_size: u64,
+    /// Pause between two tries when the disk is full.
+    pub retry: Duration,
+    /// The folder's identity: a log written for another one is refused.
+    pub node_id: [u8; 16],
+    /// Called on the writer's thread whenever [`Log::status`] changes.
+    pub on_status: Option<StatusListener>,
+}
+
+impl LogConfig {
+    /// `fsync`, 64 MiB files, a try each second.
+    #[must_use]
+    pub fn new(node_id: [u8; 16]) -> Self {
+        Self {
+            sync: SyncMode::Fsync,
+            file_size: 64 << 20,
+            retry: Duration::from_secs(1),
+            node_id,
+            on_status: None,
+        }
+    }
+
+    /// What marks this folder's entries: an entry cannot be forged without knowing it.
+    pub(crate) fn log_id(&self) -> u32 {
+        crc32c::crc32c(&self.node_id)
+    }
+}
+
 /// Handle to the message log; clones share it.
 ///
 /// The `append_*` functions do no I/O: they put the entry into a staging area (log order is the order of the
-/// calls) and wake the writer if it sleeps. They may be called under a queue's lock.
-#[derive(Clone)]
-pub struct Log;
+/// calls) and wake the writer if it sleeps. They may be called under a queue's lock. After a failure they
+/// keep nothing and the positions they return never become durable.
+#[derive(Clone, Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+}
+
+/// The log's threads; dropping it writes and syncs what is staged and ends them.
+#[derive(Debug)]
+pub struct LogThreads {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl Drop for LogThreads {
+    fn drop(&mut self) {
+        self.shared.staging.lock().stop = true;
+        self.shared.wake_writer.notify_one();
+        if let Some(thread) = self.writer.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the log writer panicked");
+        }
+        writer::stop_keeper(&self.shared);
+        if let Some(thread) = self.keeper.take() {
+            let _ = thread.join();
+        }
+    }
+}
 
 impl Log {
+    /// Reads the log in `dir` (created if absent) back and goes on in a fresh file. Messages of queues that `known`
+    /// denies are dropped.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do; damage inside files is no error but part of the report.
+    pub fn open(
+        dir: &Path,
+        config: LogConfig,
+        disk: Arc<dyn Disk>,
+        known: &dyn Fn(QueueId) -> bool,
+    ) -> Result<(Self, LogThreads, Recovered), OpenError> {
+        disk.create_dir(dir)
+            .map_err(|error| OpenError::io("create", dir, error))?;
+        let scanned = scan::scan(dir, &config, &*disk, known)?;
+        let mut staging = Staging {
+            log_id: config.log_id(),
+            file_size: config.file_size,
+            watermarks: scanned.watermarks,
+            next: scanned.end + FILE_ENTRY_LEN,
+            ..Staging::default()
+        };
+        for file in scanned.files {
+            staging.files.push(file);
+        }
+        staging.files.push(FileInfo::new(scanned.end));
+        staging.files.newest().end = staging.next;
+        let (sync_to, end) = (scanned.undurable_from, scanned.end);
+        let shared = Arc::new(Shared::new(
+            config,
+            disk,
+            dir.to_owned(),
+            staging,
+            scanned.spares,
+        ));
+        let writer = Writer::open(Arc::clone(&shared), end, sync_to)?;
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(run)
+                .map_err(|error| OpenError::io("start a thread for", dir, error))
+        };
+        let keeper = Arc::clone(&shared);
+        let mut threads = LogThreads {
+            shared: Arc::clone(&shared),
+            writer: None,
+            keeper: Some(spawn(
+                "log-keeper",
+                Box::new(move || writer::keep(&keeper)),
+            )?),
+        };
+        threads.writer = Some(spawn("log-writer", Box::new(move || writer.run()))?);
+        shared.wake_keeper();
+        Ok((Self { shared }, threads, scanned.recovered))
+    }
+
     /// Appends a chunk of back-to-back, finished message records. It is worth nothing until enqueued.
     ///
     /// # Panics
     /// If the chunk is 4 GiB or larger.
     #[must_use]
-    pub fn append_messages(&self, _chunk: Bytes) -> Appended {
-        unimplemented!()
+    pub fn append_messages(&self, chunk: Bytes) -> Appended {
+        let synced = self.synced();
+        let mut staging = self.shared.staging.lock();
+        let (at, hold) = staging.push_payload(Kind::Messages, chunk, synced);
+        self.done(staging, Urgency::Later);
+        Appended {
+            at: LogPosition(at),
+            _hold: hold,
+        }
     }
 
     /// Says that messages are in `queue`. Returns the position to wait for before confirming them.
-    pub fn append_enqueued(&self, _queue: QueueId, _runs: &[EnqueuedRun]) -> LogPosition {
-        unimplemented!()
+    pub fn append_enqueued(&self, queue: QueueId, runs: &[EnqueuedRun]) -> LogPosition {
+        let synced = self.synced();
+        let mut staging = self.shared.staging.lock();
+        for run in runs {
+            debug_assert!(run.count > 0 && run.at != LogPosition::NONE);
+            let item = EnqueuedItem {
+                queue,
+                first: run.first,
+                at: run.at.0,
+                count: run.count,
+                delivery_count: run.delivery_count,
+                may_be_delivered: run.may_be_delivered,
+            };
+            staging.push_item(Kind::Enqueued, EnqueuedItem::LEN, synced, |to| {
+                item.write(to);
+            });
+            staging.files.enqueued(run.at.0, u64::from(run.count));
+            staging.group.messages += u64::from(run.count);
+        }
+        self.done(staging, Urgency::Now)
     }
 
     /// Says that messages left `queue` for good: acknowledged, expired, purged, dead-lettered, dropped.
+    ///
     /// Becomes durable within some milliseconds or with the next commit; nobody needs to wait, but may
-    /// ([`Log::wake_at`] speeds it up).
-    pub fn append_settled(&self, _queue: QueueId, _settled: &[Settled]) -> LogPosition {
-        unimplemented!()
+    /// ([`Log::wake_at`] speeds it up). Every message counts once only; ascending order is cheapest.
+    pub fn append_settled(&self, queue: QueueId, settled: &[Settled]) -> LogPosition {
+        let in_log = |settled: &&Settled| settled.at != LogPosition::NONE;
+        let mut rest = settled.iter().filter(in_log).peekable();
+        if rest.peek().is_none() {
+            return LogPosition::NONE;
+        }
+        let synced = self.synced();
+        let mut staging = self.shared.staging.lock();
+        while let Some(first) = rest.next() {
+            let mut count = 1;
+            while count < u32::MAX
+                && rest
+                    .next_if(|next| next.sequence.0 == first.sequence.0 + u64::from(count))
+                    .is_some()
+            {
+                count += 1;
+            }
+            let item = SequenceItem {
+                queue,
+                sequence: first.sequence,
+                number: count,
+            };
+            staging.push_item(Kind::Settled, SequenceItem::LEN, synced, |to| {
+                item.write(to);
+            });
+        }
+        let positions = settled.iter().filter(in_log).map(|settled| settled.at.0);
+        staging.files.dead(positions, 0);
+        self.done(staging, Urgency::Soon)
     }
 
     /// Says that all sequences of `queue` up to `up_to` may have been delivered. May run ahead of what was
     /// delivered, so that one entry serves many deliveries.
-    pub fn append_delivered(&self, _queue: QueueId, _up_to: Sequence) -> LogPosition {
-        unimplemented!()
+    pub fn append_delivered(&self, queue: QueueId, up_to: Sequence) -> LogPosition {
+        let synced = self.synced();
+        let mut staging = self.shared.staging.lock();
+        let item = SequenceItem {
+            queue,
+            sequence: up_to,
+            number: 0,
+        };
+        staging.push_item(Kind::Delivered, SequenceItem::LEN, synced, |to| {
+            item.write(to);
+        });
+        let at = staging.next - 1;
+        let known = staging.watermarks.entry(queue).or_default();
+        *known = (known.0.max(up_to), at);
+        self.done(staging, Urgency::Soon)
     }
 
     /// Says how often a message came back.
     pub fn append_delivery_count(
         &self,
-        _queue: QueueId,
-        _sequence: Sequence,
-        _count: u32,
+        queue: QueueId,
+        sequence: Sequence,
+        count: u32,
     ) -> LogPosition {
-        unimplemented!()
+        let synced = self.synced();
+        let mut staging = self.shared.staging.lock();
+        let item = SequenceItem {
+            queue,
+            sequence,
+            number: count,
+        };
+        staging.push_item(Kind::DeliveryCount, SequenceItem::LEN, synced, |to| {
+            item.write(to);
+        });
+        self.done(staging, Urgency::Soon)
     }
 
-    /// A deleted queue: its watermark is forgotten, and its live messages no longer hold space. Call it after
-    /// the deletion is durable in the definitions. `live` are the positions of the queue's messages; more than one call may share them out.
-    pub fn forget_queue(&self, _queue: QueueId, _live: &[LogPosition]) {
-        unimplemented!()
+    /// A deleted queue: its watermark is forgotten, and its live messages no longer hold space.
+    ///
+    /// Call it after the deletion is durable in the definitions. `live` are the positions of the queue's
+    /// messages ([`LogPosition::NONE`] is skipped); several calls may share them out.
+    pub fn forget_queue(&self, queue: QueueId, live: &[LogPosition]) {
+        let mut staging = self.shared.staging.lock();
+        staging.watermarks.remove(&queue);
+        staging.files.dead(positions(live), 0);
+        self.free_dead(staging);
     }
 
     /// Everything appended before this position is durable, in the sense of the [`SyncMode`].
     #[must_use]
     pub fn durable(&self) -> LogPosition {
-        unimplemented!()
+        LogPosition(self.shared.durable.load(Ordering::Acquire))
     }
 
     /// Whether the state at `position` is durable.
@@ -189,57 +421,156 @@ impl Log {
         self.durable() >= position
     }
 
-    /// Calls `waker` once when `position` is durable or the log has failed; at once, on this thread, if that is so already.
-    pub fn wake_at(&self, _position: LogPosition, _waker: Arc<dyn DurableWaker>) {
-        unimplemented!()
+    /// Calls `waker` once when `position` is durable or the log has failed; at once, on this thread, if that
+    /// is so already. Otherwise on the writer's thread.
+    pub fn wake_at(&self, position: LogPosition, waker: Arc<dyn DurableWaker>) {
+        self.shared.wake_at(position, waker);
     }
 
     /// How the log is.
     #[must_use]
     pub fn status(&self) -> LogStatus {
-        unimplemented!()
+        self.shared.status()
     }
 
-    /// Whether the log has failed for good; cheaper than [`Log::status`].
+    /// Whether the log has failed for good or is closed; cheaper than [`Log::status`].
     #[must_use]
     pub fn failed(&self) -> bool {
-        unimplemented!()
+        self.shared.failed.load(Ordering::Acquire)
     }
 
     /// Octets staged and not yet written: above [`BACKLOG_BYTES_MAX`], stop reading from publishers.
     #[must_use]
     pub fn backlog_bytes(&self) -> u64 {
-        unimplemented!()
+        if self.failed() {
+            return 0;
+        }
+        let written = self.shared.written.load(Ordering::Acquire);
+        let staged = self.shared.staged.load(Ordering::Acquire);
+        staged.saturating_sub(written)
     }
 
     /// Counters for metrics.
     #[must_use]
     pub fn stats(&self) -> LogStats {
-        unimplemented!()
+        let counters = &self.shared.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (files, (log_bytes, live_bytes)) = {
+            let staging = self.shared.staging.lock();
+            (staging.files.len() as u64, staging.files.octets())
+        };
+        LogStats {
+            syncs: load(&counters.syncs),
+            sync_time: Duration::from_nanos(load(&counters.sync_nanos)),
+            bytes_written: load(&counters.bytes_written),
+            entries: load(&counters.entries),
+            groups: load(&counters.groups),
+            group_entries: std::array::from_fn(|class| load(&counters.group_entries[class])),
+            files,
+            log_bytes,
+            live_bytes,
+        }
     }
 
-    /// The oldest file's positions if few live messages pin it and the log has outgrown its bound (twice the
-    /// live octets and a constant). For every live message whose record lies in the range: under its queue's lock,
-    /// append its record and enqueue it again with the same sequence; then name the old positions in [`Log::relocated`].
+    /// The oldest file's positions, if few live messages pin it and the log has outgrown its bound: twice the
+    /// live octets and four files.
+    ///
+    /// For every live message whose record lies in the range: under its queue's lock, append its record and
+    /// enqueue it again with the same sequence; then name the old positions in [`Log::relocated`].
     #[must_use]
     pub fn relocation_candidate(&self) -> Option<Range<LogPosition>> {
-        unimplemented!()
+        if self.failed() {
+            return None;
+        }
+        let written = self.shared.written.load(Ordering::Acquire);
+        let slack = SLACK_FILES * self.shared.config.file_size;
+        let staging = self.shared.staging.lock();
+        let file = staging.files.pinned_oldest(written, slack)?;
+        Some(LogPosition(file.base)..LogPosition(file.end))
     }
 
     /// The records at these old positions, one per (queue, message), have been appended and enqueued again.
-    pub fn relocated(&self, _old: &[LogPosition]) {
-        unimplemented!()
+    pub fn relocated(&self, old: &[LogPosition]) {
+        let mut staging = self.shared.staging.lock();
+        let gate = staging.next;
+        staging.files.dead(positions(old), gate);
+        self.free_dead(staging);
     }
 
-    /// Writes the state of a clean stop and waits until it is durable. Returns whether it is. Nothing may be appended afterwards.
+    /// Writes the state of a clean stop and waits until it is durable. Returns whether it is.
+    ///
+    /// Nothing may be appended afterwards: an entry after it makes the stop an unclean one.
     #[must_use]
-    pub fn clean_stop(&self, _state: &CleanStop) -> bool {
-        unimplemented!()
+    pub fn clean_stop(&self, state: &CleanStop) -> bool {
+        let mut payload = Vec::new();
+        for (queue, runs) in &state.redelivered {
+            for run in runs {
+                SequenceItem {
+                    queue: *queue,
+                    sequence: run.first,
+                    number: run.count,
+                }
+                .write(&mut payload);
+            }
+        }
+        let synced = self.synced();
+        let mut staging = self.shared.staging.lock();
+        staging.push_payload(Kind::CleanStop, Bytes::from(payload), synced);
+        staging.sync_to = staging.next;
+        self.done(staging, Urgency::Now);
+        self.flush()
     }
 
-    /// Waits until everything appended before is durable or the log has failed. Returns whether it is. For tests and stops.
+    /// Waits until everything appended before is durable or the log has failed. Returns whether it is. For
+    /// tests and stops: it blocks the thread.
     #[must_use]
     pub fn flush(&self) -> bool {
-        unimplemented!()
+        struct Flag(Mutex<bool>, Condvar);
+        impl DurableWaker for Flag {
+            fn durable(&self) {
+                *self.0.lock() = true;
+                self.1.notify_one();
+            }
+        }
+        let end = LogPosition(self.shared.staged.load(Ordering::Acquire));
+        let flag = Arc::new(Flag(Mutex::new(false), Condvar::new()));
+        self.wake_at(end, Arc::<Flag>::clone(&flag));
+        let mut done = flag.0.lock();
+        while !*done {
+            flag.1.wait(&mut done);
+        }
+        self.is_durable(end)
     }
+
+    fn synced(&self) -> u64 {
+        self.shared.synced.load(Ordering::Relaxed)
+    }
+
+    /// Ends an append: publishes its end and wakes the writer where needed, after the lock is free.
+    fn done(&self, mut staging: MutexGuard<'_, Staging>, urgency: Urgency) -> LogPosition {
+        let end = staging.next;
+        self.shared.staged.store(end, Ordering::Release);
+        let many = end.saturating_sub(self.shared.written.load(Ordering::Relaxed)) > SOON_BYTES;
+        let wake = staging.note(if many { Urgency::Now } else { urgency });
+        drop(staging);
+        if wake {
+            self.shared.wake_writer.notify_one();
+        }
+        LogPosition(end)
+    }
+
+    fn free_dead(&self, mut staging: MutexGuard<'_, Staging>) {
+        let written = self.shared.written.load(Ordering::Acquire);
+        let dead = staging.files.dead_oldest(written).is_some();
+        drop(staging);
+        if dead {
+            self.shared.wake_keeper();
+        }
+    }
+}
+
+fn positions(list: &[LogPosition]) -> impl Iterator<Item = u64> {
+    list.iter()
+        .filter(|at| **at != LogPosition::NONE)
+        .map(|at| at.0)
 }

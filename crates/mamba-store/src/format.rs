@@ -1,0 +1,268 @@
+//! The octets of the log: entry header and payloads. Drawn in `docs/storage.md`.
+
+use mamba_types::{QueueId, Sequence, message::RECORD_HEADER_LEN};
+
+/// Octets of an entry before its payload.
+pub(crate) const HEADER_LEN: usize = 56;
+/// Version of the entry format.
+pub(crate) const VERSION: u8 = 1;
+/// What every entry begins with.
+pub(crate) const MAGIC: [u8; 4] = *b"\xabMQ\x1e";
+/// Octets of the entry every file begins with.
+pub(crate) const FILE_ENTRY_LEN: u64 = (HEADER_LEN + FILE_PAYLOAD_LEN) as u64;
+const FILE_PAYLOAD_LEN: usize = 32;
+
+/// What an entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    File = 0,
+    Messages = 1,
+    Enqueued = 2,
+    Settled = 3,
+    Delivered = 4,
+    DeliveryCount = 5,
+    CleanStop = 6,
+}
+
+impl Kind {
+    const ALL: [Self; 7] = [
+        Self::File,
+        Self::Messages,
+        Self::Enqueued,
+        Self::Settled,
+        Self::Delivered,
+        Self::DeliveryCount,
+        Self::CleanStop,
+    ];
+
+    fn from_octet(octet: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(octet)).copied()
+    }
+}
+
+/// An entry's header, as read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) payload_len: u32,
+    pub(crate) log_id: u32,
+    pub(crate) payload_crc: u32,
+    pub(crate) position: u64,
+    pub(crate) synced: u64,
+}
+
+/// Why octets are not an entry header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadHeader {
+    /// Cut, stale or damaged.
+    Damaged,
+    /// Sound, but of another version.
+    Version(u8),
+}
+
+impl Header {
+    /// Appends the header of an entry with an empty payload; [`set_payload_len`] and [`seal`] finish it.
+    pub(crate) fn write(to: &mut Vec<u8>, kind: Kind, log_id: u32, position: u64, synced: u64) {
+        let mut header = [0; HEADER_LEN];
+        header[..4].copy_from_slice(&MAGIC);
+        header[8] = VERSION;
+        header[9] = kind as u8;
+        header[16..20].copy_from_slice(&log_id.to_le_bytes());
+        header[24..32].copy_from_slice(&position.to_le_bytes());
+        header[32..40].copy_from_slice(&synced.to_le_bytes());
+        to.extend_from_slice(&header);
+    }
+
+    pub(crate) fn read(octets: &[u8]) -> Result<Self, BadHeader> {
+        let Some(header) = octets.first_chunk::<HEADER_LEN>() else {
+            return Err(BadHeader::Damaged);
+        };
+        if header[..4] != MAGIC || u32_at(header, 4) != crc32c::crc32c(&header[8..]) {
+            return Err(BadHeader::Damaged);
+        }
+        if header[8] != VERSION {
+            return Err(BadHeader::Version(header[8]));
+        }
+        Ok(Self {
+            kind: Kind::from_octet(header[9]).ok_or(BadHeader::Damaged)?,
+            payload_len: u32_at(header, 12),
+            log_id: u32_at(header, 16),
+            payload_crc: u32_at(header, 20),
+            position: u64_at(header, 24),
+            synced: u64_at(header, 32),
+        })
+    }
+}
+
+pub(crate) fn set_payload_len(header: &mut [u8], len: u32) {
+    header[12..16].copy_from_slice(&len.to_le_bytes());
+}
+
+/// Writes both checksums of the header at the start of `header`.
+pub(crate) fn seal(header: &mut [u8], payload_crc: u32) {
+    header[20..24].copy_from_slice(&payload_crc.to_le_bytes());
+    let crc = crc32c::crc32c(&header[8..HEADER_LEN]);
+    header[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// The digest of a chunk: CRC32C over its records' own checksum fields, in order. It ties the chunk to its
+/// entry without a second pass over the bodies: a recycled file may hold sound records of the past in
+/// exactly these places. `None` if the records' lengths do not add up to the chunk.
+pub(crate) fn chunk_digest(chunk: &[u8]) -> Option<u32> {
+    let mut digest = 0;
+    let mut rest = chunk;
+    while !rest.is_empty() {
+        let length = record_len(rest)?;
+        digest = crc32c::crc32c_append(digest, &rest[4..8]);
+        rest = &rest[length..];
+    }
+    Some(digest)
+}
+
+/// The length of the record at the start of `octets`, if it can be one that ends inside them.
+pub(crate) fn record_len(octets: &[u8]) -> Option<usize> {
+    if octets.len() < RECORD_HEADER_LEN {
+        return None;
+    }
+    let length = u32_at(octets, 0) as usize;
+    (RECORD_HEADER_LEN..=octets.len())
+        .contains(&length)
+        .then_some(length)
+}
+
+/// First entry of every file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileStart {
+    pub(crate) node_id: [u8; 16],
+    /// From here to this file's start nothing was known to be durable when the file was begun: holes there
+    /// are unfinished writes, not damage. Equal to the file's start except after a recovery.
+    pub(crate) undurable_from: u64,
+    /// The file held other entries before, which may still stand after the last one of ours.
+    pub(crate) recycled: bool,
+}
+
+impl FileStart {
+    /// The whole sealed entry.
+    pub(crate) fn entry(&self, log_id: u32, position: u64, synced: u64) -> Vec<u8> {
+        let mut entry = Vec::with_capacity(HEADER_LEN + FILE_PAYLOAD_LEN);
+        Header::write(&mut entry, Kind::File, log_id, position, synced);
+        entry.extend_from_slice(&self.node_id);
+        entry.extend_from_slice(&self.undurable_from.to_le_bytes());
+        entry.extend_from_slice(&u64::from(self.recycled).to_le_bytes());
+        let len = u32::try_from(FILE_PAYLOAD_LEN).unwrap_or(0);
+        set_payload_len(&mut entry, len);
+        let crc = crc32c::crc32c(&entry[HEADER_LEN..]);
+        seal(&mut entry, crc);
+        entry
+    }
+
+    pub(crate) fn read(payload: &[u8]) -> Option<Self> {
+        let payload = payload.first_chunk::<FILE_PAYLOAD_LEN>()?;
+        let mut node_id = [0; 16];
+        node_id.copy_from_slice(&payload[..16]);
+        Some(Self {
+            node_id,
+            undurable_from: u64_at(payload, 16),
+            recycled: u64_at(payload, 24) & 1 != 0,
+        })
+    }
+}
+
+/// One run of an ENQUEUED entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EnqueuedItem {
+    pub(crate) queue: QueueId,
+    pub(crate) first: Sequence,
+    pub(crate) at: u64,
+    pub(crate) count: u32,
+    pub(crate) delivery_count: u32,
+    pub(crate) may_be_delivered: bool,
+}
+
+impl EnqueuedItem {
+    pub(crate) const LEN: usize = 36;
+
+    pub(crate) fn write(&self, to: &mut Vec<u8>) {
+        let mut item = [0; Self::LEN];
+        item[..8].copy_from_slice(&self.queue.0.to_le_bytes());
+        item[8..16].copy_from_slice(&self.first.0.to_le_bytes());
+        item[16..24].copy_from_slice(&self.at.to_le_bytes());
+        item[24..28].copy_from_slice(&self.count.to_le_bytes());
+        item[28..32].copy_from_slice(&self.delivery_count.to_le_bytes());
+        item[32] = u8::from(self.may_be_delivered);
+        to.extend_from_slice(&item);
+    }
+
+    pub(crate) fn read_all(payload: &[u8]) -> impl Iterator<Item = Self> {
+        payload
+            .as_chunks::<{ Self::LEN }>()
+            .0
+            .iter()
+            .map(|item| Self {
+                queue: QueueId(u64_at(item, 0)),
+                first: Sequence(u64_at(item, 8)),
+                at: u64_at(item, 16),
+                count: u32_at(item, 24),
+                delivery_count: u32_at(item, 28),
+                may_be_delivered: item[32] & 1 != 0,
+            })
+    }
+}
+
+/// What SETTLED, DELIVERED, DELIVERY_COUNT and CLEAN_STOP are made of: a queue, a sequence and a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SequenceItem {
+    pub(crate) queue: QueueId,
+    pub(crate) sequence: Sequence,
+    /// SETTLED and CLEAN_STOP: sequences in the run. DELIVERY_COUNT: the count. DELIVERED: 0.
+    pub(crate) number: u32,
+}
+
+impl SequenceItem {
+    pub(crate) const LEN: usize = 20;
+
+    pub(crate) fn write(&self, to: &mut Vec<u8>) {
+        let mut item = [0; Self::LEN];
+        item[..8].copy_from_slice(&self.queue.0.to_le_bytes());
+        item[8..16].copy_from_slice(&self.sequence.0.to_le_bytes());
+        item[16..20].copy_from_slice(&self.number.to_le_bytes());
+        to.extend_from_slice(&item);
+    }
+
+    pub(crate) fn read_all(payload: &[u8]) -> impl Iterator<Item = Self> {
+        payload
+            .as_chunks::<{ Self::LEN }>()
+            .0
+            .iter()
+            .map(|item| Self {
+                queue: QueueId(u64_at(item, 0)),
+                sequence: Sequence(u64_at(item, 8)),
+                number: u32_at(item, 16),
+            })
+    }
+}
+
+/// A log file's name: its first octet's position, so that the names sort like the positions.
+pub(crate) fn file_name(base: u64) -> String {
+    format!("{base:016x}.log")
+}
+
+/// The position in a log file's name.
+pub(crate) fn file_base(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".log")?;
+    (digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+        .then(|| u64::from_str_radix(digits, 16).ok())?
+}
+
+pub(crate) fn u32_at(octets: &[u8], at: usize) -> u32 {
+    let mut four = [0; 4];
+    four.copy_from_slice(&octets[at..at + 4]);
+    u32::from_le_bytes(four)
+}
+
+pub(crate) fn u64_at(octets: &[u8], at: usize) -> u64 {
+    let mut eight = [0; 8];
+    eight.copy_from_slice(&octets[at..at + 8]);
+    u64::from_le_bytes(eight)
+}

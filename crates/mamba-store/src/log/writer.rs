@@ -1,0 +1,762 @@
+//! The two threads behind the log: one writes and syncs, one gives room back and keeps a spare file.
+
+use std::{
+    collections::BinaryHeap,
+    fmt,
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use mamba_types::LogPosition;
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    DurableWaker, LogConfig, LogStatus, SyncMode,
+    staging::{Group, Piece, Sleep, Staging, Urgency},
+};
+use crate::{
+    disk::{Disk, DiskFile},
+    error::OpenError,
+    format::{
+        FILE_ENTRY_LEN, FileStart, HEADER_LEN, Kind, SequenceItem, chunk_digest, file_name, seal,
+    },
+};
+
+/// Longest wait of an entry nobody waits for.
+const SOON: Duration = Duration::from_millis(10);
+/// Slices per `write`; the system takes at most 1024.
+const SLICES_MAX: usize = 512;
+/// Files kept for reuse.
+pub(crate) const SPARES_MAX: usize = 2;
+/// Begins the names of files kept for reuse.
+pub(crate) const SPARE: &str = "spare-";
+/// Begins the names of spares that never held an entry.
+const SPARE_FRESH: &str = "spare-new-";
+/// Closed files that may wait for a sync in the modes that do not sync on their own.
+const UNSYNCED_FILES_MAX: usize = 4;
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) syncs: AtomicU64,
+    pub(crate) sync_nanos: AtomicU64,
+    pub(crate) bytes_written: AtomicU64,
+    pub(crate) entries: AtomicU64,
+    pub(crate) groups: AtomicU64,
+    pub(crate) group_entries: [AtomicU64; 16],
+}
+
+struct Waiting {
+    position: u64,
+    waker: Arc<dyn DurableWaker>,
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.position == other.position
+    }
+}
+impl Eq for Waiting {}
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Waiting {
+    /// The earliest position is the greatest, so that the heap yields it first.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other.position.cmp(&self.position)
+    }
+}
+
+/// What handles and threads share.
+pub(crate) struct Shared {
+    pub(crate) staging: Mutex<Staging>,
+    pub(crate) wake_writer: Condvar,
+    wake_keeper: Condvar,
+    keeper: Mutex<Keeper>,
+    /// Position after everything staged.
+    pub(crate) staged: AtomicU64,
+    /// Position after everything handed to the system.
+    pub(crate) written: AtomicU64,
+    /// Position after everything `fdatasync` answered for.
+    pub(crate) synced: AtomicU64,
+    /// What [`super::Log::durable`] says.
+    pub(crate) durable: AtomicU64,
+    pub(crate) failed: AtomicBool,
+    status: Mutex<LogStatus>,
+    waiting: Mutex<BinaryHeap<Waiting>>,
+    pub(crate) counters: Counters,
+    pub(crate) config: LogConfig,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Default)]
+struct Keeper {
+    wanted: bool,
+    stop: bool,
+    spares: Vec<PathBuf>,
+    named: u64,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log")
+            .field("dir", &self.dir)
+            .field("staged", &self.staged)
+            .field("durable", &self.durable)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: LogConfig,
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        staging: Staging,
+        spares: Vec<PathBuf>,
+    ) -> Self {
+        let start = AtomicU64::new(staging.next);
+        let at = || AtomicU64::new(start.load(Ordering::Relaxed));
+        Self {
+            staged: at(),
+            written: at(),
+            synced: at(),
+            durable: at(),
+            staging: Mutex::new(staging),
+            wake_writer: Condvar::new(),
+            wake_keeper: Condvar::new(),
+            keeper: Mutex::new(Keeper {
+                spares,
+                ..Keeper::default()
+            }),
+            failed: AtomicBool::new(false),
+            status: Mutex::new(LogStatus::Ok),
+            waiting: Mutex::default(),
+            counters: Counters::default(),
+            config,
+            disk,
+            dir,
+        }
+    }
+
+    pub(crate) fn status(&self) -> LogStatus {
+        self.status.lock().clone()
+    }
+
+    fn set_status(&self, status: LogStatus) {
+        {
+            let mut now = self.status.lock();
+            if *now == status {
+                return;
+            }
+            *now = status.clone();
+        }
+        match &status {
+            LogStatus::Ok => tracing::info!("the message log writes again"),
+            LogStatus::DiskFull { reason } => {
+                tracing::error!(%reason, "the message log cannot write: disk full; trying again");
+            }
+            LogStatus::Failed { reason } => {
+                tracing::error!(%reason, "the message log failed: nothing is confirmed any more");
+            }
+        }
+        if let Some(on_status) = &self.config.on_status {
+            on_status(&status);
+        }
+    }
+
+    /// Nothing becomes durable any more: says so to everybody who waits and to all who come.
+    fn fail(&self, reason: &str) {
+        {
+            let mut staging = self.staging.lock();
+            staging.discard = true;
+            staging.group.clear();
+        }
+        self.failed.store(true, Ordering::Release);
+        self.set_status(LogStatus::Failed {
+            reason: reason.into(),
+        });
+        self.wake_waiting(u64::MAX);
+    }
+
+    pub(crate) fn wake_at(&self, position: LogPosition, waker: Arc<dyn DurableWaker>) {
+        let settled = |shared: &Self| {
+            shared.durable.load(Ordering::Acquire) >= position.0
+                || shared.failed.load(Ordering::Acquire)
+        };
+        if settled(self) {
+            return waker.durable();
+        }
+        {
+            let mut waiting = self.waiting.lock();
+            // The writer publishes before it takes this lock, so that nobody is missed.
+            if settled(self) {
+                drop(waiting);
+                return waker.durable();
+            }
+            waiting.push(Waiting {
+                position: position.0,
+                waker,
+            });
+        }
+        // What is waited for may be something that nobody was expected to wait for.
+        if self.written.load(Ordering::Acquire) < position.0 {
+            let mut staging = self.staging.lock();
+            if !staging.urgent && !staging.group.is_empty() && staging.note(Urgency::Now) {
+                self.wake_writer.notify_one();
+            }
+        }
+    }
+
+    fn wake_waiting(&self, durable: u64) {
+        let mut ready = Vec::new();
+        {
+            let mut waiting = self.waiting.lock();
+            while waiting
+                .peek()
+                .is_some_and(|first| first.position <= durable)
+            {
+                ready.extend(waiting.pop());
+            }
+        }
+        for waiting in ready {
+            waiting.waker.durable();
+        }
+    }
+
+    pub(crate) fn wake_keeper(&self) {
+        self.keeper.lock().wanted = true;
+        self.wake_keeper.notify_one();
+    }
+
+    fn path(&self, base: u64) -> PathBuf {
+        self.dir.join(file_name(base))
+    }
+}
+
+/// Why a step of the writer did not work.
+enum Fault {
+    /// May work later.
+    Full(String),
+    /// Will not.
+    Lasting(String),
+}
+
+impl Fault {
+    fn new(action: &str, path: &Path, error: &io::Error) -> Self {
+        let text = format!("cannot {action} {}: {error}", path.display());
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(text),
+            _ => Self::Lasting(text),
+        }
+    }
+}
+
+/// The writer thread's own state.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
+    base: u64,
+    /// Closed files with octets not yet synced, oldest first.
+    unsynced: Vec<(PathBuf, Box<dyn DiskFile>)>,
+    /// Position of the next octet to write.
+    at: u64,
+    /// How far into the group the writer is.
+    piece: usize,
+    offset: usize,
+    messages_unsynced: u64,
+    oldest_unsynced: Option<Duration>,
+    /// The disk was full at the last try.
+    full: bool,
+}
+
+impl Writer {
+    /// Begins the first file of this start.
+    pub(crate) fn open(
+        shared: Arc<Shared>,
+        base: u64,
+        undurable_from: u64,
+    ) -> Result<Self, OpenError> {
+        let path = shared.path(base);
+        let (file, entry) = begin_file(&shared, base, undurable_from)
+            .map_err(|(action, path, error)| OpenError::io(action, path, error))?;
+        write_all(&*file, &entry, 0)
+            .and_then(|()| file.sync_data())
+            .map_err(|error| OpenError::io("write", &path, error))?;
+        Ok(Self {
+            file,
+            path,
+            base,
+            unsynced: Vec::new(),
+            at: base + FILE_ENTRY_LEN,
+            piece: 0,
+            offset: 0,
+            messages_unsynced: 0,
+            oldest_unsynced: None,
+            full: false,
+            shared,
+        })
+    }
+
+    pub(crate) fn run(mut self) {
+        let mut group = Group::default();
+        while self.wait(&mut group) {
+            seal_group(&mut group);
+            (self.piece, self.offset) = (0, 0);
+            loop {
+                match self.commit(&group) {
+                    Ok(()) => break,
+                    Err(Fault::Lasting(reason)) => return self.shared.fail(&reason),
+                    Err(Fault::Full(reason)) => {
+                        self.full = true;
+                        self.shared.set_status(LogStatus::DiskFull {
+                            reason: reason.as_str().into(),
+                        });
+                        self.shared.wake_keeper();
+                        let mut staging = self.shared.staging.lock();
+                        if staging.stop {
+                            drop(staging);
+                            return self.shared.fail(&format!("stopped while {reason}"));
+                        }
+                        staging.sleep = Sleep::Awake;
+                        let pause = self.shared.config.retry;
+                        self.shared.wake_writer.wait_for(&mut staging, pause);
+                    }
+                }
+            }
+            self.count(&group);
+            group.clear();
+            self.after_commit();
+        }
+        if let Err(Fault::Full(reason) | Fault::Lasting(reason)) = self.sync() {
+            return self.shared.fail(&reason);
+        }
+        let mut staging = self.shared.staging.lock();
+        staging.discard = true;
+        drop(staging);
+        self.shared.failed.store(true, Ordering::Release);
+        *self.shared.status.lock() = LogStatus::Failed {
+            reason: "the store is closed".into(),
+        };
+        self.shared.wake_waiting(u64::MAX);
+    }
+
+    /// Sleeps until there is something to do; false when it is time to stop.
+    fn wait(&mut self, group: &mut Group) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut staging = shared.staging.lock();
+        let mut soon = None;
+        loop {
+            let sync_wanted = staging.sync_to > shared.synced.load(Ordering::Relaxed);
+            if staging.urgent || sync_wanted || (staging.stop && !staging.group.is_empty()) {
+                break;
+            }
+            if staging.stop {
+                return false;
+            }
+            let mut until = self.sync_due();
+            if !staging.group.is_empty() {
+                let soon = *soon.get_or_insert_with(|| shared.disk.now() + SOON);
+                until = Some(until.map_or(soon, |due| due.min(soon)));
+            }
+            let Some(until) = until else {
+                staging.sleep = Sleep::UntilWoken;
+                shared.wake_writer.wait(&mut staging);
+                staging.sleep = Sleep::Awake;
+                continue;
+            };
+            let Some(pause) = until
+                .checked_sub(shared.disk.now())
+                .filter(|pause| !pause.is_zero())
+            else {
+                break;
+            };
+            staging.sleep = if soon.is_some() {
+                Sleep::UntilTime
+            } else {
+                Sleep::UntilWoken
+            };
+            shared.wake_writer.wait_for(&mut staging, pause);
+            staging.sleep = Sleep::Awake;
+        }
+        staging.take(group);
+        true
+    }
+
+    /// When the interval mode has to sync.
+    fn sync_due(&self) -> Option<Duration> {
+        match self.shared.config.sync {
+            SyncMode::Interval { interval, .. } => self.oldest_unsynced.map(|time| time + interval),
+            SyncMode::Fsync | SyncMode::Os => None,
+        }
+    }
+
+    /// Writes what is left of the group, syncs as the mode says and tells the world.
+    fn commit(&mut self, group: &Group) -> Result<(), Fault> {
+        while self.piece < group.pieces.len() {
+            if let Piece::NextFile(base) = group.pieces[self.piece] {
+                self.next_file(base)?;
+                self.piece += 1;
+            } else {
+                self.write_some(&group.pieces[self.piece..], &group.inline)?;
+            }
+        }
+        let shared = Arc::clone(&self.shared);
+        if self.at > shared.written.load(Ordering::Relaxed) {
+            shared.written.store(self.at, Ordering::Release);
+            self.messages_unsynced += group.messages;
+            if self.oldest_unsynced.is_none() {
+                self.oldest_unsynced = Some(shared.disk.now());
+            }
+        }
+        let mode = shared.config.sync;
+        if mode != SyncMode::Fsync {
+            self.publish(self.at);
+        }
+        let asked = shared.staging.lock().sync_to > shared.synced.load(Ordering::Relaxed);
+        let due = match mode {
+            SyncMode::Fsync => true,
+            SyncMode::Os => false,
+            SyncMode::Interval { batch, .. } => {
+                self.messages_unsynced >= batch
+                    || self.sync_due().is_some_and(|due| shared.disk.now() >= due)
+            }
+        };
+        if due || asked {
+            self.sync()?;
+        }
+        if mode == SyncMode::Fsync {
+            self.publish(self.at);
+        }
+        Ok(())
+    }
+
+    /// One `write` of as many pieces of the current file as it takes.
+    fn write_some(&mut self, pieces: &[Piece], inline: &[u8]) -> Result<(), Fault> {
+        let slices: Vec<IoSlice<'_>> = pieces
+            .iter()
+            .map_while(|piece| match piece {
+                Piece::Inline(range) => Some(&inline[range.clone()]),
+                Piece::Chunk(chunk) => Some(&chunk[..]),
+                Piece::NextFile(_) => None,
+            })
+            .take(SLICES_MAX)
+            .enumerate()
+            .map(|(index, octets)| {
+                IoSlice::new(&octets[if index == 0 { self.offset } else { 0 }..])
+            })
+            .collect();
+        let mut wrote = self
+            .file
+            .write_at(&slices, self.at - self.base)
+            .map_err(|error| Fault::new("write", &self.path, &error))?;
+        let counters = &self.shared.counters;
+        counters
+            .bytes_written
+            .fetch_add(wrote as u64, Ordering::Relaxed);
+        self.at += wrote as u64;
+        for slice in &slices {
+            if wrote < slice.len() {
+                self.offset += wrote;
+                break;
+            }
+            wrote -= slice.len();
+            self.piece += 1;
+            self.offset = 0;
+        }
+        Ok(())
+    }
+
+    fn next_file(&mut self, base: u64) -> Result<(), Fault> {
+        if self.shared.config.sync == SyncMode::Fsync {
+            // Ordered files: only the newest can have a torn tail.
+            self.sync()?;
+        } else if self.unsynced.len() >= UNSYNCED_FILES_MAX {
+            self.sync_oldest()?;
+        }
+        let (file, entry) = begin_file(&self.shared, base, base)
+            .map_err(|(action, path, error)| Fault::new(action, &path, &error))?;
+        let path = self.shared.path(base);
+        write_all(&*file, &entry, 0).map_err(|error| Fault::new("write", &path, &error))?;
+        let old = std::mem::replace(&mut self.file, file);
+        let old_path = std::mem::replace(&mut self.path, path);
+        if self.shared.config.sync != SyncMode::Fsync {
+            self.unsynced.push((old_path, old));
+        }
+        self.base = base;
+        self.at = base + FILE_ENTRY_LEN;
+        Ok(())
+    }
+
+    fn sync_oldest(&mut self) -> Result<(), Fault> {
+        let (path, file) = self.unsynced.remove(0);
+        // A full disk is no excuse here: what the system took and cannot keep is lost.
+        file.sync_data().map_err(|error| {
+            Fault::Lasting(format!("fdatasync of {} failed: {error}", path.display()))
+        })
+    }
+
+    fn sync(&mut self) -> Result<(), Fault> {
+        while !self.unsynced.is_empty() {
+            self.sync_oldest()?;
+        }
+        let shared = &self.shared;
+        let end = self.at;
+        if end > shared.synced.load(Ordering::Relaxed) {
+            let began = shared.disk.now();
+            self.file.sync_data().map_err(|error| {
+                let path = self.path.display();
+                Fault::Lasting(format!("fdatasync of {path} failed: {error}"))
+            })?;
+            let took = shared.disk.now().saturating_sub(began).as_nanos();
+            let took = u64::try_from(took).unwrap_or(u64::MAX);
+            shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
+            shared
+                .counters
+                .sync_nanos
+                .fetch_add(took, Ordering::Relaxed);
+            shared.synced.store(end, Ordering::Release);
+        }
+        self.messages_unsynced = 0;
+        self.oldest_unsynced = None;
+        Ok(())
+    }
+
+    fn publish(&mut self, position: u64) {
+        if std::mem::take(&mut self.full) {
+            self.shared.set_status(LogStatus::Ok);
+        }
+        self.shared.durable.store(position, Ordering::Release);
+        self.shared.wake_waiting(position);
+    }
+
+    fn count(&self, group: &Group) {
+        let counters = &self.shared.counters;
+        let entries = group.entries.len() as u64;
+        if entries == 0 {
+            return;
+        }
+        counters.entries.fetch_add(entries, Ordering::Relaxed);
+        counters.groups.fetch_add(1, Ordering::Relaxed);
+        let class = (entries.ilog2() as usize).min(counters.group_entries.len() - 1);
+        counters.group_entries[class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Wakes the keeper if a file died or the next one will be needed soon.
+    fn after_commit(&self) {
+        let written = self.shared.written.load(Ordering::Relaxed);
+        let dead = self
+            .shared
+            .staging
+            .lock()
+            .files
+            .dead_oldest(written)
+            .is_some();
+        let soon_full = self.at - self.base > self.shared.config.file_size / 2;
+        if dead || (soon_full && self.shared.keeper.lock().spares.is_empty()) {
+            self.shared.wake_keeper();
+        }
+    }
+}
+
+/// Finishes every header of the group: outside the staging lock, because checksums take time.
+fn seal_group(group: &mut Group) {
+    for (at, payload) in &group.entries {
+        let (header, rest) = group.inline[*at..].split_at_mut(HEADER_LEN);
+        let len = crate::format::u32_at(header, 12) as usize;
+        let payload = payload.as_deref().unwrap_or_else(|| &rest[..len]);
+        let crc = if header[9] == Kind::Messages as u8 {
+            let digest = chunk_digest(payload);
+            debug_assert!(digest.is_some(), "a chunk is back-to-back records");
+            digest.unwrap_or(0)
+        } else {
+            crc32c::crc32c(payload)
+        };
+        seal(header, crc);
+    }
+}
+
+type FileFault = (&'static str, PathBuf, io::Error);
+
+/// A file for positions from `base` on and its first entry, not yet written: a spare if there is one. May be called again after
+/// an error.
+fn begin_file(
+    shared: &Shared,
+    base: u64,
+    undurable_from: u64,
+) -> Result<(Box<dyn DiskFile>, Vec<u8>), FileFault> {
+    let path = shared.path(base);
+    let spare = shared.keeper.lock().spares.pop();
+    if let Some(spare) = &spare
+        && let Err(error) = shared.disk.rename(spare, &path)
+    {
+        return Err(("rename", spare.clone(), error));
+    }
+    let file = shared
+        .disk
+        .open(&path)
+        .map_err(|error| ("create", path.clone(), error))?;
+    let recycled = file.len().unwrap_or(1) > 0
+        && !spare.is_some_and(|spare| spare.to_string_lossy().contains(SPARE_FRESH));
+    file.allocate(shared.config.file_size)
+        .map_err(|error| ("reserve space for", path.clone(), error))?;
+    shared
+        .disk
+        .sync_dir(&shared.dir)
+        .map_err(|error| ("sync", shared.dir.clone(), error))?;
+    let start = FileStart {
+        node_id: shared.config.node_id,
+        undurable_from,
+        recycled,
+    };
+    let synced = shared.synced.load(Ordering::Relaxed);
+    Ok((file, start.entry(shared.config.log_id(), base, synced)))
+}
+
+fn write_all(file: &dyn DiskFile, mut octets: &[u8], mut offset: u64) -> io::Result<()> {
+    while !octets.is_empty() {
+        let wrote = file.write_at(&[IoSlice::new(octets)], offset)?;
+        octets = &octets[wrote.min(octets.len())..];
+        offset += wrote as u64;
+    }
+    Ok(())
+}
+
+/// The keeper thread: frees dead files from the oldest on, and keeps a spare ready.
+pub(crate) fn keep(shared: &Shared) {
+    loop {
+        {
+            let mut keeper = shared.keeper.lock();
+            while !keeper.wanted && !keeper.stop {
+                shared.wake_keeper.wait(&mut keeper);
+            }
+            if keeper.stop {
+                return;
+            }
+            keeper.wanted = false;
+        }
+        if shared.failed.load(Ordering::Acquire) {
+            continue;
+        }
+        while let Some(base) = free_oldest(shared) {
+            if let Err(error) = give_back(shared, base) {
+                // The room is not had back before the next start, which tries again.
+                tracing::warn!(file = file_name(base), %error, "a log file could not be freed");
+                break;
+            }
+            // It may be waiting for just this room.
+            shared.wake_writer.notify_one();
+        }
+        // A full disk is the writer's to report, when it needs the file.
+        let _ = make_spare(shared);
+    }
+}
+
+pub(crate) fn stop_keeper(shared: &Shared) {
+    shared.keeper.lock().stop = true;
+    shared.wake_keeper.notify_one();
+}
+
+/// Takes the oldest file out of the books if nothing in it is needed; returns its start.
+fn free_oldest(shared: &Shared) -> Option<u64> {
+    let written = shared.written.load(Ordering::Acquire);
+    let synced = shared.synced.load(Ordering::Acquire);
+    let mut staging = shared.staging.lock();
+    let staging = &mut *staging;
+    let file = staging.files.dead_oldest(written)?;
+    let (base, end, gate) = (file.base, file.end, file.gate);
+    let moving: Vec<_> = staging
+        .watermarks
+        .iter()
+        .filter(|(_, (_, at))| (base..end).contains(at))
+        .map(|(queue, (up_to, _))| (*queue, *up_to))
+        .collect();
+    for (queue, up_to) in &moving {
+        let item = SequenceItem {
+            queue: *queue,
+            sequence: *up_to,
+            number: 0,
+        };
+        staging.push_item(Kind::Delivered, SequenceItem::LEN, synced, |to| {
+            item.write(to);
+        });
+        let at = staging.next - 1;
+        staging.watermarks.insert(*queue, (*up_to, at));
+    }
+    // A full disk needs the room more than an exact `redelivered` after a crash in this moment.
+    let disk_full = matches!(*shared.status.lock(), LogStatus::DiskFull { .. });
+    let gate = if moving.is_empty() || disk_full {
+        gate
+    } else {
+        staging.next
+    };
+    shared.staged.store(staging.next, Ordering::Release);
+    if gate > synced {
+        if let Some(file) = staging.files.dead_oldest(written) {
+            file.gate = gate;
+        }
+        staging.sync_to = staging.sync_to.max(gate);
+        // The writer wakes this thread again after the commit that passes the gate.
+        if staging.note(Urgency::Now) {
+            shared.wake_writer.notify_one();
+        }
+        return None;
+    }
+    staging.files.pop_oldest().map(|file| file.base)
+}
+
+fn give_back(shared: &Shared, base: u64) -> io::Result<()> {
+    let path = shared.path(base);
+    let spare = {
+        let mut keeper = shared.keeper.lock();
+        keeper.named += 1;
+        (keeper.spares.len() < SPARES_MAX).then(|| {
+            shared
+                .dir
+                .join(format!("{SPARE}{base:016x}-{}", keeper.named))
+        })
+    };
+    let oversized = |file: Box<dyn DiskFile>| {
+        file.len()
+            .is_ok_and(|len| len > 2 * shared.config.file_size)
+    };
+    match spare {
+        Some(spare) if !shared.disk.open_read(&path).is_ok_and(oversized) => {
+            shared.disk.rename(&path, &spare)?;
+            shared.disk.sync_dir(&shared.dir)?;
+            shared.keeper.lock().spares.push(spare);
+        }
+        _ => {
+            shared.disk.remove(&path)?;
+            shared.disk.sync_dir(&shared.dir)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_spare(shared: &Shared) -> io::Result<()> {
+    let spare = {
+        let mut keeper = shared.keeper.lock();
+        if !keeper.spares.is_empty() {
+            return Ok(());
+        }
+        keeper.named += 1;
+        shared.dir.join(format!("{SPARE_FRESH}{}", keeper.named))
+    };
+    let file = shared.disk.open(&spare)?;
+    if let Err(error) = file.allocate(shared.config.file_size) {
+        drop(file);
+        shared.disk.remove(&spare)?;
+        return Err(error);
+    }
+    shared.keeper.lock().spares.push(spare);
+    Ok(())
+}

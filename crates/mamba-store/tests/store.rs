@@ -1,0 +1,218 @@
+//! The data folder on the real disk: locking, refusals, definitions, epochs.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may unwrap like the test"
+)]
+
+mod support;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{Arc, mpsc},
+};
+
+use mamba_store::{
+    BindingDefinition, DefinitionChange, DestinationKind, EnqueuedRun, ExchangeDefinition,
+    OpenError, QueueDefinition, RealDisk, Recovered, Store, StoreConfig, StoreError,
+};
+use mamba_types::{QueueId, Sequence};
+use support::record;
+
+fn open(dir: &Path) -> Result<(Store, Recovered), OpenError> {
+    Store::open(StoreConfig::new(dir), Arc::new(RealDisk::new()))
+}
+
+fn queue(name: &str, id: QueueId) -> QueueDefinition {
+    QueueDefinition {
+        vhost: "/".to_owned(),
+        name: name.to_owned(),
+        id,
+        auto_delete: false,
+        exclusive: false,
+        arguments: vec![0, 1, 254, 255],
+    }
+}
+
+fn exchange(name: &str) -> ExchangeDefinition {
+    ExchangeDefinition {
+        vhost: "/".to_owned(),
+        name: name.to_owned(),
+        kind: "topic".to_owned(),
+        auto_delete: true,
+        internal: false,
+        arguments: Vec::new(),
+    }
+}
+
+fn binding(key: &str) -> BindingDefinition {
+    BindingDefinition {
+        vhost: "/".to_owned(),
+        source: "x".to_owned(),
+        destination_kind: DestinationKind::Queue,
+        destination: "q".to_owned(),
+        binding_key: key.to_owned(),
+        arguments: vec![7],
+    }
+}
+
+fn submit(store: &Store, changes: Vec<DefinitionChange>) -> Result<(), StoreError> {
+    let (tell, told) = mpsc::channel();
+    store
+        .definitions()
+        .submit(changes, Box::new(move |result| tell.send(result).unwrap()));
+    told.recv().unwrap()
+}
+
+#[test]
+fn everything_comes_back_and_the_epoch_counts() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("new/data");
+    let (store, recovered) = open(&dir).unwrap();
+    assert_eq!(store.epoch(), 1);
+    assert!(recovered.report.clean);
+    let node = store.node_id();
+    let id = store.definitions().next_queue_id();
+    let changes = vec![
+        DefinitionChange::put(&exchange("x")),
+        DefinitionChange::put(&exchange("gone")),
+        DefinitionChange::put(&queue("q", id)),
+        DefinitionChange::put(&binding("a.#")),
+        DefinitionChange::put(&binding("b")),
+        DefinitionChange::delete(&binding("b")),
+        DefinitionChange::delete(&exchange("gone")),
+    ];
+    submit(&store, changes).unwrap();
+    let chunk = store.log().append_messages(record(b"body"));
+    let run = EnqueuedRun {
+        first: Sequence(store.epoch() << 40),
+        count: 1,
+        at: chunk.at(),
+        ..EnqueuedRun::default()
+    };
+    store.log().append_enqueued(id, &[run]);
+    drop(chunk);
+    assert!(store.log().clean_stop(&Default::default()));
+    store.close();
+
+    let (store, recovered) = open(&dir).unwrap();
+    assert_eq!((store.epoch(), store.node_id()), (2, node));
+    assert!(recovered.report.clean);
+    assert_eq!(recovered.definitions.exchanges, [exchange("x")]);
+    assert_eq!(recovered.definitions.queues, [queue("q", id)]);
+    assert_eq!(recovered.definitions.bindings, [binding("a.#")]);
+    let messages = &recovered.queues[&id].messages;
+    assert_eq!(messages[0].sequence, Sequence(1 << 40));
+    assert_eq!(messages[0].message.body(), b"body");
+    assert!(!messages[0].redelivered);
+    assert_ne!(store.definitions().next_queue_id(), id);
+    // A deleted queue's messages go with it.
+    submit(&store, vec![DefinitionChange::delete(&queue("q", id))]).unwrap();
+    store.close();
+    let (_store, recovered) = open(&dir).unwrap();
+    assert!(recovered.queues.is_empty());
+    assert_eq!(recovered.report.unknown_queue, 1);
+}
+
+#[test]
+fn submissions_are_answered_in_order_and_none_is_lost_at_a_close() {
+    let temp = tempfile::tempdir().unwrap();
+    let (store, _) = open(temp.path()).unwrap();
+    let (tell, told) = mpsc::channel();
+    for number in 0..200u32 {
+        let tell = tell.clone();
+        let id = store.definitions().next_queue_id();
+        store.definitions().submit(
+            vec![DefinitionChange::put(&queue(&number.to_string(), id))],
+            Box::new(move |result| tell.send((number, result.is_ok())).unwrap()),
+        );
+    }
+    drop(tell);
+    let definitions = store.definitions().clone();
+    store.close();
+    let answers: Vec<_> = told.iter().collect();
+    let expected: Vec<_> = (0..200).map(|number| (number, true)).collect();
+    assert_eq!(answers, expected);
+    let (tell, told) = mpsc::channel();
+    definitions.submit(
+        Vec::new(),
+        Box::new(move |result| tell.send(result).unwrap()),
+    );
+    assert!(matches!(told.recv().unwrap(), Err(StoreError::Closed)));
+    let (_store, recovered) = open(temp.path()).unwrap();
+    assert_eq!(recovered.definitions.queues.len(), 200);
+}
+
+#[test]
+fn a_second_opener_is_told_who_holds_the_folder() {
+    let temp = tempfile::tempdir().unwrap();
+    let (store, _) = open(temp.path()).unwrap();
+    let error = open(temp.path()).unwrap_err();
+    let OpenError::Locked { pid, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(*pid, Some(std::process::id()));
+    let text = error.to_string();
+    assert!(text.contains(&temp.path().display().to_string()), "{text}");
+    store.close();
+    open(temp.path()).unwrap();
+}
+
+#[test]
+fn the_lock_file_publishes_addresses_and_is_emptied() {
+    let temp = tempfile::tempdir().unwrap();
+    let (store, _) = open(temp.path()).unwrap();
+    let lock = temp.path().join("node.lock");
+    let pid = format!("pid {}\n", std::process::id());
+    assert_eq!(fs::read_to_string(&lock).unwrap(), pid);
+    let lines = [
+        ("amqp", "127.0.0.1:5672"),
+        ("amqp", "[::1]:5672"),
+        ("metrics", "127.0.0.1:9"),
+    ];
+    store.lock().publish(&lines).unwrap();
+    let expected = "amqp 127.0.0.1:5672\namqp [::1]:5672\nmetrics 127.0.0.1:9\n";
+    assert_eq!(fs::read_to_string(&lock).unwrap(), pid + expected);
+    store.close();
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "");
+}
+
+#[track_caller]
+fn check_refused(dir: &Path, expected: &str) {
+    let text = open(dir).unwrap_err().to_string();
+    assert!(text.contains(expected), "{text}");
+    assert!(text.contains(&dir.display().to_string()), "{text}");
+}
+
+#[test]
+fn what_is_not_ours_is_refused_and_left_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("file");
+    fs::write(&file, b"x").unwrap();
+    check_refused(&file, "not a folder");
+    check_refused(&file.join("below"), "not a folder");
+    check_refused(temp.path(), "\"file\"");
+    assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
+
+    let ours = temp.path().join("ours");
+    open(&ours).unwrap().0.close();
+    fs::write(ours.join("format"), "mambamq data folder, format 9\n").unwrap();
+    check_refused(&ours, "format 9");
+    fs::write(ours.join("format"), "something else").unwrap();
+    check_refused(&ours, "\"format\"");
+    fs::write(ours.join("format"), "mambamq data folder, for").unwrap();
+    open(&ours).unwrap().0.close();
+    fs::write(ours.join("definitions.redb"), "garbage").unwrap();
+    check_refused(&ours, "backup");
+}
+
+#[test]
+fn a_folder_without_permission_says_so() {
+    if rustix::process::geteuid().is_root() {
+        return; // Nothing is forbidden to root.
+    }
+    let temp = tempfile::tempdir().unwrap();
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o500)).unwrap();
+    check_refused(temp.path(), "no permission");
+}

@@ -1,0 +1,286 @@
+//! A disk in memory that can be cut, filled up and broken.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its part of the support"
+)]
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use mamba_store::{Disk, DiskFile, DurableWaker};
+use mamba_types::{Message, RecordMeta};
+use parking_lot::{Condvar, Mutex};
+
+/// Octets of a file, as written and as last synced.
+#[derive(Clone, Debug, Default)]
+struct Content {
+    written: Vec<u8>,
+    synced: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    faults: Faults,
+    clock: u64,
+    writes: u64,
+}
+
+/// What the disk does wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Octets that still fit.
+    pub room: Option<u64>,
+    pub sync_fails: bool,
+    pub write_fails: bool,
+    /// A write takes at most so many octets.
+    pub short_writes: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct MemoryDisk {
+    state: Arc<Mutex<State>>,
+    /// Signals that a fault was met.
+    met: Arc<(Mutex<u64>, Condvar)>,
+}
+
+pub type Image = BTreeMap<PathBuf, Vec<u8>>;
+
+impl MemoryDisk {
+    pub fn from_image(image: &Image) -> Self {
+        let disk = Self::default();
+        for (path, octets) in image {
+            let content = Content {
+                written: octets.clone(),
+                synced: octets.clone(),
+            };
+            let file = Arc::new(Mutex::new(content));
+            disk.state.lock().files.insert(path.clone(), file);
+        }
+        disk
+    }
+
+    pub fn set_faults(&self, faults: Faults) {
+        self.state.lock().faults = faults;
+    }
+
+    /// Waits until faults were met `count` times.
+    pub fn wait_for_faults(&self, count: u64) {
+        let mut met = self.met.0.lock();
+        while *met < count {
+            self.met.1.wait(&mut met);
+        }
+    }
+
+    fn fault(&self) {
+        *self.met.0.lock() += 1;
+        self.met.1.notify_all();
+    }
+
+    /// What a process crash leaves.
+    pub fn written(&self) -> Image {
+        self.image(|content| content.written.clone())
+    }
+
+    /// What a power cut leaves at the least.
+    pub fn synced(&self) -> Image {
+        self.image(|content| content.synced.clone())
+    }
+
+    fn image(&self, octets: impl Fn(&Content) -> Vec<u8>) -> Image {
+        let state = self.state.lock();
+        state
+            .files
+            .iter()
+            .map(|(path, content)| (path.clone(), octets(&content.lock())))
+            .collect()
+    }
+
+    fn handle(&self, path: &Path, create: bool) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = self.state.lock();
+        let content = if create {
+            Arc::clone(state.files.entry(path.to_owned()).or_default())
+        } else {
+            Arc::clone(state.files.get(path).ok_or(io::ErrorKind::NotFound)?)
+        };
+        Ok(Box::new(MemoryFile {
+            disk: self.clone(),
+            content,
+        }))
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.handle(path, true)
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.handle(path, false)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.handle(path, true)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let content = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.files.insert(to.to_owned(), content);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let removed = self.state.lock().files.remove(path);
+        removed
+            .map(drop)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn create_dir(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let state = self.state.lock();
+        Ok(state
+            .files
+            .keys()
+            .filter(|file| file.parent() == Some(path))
+            .filter_map(|file| Some(file.file_name()?.to_owned()))
+            .collect())
+    }
+
+    fn free_space(&self, _path: &Path) -> io::Result<u64> {
+        Ok(self.state.lock().faults.room.unwrap_or(u64::MAX))
+    }
+
+    fn now(&self) -> Duration {
+        let mut state = self.state.lock();
+        state.clock += 1;
+        Duration::from_millis(state.clock)
+    }
+}
+
+#[derive(Debug)]
+struct MemoryFile {
+    disk: MemoryDisk,
+    content: Arc<Mutex<Content>>,
+}
+
+impl DiskFile for MemoryFile {
+    fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let mut octets: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+        {
+            let mut state = self.disk.state.lock();
+            let faults = &mut state.faults;
+            if faults.write_fails {
+                drop(state);
+                self.disk.fault();
+                return Err(io::Error::other("injected"));
+            }
+            if let Some(most) = faults.short_writes {
+                octets.truncate(most);
+            }
+            if let Some(room) = &mut faults.room {
+                octets.truncate(usize::try_from(*room).unwrap_or(usize::MAX));
+                *room -= octets.len() as u64;
+                if octets.is_empty() {
+                    drop(state);
+                    self.disk.fault();
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+            }
+            state.writes += 1;
+        }
+        let mut content = self.content.lock();
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = offset + octets.len();
+        if content.written.len() < end {
+            content.written.resize(end, 0);
+        }
+        content.written[offset..end].copy_from_slice(&octets);
+        Ok(octets.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let content = self.content.lock();
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = content.written.get(from..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.disk.state.lock().faults.sync_fails {
+            self.disk.fault();
+            return Err(io::Error::other("injected"));
+        }
+        let mut content = self.content.lock();
+        content.synced = content.written.clone();
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let mut content = self.content.lock();
+        if content.written.len() < len {
+            content.written.resize(len, 0);
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        self.content.lock().written.resize(len, 0);
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.content.lock().written.len() as u64)
+    }
+}
+
+/// A record with the given body.
+pub fn record(body: &[u8]) -> Bytes {
+    let meta = RecordMeta {
+        persistent: true,
+        priority: None,
+        accepted_at_ms: 1,
+    };
+    Message::build(meta, b"", b"q", b"\0\x3c\0\0\0\0\0\0\0\0\0\x03\0\0", body)
+        .record()
+        .clone()
+}
+
+/// Counts its calls.
+#[derive(Debug, Default)]
+pub struct Calls(AtomicU64);
+
+impl Calls {
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl DurableWaker for Calls {
+    fn durable(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
