@@ -24,7 +24,8 @@ def worker(app):
     command = [sys.executable, "-m", "celery", "-A", f"tasks:{app.main}", "worker", "--concurrency", "2", "-n", host, "--loglevel", "INFO"]
     log = FOLDER / f"{host}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        # A process group of its own, to be killed as a whole, in the session that the runner ends.
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=os.setpgrp)
     process.host = host
     try:
         eventually(lambda: process.poll() is not None or " ready." in log.read_text(), "the worker to be ready", WORKER_START_SECS)
@@ -132,13 +133,11 @@ def recovery_after_kill():
         for number in range(count):
             send(classic, "note", str(done), number, queue=queue, ignore_result=True)
         interop.kill_and_restart_broker()
-        classic.pool.force_close_all()
         # The worker reconnects by itself; then it is told to consume the other queue, too.
-        control = dict(reply=True, timeout=2, limit=1, destination=[process.host])
-
         def consumer_added():
-            with contextlib.suppress(classic.connection_for_write().connection_errors):
-                return classic.control.add_consumer(queue, **control)
+            # A connection of our own: those in the pool died with the broker.
+            with classic.connection_for_write() as connection:
+                return classic.control.add_consumer(queue, destination=[process.host], reply=True, timeout=2, limit=1, connection=connection)
 
         eventually(consumer_added, "the worker to come back", 40)
         eventually(lambda: done.read_text().count("\n") >= count, f"{count} tasks", 30)
