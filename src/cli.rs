@@ -43,6 +43,8 @@ pub(crate) enum Command {
         #[arg(value_name = "FILE", env = "MAMBAMQ_CONFIG")]
         file: Option<PathBuf>,
     },
+    /// Put load on any AMQP 0-9-1 broker and measure it
+    Perf(mamba_perf::Args),
     /// Print the version
     Version,
 }

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_FAILURE)
             }
         },
+        Command::Perf(arguments) => mamba_perf::run(arguments),
         Command::Version => print(concat!("mambamq ", env!("CARGO_PKG_VERSION"), "\n")),
     }
 }
