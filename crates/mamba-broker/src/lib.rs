@@ -1,1 +1,18 @@
-//! Joins sessions, routing, queues and the store.
+//! The broker: virtual hosts, queues, consumers and permissions, joined to sessions, routing and the store.
+//!
+//! Knows no sockets: a [`connection::Connection`] takes octets and gives octets, and whoever owns the socket
+//! drives it. Start reading at [`connection`] for a client's way through the broker, at [`queue_cell`] for what
+//! happens under a queue's lock, at [`broker`] for the node.
+
+mod arguments;
+pub mod auth;
+pub mod broker;
+pub mod connection;
+pub mod metrics;
+pub mod outbox;
+pub mod queue_cell;
+pub mod vhost;
+
+pub use broker::{Alarms, Broker, BrokerConfig};
+pub use connection::{Connection, Now};
+pub use metrics::Snapshot;

@@ -109,7 +109,7 @@ pub struct Settled {
 pub struct Effects {
     /// Stored messages that are gone.
     pub settled: Vec<Settled>,
-    /// Stored messages that came back, with how often.
+    /// Stored messages of a queue that counts returns, with how often they came back.
     pub returned: Vec<(Sequence, u32)>,
     /// Messages to hand over, in order.
     pub deliveries: Vec<Delivery>,
@@ -149,6 +149,8 @@ pub enum Outcome {
     Discard,
     /// Comes back: nack, reject, recover, or its channel ended.
     Requeue,
+    /// Comes back and does not count: it never left the node.
+    Unsent,
 }
 
 /// Why a consumer was refused (403, `spec: errors §3.2`).
@@ -247,6 +249,15 @@ impl<P: Port> Queue<P> {
     pub fn messages(&self) -> impl Iterator<Item = &Stored> {
         self.ready
             .iter()
+            .chain(self.unacked.iter().map(|out| &out.stored))
+    }
+
+    /// Messages that a consumer has or may have seen.
+    pub fn delivered_before(&self) -> impl Iterator<Item = &Stored> {
+        let seen = |stored: &&Stored| stored.redelivered || stored.returns > 0;
+        self.ready
+            .iter()
+            .filter(seen)
             .chain(self.unacked.iter().map(|out| &out.stored))
     }
 
@@ -436,12 +447,13 @@ impl<P: Port> Queue<P> {
             match outcome {
                 Outcome::Ack | Outcome::Discard => effects.settled.extend(settled(&out.stored)),
                 Outcome::Requeue => self.put_back(out.stored, effects),
+                Outcome::Unsent => self.give_back(out.stored),
             }
         }
         self.let_better_consumer_take_over();
     }
 
-    /// Takes back a message that was handed over without acknowledgement but never sent.
+    /// Takes back a message that was handed over but never sent: to its original place.
     pub fn give_back(&mut self, stored: Stored) {
         let rank = self.rank(&stored);
         let priority = self.priority_of(&stored.message);
@@ -469,7 +481,7 @@ impl<P: Port> Queue<P> {
             effects.over_limit.push(stored);
             return;
         }
-        if stored.at != LogPosition::NONE {
+        if stored.at != LogPosition::NONE && self.settings.kind == QueueKind::Quorum {
             effects.returned.push((stored.sequence, stored.returns));
         }
         let priority = self.priority_of(&stored.message);

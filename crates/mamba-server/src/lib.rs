@@ -1,1 +1,113 @@
-//! Sockets, tasks, timers and shutdown.
+//! Sockets, tasks, timers and shutdown around the broker.
+//!
+//! Reads and writes octets and reads the clock; what the octets mean is the broker's affair. One task per
+//! connection, one per listener. Start reading at [`Server`], then [`connection`](self).
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this crate is where the clock is read"
+)]
+
+mod clock;
+mod connection;
+mod input;
+mod listener;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use mamba_broker::Broker;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+use self::clock::Clock;
+
+/// How the server listens and stops.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Addresses to listen on; port 0 takes a free one.
+    pub listeners: Vec<SocketAddr>,
+    /// How long clients may take to answer `connection.close` at a shutdown.
+    pub shutdown_grace: Duration,
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// Bound listeners in front of a broker.
+#[derive(Debug)]
+pub struct Server {
+    broker: Arc<Broker>,
+    listeners: Vec<TcpListener>,
+    shutdown_grace: Duration,
+}
+
+impl Server {
+    /// Binds every address. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound.
+    pub fn bind(broker: Arc<Broker>, config: ServerConfig) -> Result<Self, BindError> {
+        let listeners = config
+            .listeners
+            .into_iter()
+            .map(|address| listener::bind(address).map_err(|source| BindError { address, source }))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            broker,
+            listeners,
+            shutdown_grace: config.shutdown_grace,
+        })
+    }
+
+    /// Where clients can connect.
+    #[must_use]
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .collect()
+    }
+
+    /// Serves until `stop` becomes true, then stops listening, closes every connection and returns when the last
+    /// one has ended or the grace time is over.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let clock = Clock::start();
+        // Every connection task holds a sender: the last one to end closes the mailbox.
+        let (alive, mut ended) = mpsc::channel::<()>(1);
+        let accepting: Vec<_> = self
+            .listeners
+            .into_iter()
+            .map(|listener| {
+                tokio::spawn(listener::accept(
+                    listener,
+                    Arc::clone(&self.broker),
+                    clock,
+                    alive.clone(),
+                ))
+            })
+            .collect();
+        drop(alive);
+        // An error means that nobody can ask any more: stop as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+        for task in accepting {
+            task.abort();
+        }
+        self.broker.close_connections("shutdown");
+        if timeout(self.shutdown_grace, ended.recv()).await.is_err() {
+            tracing::warn!(
+                connections = self.broker.connection_count(),
+                "some clients did not answer connection.close in time"
+            );
+        }
+    }
+}

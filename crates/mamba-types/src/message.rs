@@ -21,7 +21,7 @@
 //!
 //! Many records stand back to back in one shared buffer (a *chunk*); a [`Message`] is a counted slice of it.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// Octets before the address.
 pub const RECORD_HEADER_LEN: usize = 32;
@@ -87,27 +87,42 @@ pub fn begin(
     header: &[u8],
     body_len: u32,
 ) -> usize {
+    let address = 2 + exchange.len() + routing_key.len();
+    buffer.reserve(RECORD_HEADER_LEN + address + header.len() + body_len as usize);
+    begin_growing(buffer, meta, exchange, routing_key, header, body_len)
+}
+
+/// Like [`begin`], without room for the body: for a body that is still arriving from a peer that may have lied
+/// about its length.
+///
+/// # Panics
+/// As [`begin`].
+pub fn begin_growing(
+    buffer: &mut Vec<u8>,
+    meta: RecordMeta,
+    exchange: &[u8],
+    routing_key: &[u8],
+    header: &[u8],
+    body_len: u32,
+) -> usize {
     let start = buffer.len();
     let exchange_len = u8::try_from(exchange.len()).expect("an exchange name is a short string");
     let key_len = u8::try_from(routing_key.len()).expect("a routing key is a short string");
     let address_len = 2 + u16::from(exchange_len) + u16::from(key_len);
     let header_len = u32::try_from(header.len()).expect("a content header fits a frame");
-    let total = RECORD_HEADER_LEN + usize::from(address_len) + header.len() + body_len as usize;
+    let prefix = RECORD_HEADER_LEN + usize::from(address_len) + header.len();
     let mut head = [0u8; RECORD_HEADER_LEN];
     head[0..4].copy_from_slice(
-        &u32::try_from(total)
+        &u32::try_from(prefix + body_len as usize)
             .expect("a body is at most 512 MiB")
             .to_le_bytes(),
     );
     head[8] = VERSION;
-    head[9] = u8::from(meta.persistent) * FLAG_PERSISTENT
-        + u8::from(meta.priority.is_some()) * FLAG_PRIORITY;
-    head[10] = meta.priority.unwrap_or(0);
     head[12..14].copy_from_slice(&address_len.to_le_bytes());
     head[16..20].copy_from_slice(&header_len.to_le_bytes());
     head[20..24].copy_from_slice(&body_len.to_le_bytes());
-    head[24..32].copy_from_slice(&meta.accepted_at_ms.to_le_bytes());
-    buffer.reserve(total);
+    set_meta(&mut head, 0, meta);
+    buffer.reserve(prefix);
     buffer.extend_from_slice(&head);
     buffer.push(exchange_len);
     buffer.extend_from_slice(exchange);
@@ -115,6 +130,20 @@ pub fn begin(
     buffer.extend_from_slice(routing_key);
     buffer.extend_from_slice(header);
     start
+}
+
+/// Replaces what the broker knows of the message in the record that begins at `start`.
+///
+/// Call it before [`finish`]: the checksum covers it.
+///
+/// # Panics
+/// If `buffer` holds less than a record's first 32 octets from `start` on.
+pub fn set_meta(buffer: &mut [u8], start: usize, meta: RecordMeta) {
+    let head = &mut buffer[start..start + RECORD_HEADER_LEN];
+    head[9] = u8::from(meta.persistent) * FLAG_PERSISTENT
+        + u8::from(meta.priority.is_some()) * FLAG_PRIORITY;
+    head[10] = meta.priority.unwrap_or(0);
+    head[24..32].copy_from_slice(&meta.accepted_at_ms.to_le_bytes());
 }
 
 /// Seals the record that begins at `start` and ends with the buffer: writes its checksum.
@@ -147,6 +176,19 @@ impl Message {
         finish(&mut buffer, start);
         Self {
             record: Bytes::from(buffer),
+        }
+    }
+
+    /// The same message with a checksum, for a record that was not meant for the log when it was built.
+    #[must_use]
+    pub fn sealed(self) -> Self {
+        let mut record = self
+            .record
+            .try_into_mut()
+            .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        finish(&mut record, 0);
+        Self {
+            record: record.freeze(),
         }
     }
 

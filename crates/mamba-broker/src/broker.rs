@@ -1,0 +1,467 @@
+//! The node: its virtual hosts, users, connections, store and alarms.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+};
+
+use mamba_session::SessionConfig;
+use mamba_store::{
+    CleanStop, OpenError, RealDisk, RecoveryReport, SequenceRun, Store, StoreConfig, SyncMode,
+};
+use mamba_types::{
+    FieldTable, FieldValue, HardError, Limits, Message, QueueId, Sequence, Violation,
+    table::ShortString,
+};
+use parking_lot::{Mutex, RwLock};
+
+use crate::{
+    auth::{Permissions, User, Users},
+    connection::{Connection, Now},
+    metrics::{Metrics, Snapshot},
+    outbox::{Notice, Outbox},
+    vhost::Vhost,
+};
+
+/// The one virtual host there is for now.
+pub const DEFAULT_VHOST: &str = "/";
+
+/// How a node is set up.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// Where everything durable lies.
+    pub data_dir: PathBuf,
+    /// When a message counts as durable.
+    pub sync: SyncMode,
+    /// Octets per log file.
+    pub log_file_size: u64,
+    /// Limits for every connection.
+    pub limits: Limits,
+    /// Shown to clients and operators.
+    pub node_name: String,
+    /// Shown to clients.
+    pub cluster_name: String,
+    /// `product` in the server properties; client libraries switch on it.
+    pub product: String,
+    /// `version` in the server properties, `x.y.z`.
+    pub version: String,
+    /// Name and password of the built-in user.
+    pub user: (String, String),
+    /// Users that may only log in from this machine.
+    pub loopback_users: Vec<String>,
+}
+
+impl BrokerConfig {
+    /// The defaults, for a data folder.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            sync: SyncMode::Fsync,
+            log_file_size: 64 << 20,
+            limits: Limits::default(),
+            node_name: "mambamq@localhost".to_owned(),
+            cluster_name: "mambamq@localhost".to_owned(),
+            product: "RabbitMQ".to_owned(),
+            version: "4.0.5".to_owned(),
+            user: ("guest".to_owned(), "guest".to_owned()),
+            loopback_users: vec!["guest".to_owned()],
+        }
+    }
+}
+
+/// Which resources are short (`spec: semantics §20`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Alarms {
+    /// Memory is above its watermark.
+    pub memory: bool,
+    /// Free disk space is below its limit.
+    pub disk: bool,
+}
+
+impl Alarms {
+    const MEMORY: u8 = 1;
+    const DISK: u8 = 2;
+
+    fn bits(self) -> u8 {
+        u8::from(self.memory) * Self::MEMORY + u8::from(self.disk) * Self::DISK
+    }
+
+    const fn from_bits(bits: u8) -> Self {
+        Self {
+            memory: bits & Self::MEMORY != 0,
+            disk: bits & Self::DISK != 0,
+        }
+    }
+
+    /// The reason `connection.blocked` gives; `None` when all is well.
+    pub(crate) const fn reason(self) -> Option<&'static str> {
+        match (self.memory, self.disk) {
+            (false, false) => None,
+            (true, false) => Some("low on memory"),
+            (false, true) => Some("low on disk"),
+            (true, true) => Some("low on memory & disk"),
+        }
+    }
+}
+
+/// Where replies to a direct reply-to consumer go.
+#[derive(Clone, Debug)]
+pub(crate) struct ReplyTarget {
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) channel: mamba_types::ChannelId,
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct Broker {
+    pub(crate) config: BrokerConfig,
+    pub(crate) store: StoreHandle,
+    pub(crate) metrics: Metrics,
+    pub(crate) users: Users,
+    vhosts: RwLock<HashMap<Arc<str>, Arc<Vhost>>>,
+    connections: Mutex<HashMap<u64, Arc<Outbox>>>,
+    replies: RwLock<HashMap<Arc<str>, ReplyTarget>>,
+    next_connection: AtomicU64,
+    alarms: AtomicU8,
+    stopping: AtomicBool,
+    seed: u64,
+    draws: AtomicU64,
+    report: RecoveryReport,
+}
+
+/// The store with a name for `Debug`.
+pub(crate) struct StoreHandle(pub(crate) Store);
+
+impl std::fmt::Debug for StoreHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+impl Broker {
+    /// Opens the data folder and brings back what it holds. `seed` feeds everything that is drawn by chance.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do.
+    pub fn open(config: BrokerConfig, seed: u64) -> Result<Arc<Self>, OpenError> {
+        let mut store_config = StoreConfig::new(&config.data_dir);
+        store_config.sync = config.sync;
+        store_config.file_size = config.log_file_size;
+        let (store, mut recovered) = Store::open(store_config, Arc::new(RealDisk::new()))?;
+        let vhost = Arc::new(Vhost::new(DEFAULT_VHOST, seed));
+        vhost.recover(&store, &mut recovered);
+        let (name, password) = &config.user;
+        let user = User::new(name, password, DEFAULT_VHOST, Permissions::ALL);
+        Ok(Arc::new(Self {
+            users: Users::new(vec![user], config.loopback_users.clone()),
+            metrics: Metrics::default(),
+            vhosts: RwLock::new(HashMap::from([(Arc::clone(&vhost.name), vhost)])),
+            connections: Mutex::default(),
+            replies: RwLock::default(),
+            next_connection: AtomicU64::new(1),
+            alarms: AtomicU8::new(0),
+            stopping: AtomicBool::new(false),
+            seed,
+            draws: AtomicU64::new(0),
+            report: recovered.report,
+            store: StoreHandle(store),
+            config,
+        }))
+    }
+
+    /// What recovery met at the start.
+    pub const fn recovery_report(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// The store, for its lock file and its free space.
+    pub const fn store(&self) -> &Store {
+        &self.store.0
+    }
+
+    /// The configuration.
+    pub const fn config(&self) -> &BrokerConfig {
+        &self.config
+    }
+
+    /// A virtual host by name.
+    #[must_use]
+    pub fn vhost(&self, name: &str) -> Option<Arc<Vhost>> {
+        self.vhosts.read().get(name).cloned()
+    }
+
+    /// All virtual hosts, by name.
+    #[must_use]
+    pub fn vhosts(&self) -> Vec<Arc<Vhost>> {
+        let mut all: Vec<_> = self.vhosts.read().values().cloned().collect();
+        all.sort_by(|left, right| left.name.cmp(&right.name));
+        all
+    }
+
+    /// Starts the protocol on a socket that was accepted `now`. `None` when the node is full or stopping: close
+    /// the socket.
+    pub fn connect(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        local: SocketAddr,
+        now: Now,
+    ) -> Option<Connection> {
+        if self.stopping.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut connections = self.connections.lock();
+        if connections.len() >= self.config.limits.connections_max {
+            tracing::warn!(%peer, limit = self.config.limits.connections_max, "connection refused: limits.connections_max is reached");
+            return None;
+        }
+        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let outbox = Outbox::new(id, self.config.limits.outbox_bytes_max);
+        connections.insert(id, Arc::clone(&outbox));
+        drop(connections);
+        let config = SessionConfig {
+            limits: self.config.limits.clone(),
+            server_properties: self.server_properties(),
+            mechanisms: "PLAIN AMQPLAIN".to_owned(),
+        };
+        Some(Connection::new(
+            Arc::clone(self),
+            outbox,
+            config,
+            peer,
+            local,
+            now,
+        ))
+    }
+
+    pub(crate) fn forget_connection(&self, id: u64) {
+        self.connections.lock().remove(&id);
+    }
+
+    /// Connections open now, those in the handshake included.
+    #[must_use]
+    pub fn connection_count(&self) -> usize {
+        self.connections.lock().len()
+    }
+
+    fn server_properties(&self) -> FieldTable {
+        let text = |text: &str| FieldValue::LongString(text.into());
+        let capabilities = [
+            "publisher_confirms",
+            "exchange_exchange_bindings",
+            "basic.nack",
+            "consumer_cancel_notify",
+            "connection.blocked",
+            "consumer_priorities",
+            "authentication_failure_close",
+            "per_consumer_qos",
+            "direct_reply_to",
+        ];
+        let mut able = FieldTable::default();
+        for capability in capabilities {
+            able.insert(ShortString::from(capability), FieldValue::Boolean(true));
+        }
+        let mut properties = FieldTable::default();
+        properties.insert("capabilities".into(), FieldValue::FieldTable(able));
+        properties.insert("cluster_name".into(), text(&self.config.cluster_name));
+        properties.insert(
+            "copyright".into(),
+            text("Copyright (c) the MambaMQ authors"),
+        );
+        properties.insert("information".into(), text("MambaMQ, an AMQP 0-9-1 broker"));
+        properties.insert(
+            "platform".into(),
+            text(concat!("MambaMQ/", env!("CARGO_PKG_VERSION"))),
+        );
+        properties.insert("product".into(), text(&self.config.product));
+        properties.insert("version".into(), text(&self.config.version));
+        properties
+    }
+
+    /// The alarms that are on.
+    pub fn alarms(&self) -> Alarms {
+        Alarms::from_bits(self.alarms.load(Ordering::Acquire))
+    }
+
+    /// Switches alarms; connections that publish are held back while any is on.
+    pub fn set_alarms(&self, alarms: Alarms) {
+        let before = self.alarms.swap(alarms.bits(), Ordering::AcqRel);
+        if before == alarms.bits() {
+            return;
+        }
+        match alarms.reason() {
+            Some(reason) => tracing::warn!(reason, "alarm: publishing connections are blocked"),
+            None => tracing::info!("alarm is over: publishing connections go on"),
+        }
+        self.for_each_outbox(Outbox::ring);
+    }
+
+    /// A 128-bit number nobody can guess from another one's, as 22 characters of base64url.
+    pub(crate) fn draw_name(&self, prefix: &str) -> String {
+        const DIGITS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let draw = self.draws.fetch_add(1, Ordering::Relaxed);
+        let mix = |salt: u64| {
+            use std::hash::BuildHasher;
+            foldhash::quality::FixedState::with_seed(self.seed ^ salt).hash_one((
+                draw,
+                salt,
+                self.store.0.node_id(),
+                self.store.0.epoch(),
+            ))
+        };
+        let mut number =
+            (u128::from(mix(0x9E37_79B9_7F4A_7C15)) << 64) | u128::from(mix(0xC2B2_AE3D_27D4_EB4F));
+        let mut name = prefix.to_owned();
+        for _ in 0..22 {
+            name.push(char::from(DIGITS[(number & 63) as usize]));
+            number >>= 6;
+        }
+        name
+    }
+
+    /// The first sequence number of a queue that is made or recovered in this run.
+    pub(crate) fn first_sequence(store: &Store) -> Sequence {
+        Sequence((store.epoch() << 40) + 1)
+    }
+
+    pub(crate) fn register_reply(&self, token: Arc<str>, target: ReplyTarget) {
+        self.replies.write().insert(token, target);
+    }
+
+    pub(crate) fn forget_reply(&self, token: &str) {
+        self.replies.write().remove(token);
+    }
+
+    pub(crate) fn reply_target(&self, token: &str) -> Option<ReplyTarget> {
+        self.replies.read().get(token).cloned()
+    }
+
+    /// Hands a reply to its requester's connection; lost when the requester is gone or does not read.
+    pub(crate) fn reply(&self, token: &str, message: Message) {
+        let found = self
+            .replies
+            .read()
+            .get_key_value(token)
+            .map(|(token, target)| (Arc::clone(token), target.clone()));
+        if let Some((token, target)) = found
+            && target.outbox.room() > 0
+        {
+            target.outbox.push(Notice::Reply {
+                channel: target.channel,
+                token,
+                message,
+            });
+        }
+    }
+
+    /// Asks every connection to close (320); they go as soon as their clients answer.
+    pub fn close_connections(&self, reason: &str) {
+        self.stopping.store(true, Ordering::Release);
+        let text = format!("broker forced connection closure with reason '{reason}'");
+        self.for_each_outbox(|outbox| {
+            outbox.push(Notice::Close(Violation::connection(
+                HardError::ConnectionForced,
+                text.clone(),
+            )));
+        });
+    }
+
+    fn for_each_outbox(&self, act: impl Fn(&Outbox)) {
+        let outboxes: Vec<Arc<Outbox>> = {
+            let connections = self.connections.lock();
+            let mut ids: Vec<_> = connections.iter().collect();
+            ids.sort_unstable_by_key(|(id, _)| **id);
+            ids.into_iter()
+                .map(|(_, outbox)| Arc::clone(outbox))
+                .collect()
+        };
+        for outbox in outboxes {
+            act(&outbox);
+        }
+    }
+
+    /// Moves the few live messages that keep old log files from being reclaimed. Call it now and then.
+    pub fn reclaim(&self) {
+        let Some(range) = self.store.0.log().relocation_candidate() else {
+            return;
+        };
+        for vhost in self.vhosts() {
+            for queue in vhost.queues() {
+                queue.relocate(&range);
+            }
+        }
+    }
+
+    /// Writes down the exact state and waits until it is durable. Call it after the connections are gone.
+    /// Returns whether everything is on disk.
+    #[must_use]
+    pub fn stop(&self) -> bool {
+        let mut state = CleanStop::default();
+        for vhost in self.vhosts() {
+            for queue in vhost.queues() {
+                let runs = runs(&queue.redelivered_at_stop());
+                if !runs.is_empty() {
+                    state.redelivered.push((queue.id, runs));
+                }
+            }
+        }
+        state.redelivered.sort_by_key(|(id, _): &(QueueId, _)| *id);
+        self.store.0.definitions().flush();
+        self.store.0.log().clean_stop(&state)
+    }
+
+    /// The node's counters at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.metrics.snapshot();
+        snapshot.connections = self.connection_count() as u64;
+        for vhost in self.vhosts() {
+            for queue in vhost.queues() {
+                let counts = queue.counts();
+                snapshot.queues += 1;
+                snapshot.messages_ready += counts.ready;
+                snapshot.messages_unacked += counts.unacked;
+                snapshot.message_bytes_ready += counts.ready_bytes;
+                snapshot.message_bytes_unacked += counts.unacked_bytes;
+                snapshot.consumers += counts.consumers;
+            }
+        }
+        let log = self.store.0.log().stats();
+        snapshot.log_syncs = log.syncs;
+        snapshot.log_sync_seconds = log.sync_time.as_secs_f64();
+        snapshot.log_bytes_written = log.bytes_written;
+        snapshot.log_entries = log.entries;
+        snapshot.log_groups = log.groups;
+        snapshot.log_files = log.files;
+        snapshot.log_bytes = log.log_bytes;
+        snapshot.log_live_bytes = log.live_bytes;
+        let alarms = self.alarms();
+        snapshot.alarm_memory = alarms.memory;
+        snapshot.alarm_disk = alarms.disk;
+        snapshot
+    }
+}
+
+fn runs(sequences: &[Sequence]) -> Vec<SequenceRun> {
+    let mut runs: Vec<SequenceRun> = Vec::new();
+    for &sequence in sequences {
+        match runs.last_mut() {
+            Some(run)
+                if run.first.0 + u64::from(run.count) == sequence.0 && run.count < u32::MAX =>
+            {
+                run.count += 1
+            }
+            _ => runs.push(SequenceRun {
+                first: sequence,
+                count: 1,
+            }),
+        }
+    }
+    runs
+}

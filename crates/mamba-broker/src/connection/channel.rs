@@ -1,0 +1,87 @@
+//! What the broker keeps per open channel.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mamba_queue::UnackedKey;
+use mamba_session::{ConfirmTracker, SettlementKind, Unacked};
+use mamba_types::{DeliveryTag, Message, Sequence};
+
+use super::publish::Route;
+use crate::outbox::{ChannelLimit, ConsumerSlot};
+
+/// One delivery a client holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    /// The connection's number for the queue.
+    pub(crate) queue: u32,
+    pub(crate) key: UnackedKey,
+    pub(crate) sequence: Sequence,
+}
+
+/// Confirm mode, tx mode or neither; they exclude each other (`spec: semantics §12, §19`).
+#[derive(Debug)]
+pub(crate) enum Mode {
+    Plain,
+    Confirm(ConfirmTracker),
+    Transaction(Transaction),
+}
+
+/// What waits for a commit.
+#[derive(Debug, Default)]
+pub(crate) struct Transaction {
+    pub(crate) publishes: Vec<Uncommitted>,
+    /// Octets of the records above.
+    pub(crate) bytes: usize,
+    pub(crate) settlements: Vec<(SettlementKind, Vec<(DeliveryTag, Held)>)>,
+}
+
+/// A publish inside a transaction: routed when it came, enqueued at the commit.
+#[derive(Debug)]
+pub(crate) struct Uncommitted {
+    pub(crate) route: Arc<Route>,
+    pub(crate) message: Message,
+    pub(crate) mandatory: bool,
+}
+
+/// A direct reply-to consumer (`spec: semantics §18`).
+#[derive(Clone, Debug)]
+pub(crate) struct ReplyConsumer {
+    pub(crate) tag: Arc<str>,
+    pub(crate) token: Arc<str>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) last_tag: u64,
+    pub(crate) unacked: Unacked<Held>,
+    pub(crate) mode: Mode,
+    pub(crate) consumers: BTreeMap<Arc<str>, ConsumerSlot>,
+    /// Prefetch of consumers started from now on; 0 means no limit.
+    pub(crate) prefetch: u16,
+    pub(crate) limit: Arc<ChannelLimit>,
+    /// The queue most recently declared here; an empty name in later methods means it.
+    pub(crate) last_queue: Option<Arc<str>>,
+    pub(crate) reply: Option<ReplyConsumer>,
+    pub(crate) has_published: bool,
+}
+
+impl Channel {
+    pub(crate) fn new() -> Self {
+        Self {
+            last_tag: 0,
+            unacked: Unacked::new(),
+            mode: Mode::Plain,
+            consumers: BTreeMap::new(),
+            prefetch: 0,
+            limit: Arc::default(),
+            last_queue: None,
+            reply: None,
+            has_published: false,
+        }
+    }
+
+    pub(crate) const fn next_tag(&mut self) -> DeliveryTag {
+        self.last_tag += 1;
+        DeliveryTag(self.last_tag)
+    }
+}

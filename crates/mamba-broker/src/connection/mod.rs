@@ -1,0 +1,815 @@
+//! One client connection: session events in, broker work done, frames out. No sockets: the server feeds
+//! octets and takes octets.
+//!
+//! ```text
+//!   receive(octets) -> session -> event -> publish | settle | method      (this task's input)
+//!   pump()          <- outbox: deliveries, cancels, close                  (other tasks' input)
+//!                   <- log: durable position -> confirms, commits
+//! ```
+//!
+//! Publishes and settlements of one turn are gathered and handed to each queue under one lock. [`Core`] is the
+//! part behind the session; its methods are spread over this folder by subject.
+
+mod channel;
+mod consume;
+mod publish;
+mod settle;
+mod topology;
+mod transaction;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::Waker,
+    time::Instant,
+};
+
+use mamba_codec::{
+    AMQPClass, FRAME_HEADER_LEN, Output, class_method, protocol, write_ack, write_method,
+    write_nack,
+};
+use mamba_session::{
+    Confirm, Credentials, DropReason, Event, Login, Scope, Session, SessionConfig, SessionState,
+    TimerOutcome,
+};
+use mamba_store::{DefinitionChange, StoreError, log::BACKLOG_BYTES_MAX};
+use mamba_types::{ChannelId, HardError, LogPosition, QueueId, Violation};
+
+use self::{
+    channel::{Channel, Mode},
+    consume::{Consumers, InternedQueues},
+    publish::Publisher,
+    settle::Settlements,
+};
+use crate::{
+    auth::User,
+    broker::Broker,
+    metrics::Counts,
+    outbox::{Notice, Outbox},
+    queue_cell::QueueCell,
+    vhost::Vhost,
+};
+
+/// The time, as an argument.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For time-outs.
+    pub instant: Instant,
+    /// Milliseconds since 1970, for what outlives the process.
+    pub unix_ms: u64,
+}
+
+/// Octets of output above which deliveries wait in the outbox.
+const OUTPUT_HIGH: usize = 262_144;
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct Connection {
+    session: Session,
+    out: Output,
+    core: Core,
+    ended: bool,
+    /// The client has been told that it is blocked, or would have been had it asked.
+    blocked: bool,
+}
+
+/// Who logged in, and where.
+#[derive(Debug)]
+pub(crate) struct LoggedIn {
+    pub(crate) user: Arc<User>,
+    pub(crate) vhost: Arc<Vhost>,
+}
+
+/// Everything behind the session.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) id: u64,
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) outbox: Arc<Outbox>,
+    user: Option<Arc<User>>,
+    pub(crate) login: Option<LoggedIn>,
+    pub(crate) channels: BTreeMap<ChannelId, Channel>,
+    pub(crate) consumers: Consumers,
+    /// Exclusive queues this connection declared.
+    pub(crate) exclusive: Vec<Arc<QueueCell>>,
+    pub(crate) queues: InternedQueues,
+    pub(crate) publisher: Publisher,
+    pub(crate) settlements: Settlements,
+    /// Channels with confirms outstanding.
+    pub(crate) confirming: Vec<ChannelId>,
+    /// A log position somebody will ring for.
+    expecting: Option<LogPosition>,
+    /// The log position that makes everything this connection published durable.
+    stored_up_to: LogPosition,
+    /// What the connection waits for before it reads on.
+    waiting: Option<Waiting>,
+    backlog: VecDeque<Notice>,
+    pub(crate) counts: Counts,
+    pub(crate) frame_max: u32,
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+/// A reply that leaves when its change is durable. Input waits meanwhile, so that order is kept.
+#[derive(Debug)]
+struct Waiting {
+    until: Until,
+    channel: ChannelId,
+    reply: Option<AMQPClass>,
+}
+
+#[derive(Debug)]
+enum Until {
+    Committed(Arc<Commit>),
+    Durable(LogPosition),
+}
+
+/// A change of definitions on its way to the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Commit(AtomicU8);
+
+impl Commit {
+    const DONE: u8 = 1;
+    const FAILED: u8 = 2;
+}
+
+/// A change of definitions, and what may be forgotten once it is durable.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) definitions: Vec<DefinitionChange>,
+    /// A deleted queue with the places of its stored messages.
+    pub(crate) forget: Option<(QueueId, Vec<LogPosition>)>,
+}
+
+impl From<Vec<DefinitionChange>> for Changes {
+    fn from(definitions: Vec<DefinitionChange>) -> Self {
+        Self {
+            definitions,
+            forget: None,
+        }
+    }
+}
+
+/// A violation with the method that caused it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) violation: Violation,
+    pub(crate) class: u16,
+    pub(crate) method: u16,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        broker: Arc<Broker>,
+        outbox: Arc<Outbox>,
+        config: SessionConfig,
+        peer: SocketAddr,
+        local: SocketAddr,
+        now: Now,
+    ) -> Self {
+        let mut counts = Counts {
+            connections_opened: 1,
+            ..Counts::default()
+        };
+        broker.metrics.add(&mut counts);
+        tracing::debug!(connection = outbox.connection, %peer, "connection accepted");
+        Self {
+            session: Session::new(config, now.instant),
+            out: Output::new(),
+            core: Core {
+                id: outbox.connection,
+                broker,
+                outbox,
+                user: None,
+                login: None,
+                channels: BTreeMap::new(),
+                consumers: Consumers::default(),
+                exclusive: Vec::new(),
+                queues: InternedQueues::default(),
+                publisher: Publisher::default(),
+                settlements: Settlements::default(),
+                confirming: Vec::new(),
+                expecting: None,
+                stored_up_to: LogPosition::NONE,
+                waiting: None,
+                backlog: VecDeque::new(),
+                counts,
+                frame_max: 0,
+                peer,
+                local,
+            },
+            ended: false,
+            blocked: false,
+        }
+    }
+
+    /// From now on `waker` is woken when there is something to [`Self::pump`].
+    pub fn listen(&self, waker: &Waker) {
+        self.core.outbox.listen(waker);
+    }
+
+    /// What is to be written.
+    pub const fn output(&mut self) -> &mut Output {
+        &mut self.out
+    }
+
+    /// Whether [`Self::receive`] would take input now. When not, reading waits: the client is blocked, or the
+    /// disk or the client's own socket is behind.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        let log = self.core.broker.store.0.log();
+        !self.ended
+            && !self.blocked
+            && self.core.waiting.is_none()
+            && self.out.len() < self.core.broker.config.limits.output_bytes_max
+            && log.backlog_bytes() < BACKLOG_BYTES_MAX
+    }
+
+    /// Takes octets from the client; returns how many are done with.
+    pub fn receive(&mut self, input: &[u8], now: Now) -> usize {
+        let mut done = 0;
+        while self.wants_input() {
+            let rest = input.get(done..).unwrap_or_default();
+            let received = self.session.receive(rest, now.instant, &mut self.out);
+            done += received.consumed;
+            let Some(event) = received.event else { break };
+            if !self.handle(event, now) {
+                break;
+            }
+        }
+        self.core.counts.bytes_received += done as u64;
+        self.core.flush();
+        self.confirm(now);
+        self.core.add_up();
+        self.core.wait_for_log();
+        done
+    }
+
+    fn handle(&mut self, event: Event<'_>, now: Now) -> bool {
+        let Self {
+            session, out, core, ..
+        } = self;
+        match event {
+            Event::Publish(channel, publish) => {
+                if let Err(violation) = core.publish(channel, publish, now, out) {
+                    self.fail(
+                        channel,
+                        &Failure {
+                            violation,
+                            class: 60,
+                            method: 40,
+                        },
+                        now,
+                    );
+                } else if core.broker.alarms().reason().is_some() {
+                    self.block();
+                }
+            }
+            Event::Settle(channel, settlement) => {
+                if let Err(violation) = core.settle(channel, settlement) {
+                    self.fail(
+                        channel,
+                        &Failure {
+                            violation,
+                            class: 60,
+                            method: settlement.method,
+                        },
+                        now,
+                    );
+                }
+            }
+            Event::Method(channel, method) => {
+                core.flush();
+                let (class, id) = identity(&method);
+                if let Err(violation) = core.method(channel, *method, out) {
+                    self.fail(
+                        channel,
+                        &Failure {
+                            violation,
+                            class,
+                            method: id,
+                        },
+                        now,
+                    );
+                }
+            }
+            Event::ChannelOpened(channel) => core.open_channel(channel),
+            Event::CloseChannel(channel) => {
+                core.flush();
+                core.close_channel(channel);
+                session.channel_closed(channel, out);
+            }
+            Event::CloseConnection => {
+                core.flush();
+                core.clean_up();
+                session.connection_closed(now.instant, out);
+            }
+            Event::Authenticate(login) => {
+                if core.authenticate(&login) {
+                    session.login_accepted(out);
+                } else {
+                    session.login_refused(now.instant, out);
+                }
+            }
+            Event::Open { vhost } => match core.open(&vhost) {
+                Ok(()) => {
+                    session.open_accepted(out);
+                    core.frame_max = session.frame_max();
+                }
+                Err(violation) => session.close(&violation, 10, 40, now.instant, out),
+            },
+            Event::UpdateSecret { .. } => session.secret_updated(out),
+            Event::WrongProtocol { octets } => {
+                core.log_wrong_protocol(octets);
+                return false;
+            }
+            Event::Closing(violation) => {
+                tracing::warn!(connection = core.id, peer = %core.peer, reason = %violation, "connection closed: protocol violation");
+                core.flush();
+                core.clean_up();
+            }
+        }
+        true
+    }
+
+    /// Closes the channel or the connection, as the violation's scope demands.
+    fn fail(&mut self, channel: ChannelId, failure: &Failure, now: Now) {
+        let Failure {
+            violation,
+            class,
+            method,
+        } = failure;
+        let Self {
+            session, out, core, ..
+        } = self;
+        core.flush();
+        match violation {
+            Violation::Channel { .. } => {
+                tracing::info!(connection = core.id, channel = channel.0, reason = %violation, "channel closed");
+                core.close_channel(channel);
+            }
+            Violation::Connection { .. } | Violation::ConnectionSoft { .. } => {
+                tracing::warn!(connection = core.id, channel = channel.0, reason = %violation, "connection closed");
+                core.clean_up();
+            }
+        }
+        match session.fail(channel, violation, *class, *method, now.instant, out) {
+            Scope::Channel | Scope::Connection => {}
+        }
+    }
+
+    fn block(&mut self) {
+        if self.blocked {
+            return;
+        }
+        if let Some(reason) = self.core.broker.alarms().reason() {
+            self.blocked = true;
+            self.session.blocked(reason, &mut self.out);
+            self.session.pause_monitor();
+            tracing::info!(
+                connection = self.core.id,
+                reason,
+                "publishing connection blocked"
+            );
+        }
+    }
+
+    /// Does what other tasks have left: deliveries, confirms, replies that waited for the disk, closing.
+    pub fn pump(&mut self, now: Now) {
+        if self.blocked && self.core.broker.alarms().reason().is_none() {
+            self.blocked = false;
+            self.session.unblocked(&mut self.out);
+            self.session.resume_monitor(now.instant);
+        }
+        self.finish_waiting(now);
+        self.confirm(now);
+        loop {
+            self.core.outbox.take(&mut self.core.backlog);
+            if self.core.backlog.is_empty() || self.out.len() >= OUTPUT_HIGH {
+                break;
+            }
+            if let Some(violation) =
+                self.core
+                    .deliver(OUTPUT_HIGH, self.session.capabilities(), &mut self.out)
+            {
+                self.core.clean_up();
+                self.session
+                    .close(&violation, 0, 0, now.instant, &mut self.out);
+            }
+        }
+        self.core.add_up();
+    }
+
+    /// Writes the confirms whose messages have become safe.
+    fn confirm(&mut self, now: Now) {
+        if self.core.confirming.is_empty() {
+            return;
+        }
+        let log = self.core.broker.store.0.log().clone();
+        if log.failed() {
+            self.log_failed(now);
+            return;
+        }
+        let durable = log.durable();
+        let Self { core, out, .. } = self;
+        let mut latest = LogPosition::NONE;
+        let channels = &mut core.channels;
+        let mut confirmed = 0;
+        core.confirming.retain(|id| {
+            let Some(Channel {
+                mode: Mode::Confirm(confirms),
+                ..
+            }) = channels.get_mut(id)
+            else {
+                return false;
+            };
+            let before = confirms.pending();
+            confirms.durable(
+                durable,
+                |Confirm {
+                     tag,
+                     multiple,
+                     nack,
+                 }| {
+                    if nack {
+                        write_nack(out.buffer(), *id, tag, multiple);
+                    } else {
+                        write_ack(out.buffer(), *id, tag, multiple);
+                    }
+                },
+            );
+            confirmed += before - confirms.pending();
+            if let Some(position) = confirms.waiting_for() {
+                latest = latest.max(position);
+            }
+            confirms.pending() > 0
+        });
+        core.counts.messages_confirmed += confirmed;
+        core.expect(latest, durable);
+    }
+
+    /// The log will never be durable again: nothing can be confirmed, and the publisher has to know.
+    fn log_failed(&mut self, now: Now) {
+        let Self {
+            core, session, out, ..
+        } = self;
+        let text = "the message log has failed: nothing can be stored; the broker's operator has to look at the disk";
+        let violation = Violation::connection(HardError::InternalError, text);
+        core.confirming.clear();
+        core.clean_up();
+        session.close(&violation, 0, 0, now.instant, out);
+    }
+
+    /// Sends the reply that waited, once its change is durable.
+    fn finish_waiting(&mut self, now: Now) {
+        let Some(waiting) = &self.core.waiting else {
+            return;
+        };
+        let log = self.core.broker.store.0.log();
+        let outcome = match &waiting.until {
+            Until::Committed(commit) => commit.0.load(Ordering::Acquire),
+            Until::Durable(position) if log.is_durable(*position) => Commit::DONE,
+            Until::Durable(_) if log.failed() => Commit::FAILED,
+            Until::Durable(_) => 0,
+        };
+        match outcome {
+            0 => {}
+            Commit::DONE => {
+                if let Some(Waiting {
+                    channel,
+                    reply: Some(reply),
+                    ..
+                }) = self.core.waiting.take()
+                {
+                    write_method(self.out.buffer(), channel, &reply);
+                }
+            }
+            _ => {
+                self.core.waiting = None;
+                let text = "the change could not be stored; see the broker's log";
+                let violation = Violation::connection(HardError::InternalError, text);
+                self.core.clean_up();
+                self.session
+                    .close(&violation, 0, 0, now.instant, &mut self.out);
+            }
+        }
+    }
+
+    /// Whether deliveries wait for room in the output.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        !self.core.backlog.is_empty()
+    }
+
+    /// The socket took octets.
+    pub fn wrote(&mut self, octets: usize, now: Now) {
+        self.core.counts.bytes_sent += octets as u64;
+        self.session.wrote(now.instant);
+    }
+
+    /// When to call [`Self::timer`] next; changes with every other call.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.session.deadline()
+    }
+
+    /// Does what is due by `now`.
+    pub fn timer(&mut self, now: Now) {
+        if let TimerOutcome::Dropped(reason) = self.session.timer(now.instant, &mut self.out) {
+            let core = &self.core;
+            match reason {
+                DropReason::HandshakeTimeout => {
+                    tracing::warn!(connection = core.id, peer = %core.peer, "connection closed: the handshake took too long");
+                }
+                DropReason::MissedHeartbeats { interval_secs } => {
+                    tracing::warn!(connection = core.id, peer = %core.peer, "missed heartbeats from client, timeout: {interval_secs}s");
+                }
+                DropReason::Refused | DropReason::ClosingTimeout => {
+                    tracing::debug!(connection = core.id, ?reason, "connection closed");
+                }
+            }
+            self.core.flush();
+            self.core.clean_up();
+        }
+    }
+
+    /// Close the socket once the output is written.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.session.is_finished()
+    }
+
+    /// Whether the connection is open and neither side is closing it.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.session.state() == SessionState::Running
+    }
+
+    /// The socket is gone: gives back everything the client held. Also called on drop.
+    pub fn end(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.ended = true;
+        let core = &mut self.core;
+        core.flush();
+        core.clean_up();
+        core.broker.forget_connection(core.id);
+        core.counts.connections_closed += 1;
+        core.add_up();
+        tracing::debug!(connection = core.id, peer = %core.peer, "connection ended");
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Core {
+    fn authenticate(&mut self, login: &Login) -> bool {
+        self.counts.auth_attempts += 1;
+        let (name, user) = match &login.credentials {
+            Credentials::Password { user, password } => (
+                user.as_str(),
+                self.broker
+                    .users
+                    .login(user.as_bytes(), &password.0, self.peer.ip()),
+            ),
+            Credentials::External | Credentials::Anonymous => ("", None),
+        };
+        let client = login
+            .client_properties
+            .inner()
+            .get("connection_name")
+            .and_then(mamba_types::table::text)
+            .unwrap_or_default();
+        match user {
+            Some(user) => {
+                tracing::info!(connection = self.id, peer = %self.peer, local = %self.local, user = %user.name, client, "logged in");
+                self.user = Some(user);
+                true
+            }
+            None => {
+                self.counts.auth_failures += 1;
+                tracing::warn!(
+                    connection = self.id, peer = %self.peer, user = name, mechanism = %login.mechanism,
+                    "login refused: wrong name or password, or a user that may only log in from this machine"
+                );
+                false
+            }
+        }
+    }
+
+    fn open(&mut self, vhost: &str) -> Result<(), Violation> {
+        let not_allowed = |text: String| Violation::connection(HardError::NotAllowed, text);
+        let Some(found) = self.broker.vhost(vhost) else {
+            return Err(not_allowed(format!("vhost {vhost} not found")));
+        };
+        let Some(user) = self.user.take() else {
+            return Err(not_allowed("not logged in".to_owned()));
+        };
+        if !user.may_open(vhost) {
+            return Err(not_allowed(format!(
+                "access to vhost '{vhost}' refused for user '{}'",
+                user.name
+            )));
+        }
+        self.login = Some(LoggedIn { user, vhost: found });
+        Ok(())
+    }
+
+    fn open_channel(&mut self, id: ChannelId) {
+        self.counts.channels_opened += 1;
+        self.channels.insert(id, Channel::new());
+    }
+
+    /// Gives up everything a channel holds: consumers first, so that nothing new comes; then what is on its way
+    /// and what is unsettled goes back.
+    pub(crate) fn close_channel(&mut self, id: ChannelId) {
+        let Some(mut channel) = self.channels.remove(&id) else {
+            return;
+        };
+        self.counts.channels_closed += 1;
+        self.counts.publishers_ended += u64::from(channel.has_published);
+        self.confirming.retain(|confirming| *confirming != id);
+        if let Some(reply) = channel.reply.take() {
+            self.broker.forget_reply(&reply.token);
+        }
+        self.give_up(channel);
+    }
+
+    /// Gives up all channels and exclusive queues.
+    fn clean_up(&mut self) {
+        self.waiting = None;
+        while let Some((id, _)) = self.channels.first_key_value() {
+            let id = *id;
+            self.close_channel(id);
+        }
+        self.delete_exclusive_queues();
+        self.login = None;
+    }
+
+    /// Hands gathered publishes, then gathered settlements, to their queues.
+    pub(crate) fn flush(&mut self) {
+        self.flush_publishes();
+        self.flush_settlements();
+    }
+
+    pub(crate) fn add_up(&mut self) {
+        self.broker.metrics.add(&mut self.counts);
+    }
+
+    /// Has the log ring when `position` is durable, unless it will ring anyway.
+    fn expect(&mut self, position: LogPosition, durable: LogPosition) {
+        if self.expecting.is_some_and(|expected| expected <= durable) {
+            self.expecting = None;
+        }
+        if position > durable && self.expecting.is_none() {
+            self.expecting = Some(position);
+            let waker: Arc<dyn mamba_store::DurableWaker> = Arc::clone(&self.outbox) as _;
+            self.broker.store.0.log().wake_at(position, waker);
+        }
+    }
+
+    /// Has the log ring once it has caught up, if it is so far behind that reading pauses.
+    fn wait_for_log(&mut self) {
+        let log = self.broker.store.0.log();
+        if log.backlog_bytes() >= BACKLOG_BYTES_MAX {
+            let waker: Arc<dyn mamba_store::DurableWaker> = Arc::clone(&self.outbox) as _;
+            log.wake_at(self.stored_up_to, waker);
+        }
+    }
+
+    /// Hands changes over that nobody waits for.
+    pub(crate) fn submit(&self, changes: Changes) {
+        self.submit_and_tell(changes, |_| {});
+    }
+
+    fn submit_and_tell(&self, changes: Changes, tell: impl FnOnce(bool) + Send + 'static) {
+        let Changes {
+            definitions,
+            forget,
+        } = changes;
+        let log = self.broker.store.0.log().clone();
+        let done = move |result: Result<(), StoreError>| {
+            if let Err(error) = &result {
+                tracing::error!(%error, "a change of definitions could not be stored");
+            } else if let Some((queue, stored)) = forget {
+                log.forget_queue(queue, &stored);
+            }
+            tell(result.is_ok());
+        };
+        self.broker
+            .store
+            .0
+            .definitions()
+            .submit(definitions, Box::new(done));
+    }
+
+    /// Replies at once, or when `changes` are durable. `reply` is `None` for a method with nowait.
+    pub(crate) fn reply_when_durable(
+        &mut self,
+        channel: ChannelId,
+        reply: Option<AMQPClass>,
+        changes: impl Into<Changes>,
+        out: &mut Output,
+    ) {
+        let changes = changes.into();
+        if changes.definitions.is_empty() {
+            if let Some(reply) = reply {
+                write_method(out.buffer(), channel, &reply);
+            }
+            return;
+        }
+        let commit = Arc::new(Commit::default());
+        let (done, outbox) = (Arc::clone(&commit), Arc::clone(&self.outbox));
+        self.submit_and_tell(changes, move |stored| {
+            done.0.store(
+                if stored { Commit::DONE } else { Commit::FAILED },
+                Ordering::Release,
+            );
+            outbox.ring();
+        });
+        if reply.is_some() {
+            self.waiting = Some(Waiting {
+                until: Until::Committed(commit),
+                channel,
+                reply,
+            });
+        }
+    }
+
+    /// Replies when the log is durable up to `position`.
+    pub(crate) fn reply_when_logged(
+        &mut self,
+        channel: ChannelId,
+        reply: AMQPClass,
+        position: LogPosition,
+        out: &mut Output,
+    ) {
+        let log = self.broker.store.0.log();
+        if log.is_durable(position) {
+            write_method(out.buffer(), channel, &reply);
+            return;
+        }
+        let waker: Arc<dyn mamba_store::DurableWaker> = Arc::clone(&self.outbox) as _;
+        log.wake_at(position, waker);
+        self.waiting = Some(Waiting {
+            until: Until::Durable(position),
+            channel,
+            reply: Some(reply),
+        });
+    }
+
+    fn method(
+        &mut self,
+        channel: ChannelId,
+        method: AMQPClass,
+        out: &mut Output,
+    ) -> Result<(), Violation> {
+        match method {
+            AMQPClass::Exchange(method) => self.exchange_method(channel, method, out),
+            AMQPClass::Queue(method) => self.queue_method(channel, method, out),
+            AMQPClass::Basic(method) => self.basic_method(channel, method, out),
+            AMQPClass::Tx(method) => self.tx_method(channel, &method, out),
+            AMQPClass::Confirm(protocol::confirm::AMQPMethod::Select(select)) => {
+                self.select_confirms(channel, select.nowait, out)
+            }
+            AMQPClass::Confirm(protocol::confirm::AMQPMethod::SelectOk(_))
+            | AMQPClass::Access(_)
+            | AMQPClass::Channel(_)
+            | AMQPClass::Connection(_) => Err(Violation::connection(
+                HardError::CommandInvalid,
+                "unimplemented method",
+            )),
+        }
+    }
+
+    fn log_wrong_protocol(&self, octets: [u8; 8]) {
+        let hint = match octets {
+            [b'G' | b'P' | b'H' | b'D' | b'O', b'A'..=b'Z', ..] => {
+                "this looks like HTTP: the management and metrics ports are others"
+            }
+            [0x16, 3, ..] => "this looks like TLS on a plain port",
+            [b'A', b'M', b'Q', b'P', 3 | 0, 1, 0, 0] => "AMQP 1.0 is not spoken here, only 0-9-1",
+            _ => "only AMQP 0-9-1 is spoken here",
+        };
+        tracing::warn!(connection = self.id, peer = %self.peer, ?octets, hint, "wrong protocol header");
+    }
+}
+
+/// The method's class and number, as its own encoding says them.
+fn identity(method: &AMQPClass) -> (u16, u16) {
+    let mut frame = Vec::new();
+    write_method(&mut frame, ChannelId(0), method);
+    frame
+        .get(FRAME_HEADER_LEN..)
+        .and_then(class_method)
+        .unwrap_or_default()
+}

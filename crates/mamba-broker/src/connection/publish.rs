@@ -1,0 +1,869 @@
+//! From a complete `basic.publish` to the queues: checks, route, batch, enqueue, confirm.
+
+use std::{cell::OnceCell, collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use mamba_codec::{
+    Change, HeaderChange, Parts, Properties, Returned, content_header, encode_table,
+    rewrite_header, scan_properties, table as parse_table, table_get, write_return,
+};
+use mamba_queue::Incoming;
+use mamba_routing::{MessageProperties, RouteInput, Routes, Stamp};
+use mamba_session::{Content, Publish};
+use mamba_types::{
+    ChannelId, FieldTable, FieldValue, HardError, Limits, LogPosition, Message, RecordMeta,
+    SoftError, Violation, message, table::ShortString,
+};
+
+use super::{
+    Core, Now,
+    channel::{Channel, Mode, ReplyConsumer, Uncommitted},
+};
+use crate::{
+    auth::{Resource, Right},
+    broker::Broker,
+    queue_cell::{Arrival, QueueCell, QueueRef},
+    vhost::Vhost,
+};
+
+/// A batch is handed to the queues when it holds this many octets of records…
+const BATCH_BYTES_MAX: usize = 65_536;
+/// … or this many messages.
+const BATCH_MESSAGES_MAX: usize = 2048;
+/// A body from here on is not copied into the batch's chunk but stays where it was assembled.
+const OWN_CHUNK_FROM: usize = 16_384;
+/// Routes a connection remembers; at the limit it starts over.
+const CACHED_ROUTES_MAX: usize = 4096;
+/// Longest time a per-message TTL may ask for, in milliseconds: ten years.
+const EXPIRATION_MAX_MS: u64 = 315_360_000_000;
+/// Where replies go: the bare name in a request, with a token after a dot once rewritten.
+pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+/// Octets of records one transaction may gather.
+const TRANSACTION_BYTES_MAX: usize = 256 << 20;
+
+/// Where messages of one (exchange, routing key) go, as long as its stamps are current.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) queues: Vec<Arc<QueueCell>>,
+    stamps: Vec<Stamp>,
+    /// Some queue stores persistent messages.
+    stores_persistent: bool,
+    /// Some queue stores every message.
+    stores_all: bool,
+    /// The token of a direct reply-to consumer; there are no queues then.
+    reply_token: Option<Box<str>>,
+}
+
+impl Route {
+    fn to(queues: Vec<Arc<QueueCell>>, stamps: Vec<Stamp>) -> Self {
+        Self {
+            stores_persistent: queues.iter().any(|queue| queue.stores(true)),
+            stores_all: queues.iter().any(|queue| queue.stores(false)),
+            queues,
+            stamps,
+            reply_token: None,
+        }
+    }
+
+    fn stores(&self, persistent: bool) -> bool {
+        self.stores_all || (persistent && self.stores_persistent)
+    }
+
+    /// Whether it leads to a direct reply-to consumer.
+    pub(crate) const fn is_reply(&self) -> bool {
+        self.reply_token.is_some()
+    }
+
+    fn is_current(&self) -> bool {
+        self.stamps.iter().all(Stamp::is_current)
+    }
+}
+
+/// Where a message of the batch lies.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// In the chunk that goes to the log.
+    Stored { offset: u32, len: u32 },
+    /// In the chunk that stays in memory.
+    Transient { offset: u32, len: u32 },
+    /// A large message with a buffer of its own.
+    Own { index: u32, stored: bool },
+    /// It reaches no queue and only waits for its confirm.
+    Nowhere,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    place: Place,
+    route: u32,
+    channel: ChannelId,
+    confirm: bool,
+}
+
+/// Publishes gathered from one turn of reading.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    stored: Vec<u8>,
+    transient: Vec<u8>,
+    own: Vec<Message>,
+    items: Vec<Item>,
+    routes: Vec<Arc<Route>>,
+    arrivals: Vec<Arrival>,
+}
+
+/// A connection's memory of where messages go, and of the properties it saw last.
+#[derive(Debug, Default)]
+pub(crate) struct Publisher {
+    pub(crate) batch: Batch,
+    routes: HashMap<Box<[u8]>, Arc<Route>, foldhash::fast::FixedState>,
+    last: Option<(Vec<u8>, Arc<Route>)>,
+    key: Vec<u8>,
+    scratch: Routes<QueueRef>,
+    /// The last properties that were checked and ask for nothing but being passed on, and what they said.
+    plain: Vec<u8>,
+    plain_meta: RecordMeta,
+}
+
+/// What the properties ask for beyond being passed on.
+struct Checked<'a> {
+    meta: RecordMeta,
+    headers: Option<&'a [u8]>,
+    properties: Properties<'a>,
+    /// CC and BCC keys.
+    extra_keys: Vec<Vec<u8>>,
+    /// The content header to pass on, when it differs from the one received.
+    rewritten: Option<Vec<u8>>,
+    plain: bool,
+}
+
+fn precondition(text: String) -> Violation {
+    Violation::channel(SoftError::PreconditionFailed, text)
+}
+
+impl Core {
+    /// Takes one publish. The batch is handed over by [`Core::flush`].
+    pub(crate) fn publish(
+        &mut self,
+        id: ChannelId,
+        publish: Publish<'_>,
+        now: Now,
+        out: &mut mamba_codec::Output,
+    ) -> Result<(), Violation> {
+        let Publish {
+            mandatory,
+            immediate,
+            content,
+        } = publish;
+        if immediate {
+            return Err(Violation::connection(
+                HardError::NotImplemented,
+                "immediate=true",
+            ));
+        }
+        if let Content::TooLarge { size, .. } = content {
+            let max = self.broker.config.limits.message_size_max;
+            let word = if max == mamba_types::limits::BODY_SIZE_CAP {
+                "max size"
+            } else {
+                "configured max size"
+            };
+            return Err(precondition(format!(
+                "message size {size} is larger than {word} {max}"
+            )));
+        }
+        let Some(channel) = self.channels.get_mut(&id) else {
+            return Ok(());
+        };
+        let Some(login) = &self.login else {
+            return Ok(());
+        };
+        if !channel.has_published {
+            channel.has_published = true;
+            self.counts.publishers_started += 1;
+        }
+        let publisher = &mut self.publisher;
+        let (exchange, routing_key, header) =
+            (content.exchange(), content.routing_key(), content.header());
+
+        publisher.set_key(exchange, routing_key);
+        let mut route = publisher.cached();
+        if route.is_none() {
+            check_target(exchange, &login.vhost, login)?;
+        }
+        let properties = header.get(12..).unwrap_or_default();
+        let memo = !publisher.plain.is_empty() && publisher.plain == properties;
+        let (mut meta, rewritten) = if memo && route.is_some() {
+            (publisher.plain_meta, None)
+        } else {
+            let checked = check_properties(header, &self.broker, login, channel.reply.as_ref())?;
+            if !checked.extra_keys.is_empty() {
+                route = None;
+            }
+            if route.is_none() {
+                route = Some(publisher.resolve(
+                    exchange,
+                    routing_key,
+                    &checked,
+                    &login.vhost,
+                    &self.broker.config.limits,
+                )?);
+            }
+            if checked.plain {
+                publisher.plain.clear();
+                publisher.plain.extend_from_slice(properties);
+                publisher.plain_meta = checked.meta;
+            }
+            (checked.meta, checked.rewritten)
+        };
+        meta.accepted_at_ms = now.unix_ms;
+        let Some(route) = route else { return Ok(()) };
+
+        self.counts.messages_received += 1;
+        self.counts.message_bytes_received += content.body().len() as u64;
+        self.counts.messages_routed += route.queues.len() as u64;
+        let confirm = match &mut channel.mode {
+            Mode::Plain => false,
+            Mode::Confirm(_) => true,
+            Mode::Transaction(transaction) => {
+                self.counts.messages_received_confirm += 1;
+                let message = build(content, rewritten.as_deref(), meta);
+                transaction.bytes += message.record_len();
+                if transaction.bytes > TRANSACTION_BYTES_MAX {
+                    let text = format!(
+                        "the transaction holds more than {TRANSACTION_BYTES_MAX} octets: commit more often"
+                    );
+                    return Err(Violation::connection(HardError::ResourceError, text));
+                }
+                transaction.publishes.push(Uncommitted {
+                    route,
+                    message,
+                    mandatory,
+                });
+                return Ok(());
+            }
+        };
+        self.counts.messages_received_confirm += u64::from(confirm);
+        if let Some(token) = &route.reply_token {
+            self.broker
+                .reply(token, build(content, rewritten.as_deref(), meta));
+            publisher.batch.unroutable(confirm, id, &route);
+            return Ok(());
+        }
+        if route.queues.is_empty() {
+            if mandatory {
+                self.counts.messages_unroutable_returned += 1;
+                let parts = Parts {
+                    exchange,
+                    routing_key,
+                    header: rewritten.as_deref().unwrap_or(header),
+                    body: content.body(),
+                };
+                write_return(
+                    out,
+                    id,
+                    SoftError::NoRoute.code(),
+                    "NO_ROUTE",
+                    Returned::Parts(parts),
+                    self.frame_max,
+                );
+            } else {
+                self.counts.messages_unroutable_dropped += 1;
+            }
+            publisher.batch.unroutable(confirm, id, &route);
+            return Ok(());
+        }
+        if publisher
+            .batch
+            .push(id, confirm, route, content, rewritten.as_deref(), meta)
+        {
+            self.flush_publishes();
+        }
+        Ok(())
+    }
+
+    /// Hands the gathered publishes to their queues and notes what their confirms wait for.
+    pub(crate) fn flush_publishes(&mut self) {
+        let batch = &mut self.publisher.batch;
+        if batch.items.is_empty() {
+            return;
+        }
+        let log = self.broker.store.0.log();
+        let stored = Bytes::copy_from_slice(&batch.stored);
+        let transient = Bytes::copy_from_slice(&batch.transient);
+        batch.stored.clear();
+        batch.transient.clear();
+        let chunk = (!stored.is_empty()).then(|| log.append_messages(stored.clone()));
+        let base = chunk
+            .as_ref()
+            .map_or(LogPosition::NONE, mamba_store::Appended::at);
+        let own: Vec<_> = batch
+            .items
+            .iter()
+            .filter_map(|item| match item.place {
+                Place::Own {
+                    index,
+                    stored: true,
+                } => Some((
+                    index,
+                    log.append_messages(batch.own[index as usize].record().clone()),
+                )),
+                Place::Own { stored: false, .. }
+                | Place::Stored { .. }
+                | Place::Transient { .. }
+                | Place::Nowhere => None,
+            })
+            .collect();
+        let arrival = |item: &Item, queue: &QueueCell| {
+            let (message, at) = match item.place {
+                Place::Stored { offset, len } => {
+                    let message = Message::from_record(
+                        stored.slice(offset as usize..(offset + len) as usize),
+                    );
+                    let at = if queue.stores(message.persistent()) {
+                        LogPosition(base.0 + u64::from(offset))
+                    } else {
+                        LogPosition::NONE
+                    };
+                    (message, at)
+                }
+                Place::Transient { offset, len } => (
+                    Message::from_record(transient.slice(offset as usize..(offset + len) as usize)),
+                    LogPosition::NONE,
+                ),
+                Place::Own { index, .. } => {
+                    let message = batch.own[index as usize].clone();
+                    let appended = own
+                        .binary_search_by_key(&index, |(index, _)| *index)
+                        .ok()
+                        .map(|at| own[at].1.at());
+                    let at = appended
+                        .filter(|_| queue.stores(message.persistent()))
+                        .unwrap_or(LogPosition::NONE);
+                    (message, at)
+                }
+                Place::Nowhere => return None,
+            };
+            let record_len = u32::try_from(message.record_len()).unwrap_or(u32::MAX);
+            Some(Arrival {
+                incoming: Incoming { message, at },
+                record_len,
+            })
+        };
+
+        let mut position = LogPosition::NONE;
+        let mut arrivals = std::mem::take(&mut batch.arrivals);
+        match batch.routes.as_slice() {
+            [route] => {
+                for queue in &route.queues {
+                    arrivals.extend(batch.items.iter().filter_map(|item| arrival(item, queue)));
+                    position = position.max(queue.enqueue(&mut arrivals));
+                }
+            }
+            routes => {
+                for (queue, items) in by_queue(routes, &batch.items) {
+                    arrivals.extend(
+                        items
+                            .into_iter()
+                            .filter_map(|index| arrival(&batch.items[index as usize], queue)),
+                    );
+                    position = position.max(queue.enqueue(&mut arrivals));
+                }
+            }
+        }
+        drop(chunk);
+        self.stored_up_to = self.stored_up_to.max(position);
+        batch.arrivals = arrivals;
+        for item in &batch.items {
+            if !item.confirm {
+                continue;
+            }
+            let Some(Channel {
+                mode: Mode::Confirm(confirms),
+                ..
+            }) = self.channels.get_mut(&item.channel)
+            else {
+                continue;
+            };
+            let waits = match item.place {
+                Place::Stored { .. } | Place::Own { stored: true, .. } => position,
+                Place::Own { stored: false, .. } | Place::Transient { .. } | Place::Nowhere => {
+                    LogPosition::NONE
+                }
+            };
+            if confirms.pending() == 0 {
+                self.confirming.push(item.channel);
+            }
+            confirms.published(waits);
+        }
+        batch.items.clear();
+        batch.routes.clear();
+        batch.own.clear();
+    }
+
+    /// Enqueues one committed message and returns the log position that makes it safe.
+    pub(crate) fn enqueue_committed(&self, uncommitted: &Uncommitted) -> LogPosition {
+        let Uncommitted { route, message, .. } = uncommitted;
+        let appended = route.stores(message.persistent()).then(|| {
+            self.broker
+                .store
+                .0
+                .log()
+                .append_messages(message.record().clone())
+        });
+        let mut position = LogPosition::NONE;
+        for queue in &route.queues {
+            let stored = appended
+                .as_ref()
+                .filter(|_| queue.stores(message.persistent()));
+            let at = stored.map_or(LogPosition::NONE, mamba_store::Appended::at);
+            let record_len = u32::try_from(message.record_len()).unwrap_or(u32::MAX);
+            let mut arrivals = vec![Arrival {
+                incoming: Incoming {
+                    message: message.clone(),
+                    at,
+                },
+                record_len,
+            }];
+            position = position.max(queue.enqueue(&mut arrivals));
+        }
+        if let Some(token) = &route.reply_token {
+            self.broker.reply(token, message.clone());
+        }
+        position
+    }
+}
+
+/// Each queue of the batch with the items it gets, in order.
+fn by_queue<'a>(routes: &'a [Arc<Route>], items: &[Item]) -> Vec<(&'a Arc<QueueCell>, Vec<u32>)> {
+    let mut targets: Vec<(&Arc<QueueCell>, Vec<u32>)> = Vec::new();
+    let mut known: HashMap<u64, usize, foldhash::fast::FixedState> = HashMap::default();
+    let by_route: Vec<Vec<usize>> = routes
+        .iter()
+        .map(|route| {
+            let index = |queue: &'a Arc<QueueCell>| {
+                *known.entry(queue.id.0).or_insert_with(|| {
+                    targets.push((queue, Vec::new()));
+                    targets.len() - 1
+                })
+            };
+            route.queues.iter().map(index).collect()
+        })
+        .collect();
+    for (item, index) in items.iter().zip(0u32..) {
+        for &target in &by_route[item.route as usize] {
+            targets[target].1.push(index);
+        }
+    }
+    targets
+}
+
+impl Batch {
+    /// Adds a message; true when the batch is full.
+    fn push(
+        &mut self,
+        channel: ChannelId,
+        confirm: bool,
+        route: Arc<Route>,
+        content: Content<'_>,
+        rewritten: Option<&[u8]>,
+        meta: RecordMeta,
+    ) -> bool {
+        let stored = route.stores(meta.persistent);
+        let place = match content {
+            Content::Whole {
+                exchange,
+                routing_key,
+                header,
+                body,
+            } => {
+                let buffer = if stored {
+                    &mut self.stored
+                } else {
+                    &mut self.transient
+                };
+                let header = rewritten.unwrap_or(header);
+                let start =
+                    message::begin(buffer, meta, exchange, routing_key, header, body_len(body));
+                buffer.extend_from_slice(body);
+                if stored {
+                    message::finish(buffer, start);
+                }
+                let (offset, len) = (position(start), position(buffer.len() - start));
+                if stored {
+                    Place::Stored { offset, len }
+                } else {
+                    Place::Transient { offset, len }
+                }
+            }
+            other => {
+                let message = build(other, rewritten, meta);
+                if message.record_len() < OWN_CHUNK_FROM {
+                    let buffer = if stored {
+                        &mut self.stored
+                    } else {
+                        &mut self.transient
+                    };
+                    let start = buffer.len();
+                    buffer.extend_from_slice(message.record());
+                    if stored {
+                        message::finish(buffer, start);
+                    }
+                    let (offset, len) = (position(start), position(buffer.len() - start));
+                    if stored {
+                        Place::Stored { offset, len }
+                    } else {
+                        Place::Transient { offset, len }
+                    }
+                } else {
+                    let message = if stored { message.sealed() } else { message };
+                    self.own.push(message);
+                    Place::Own {
+                        index: position(self.own.len() - 1),
+                        stored,
+                    }
+                }
+            }
+        };
+        let route = self.route_index(route);
+        self.items.push(Item {
+            place,
+            route,
+            channel,
+            confirm,
+        });
+        self.stored.len() + self.transient.len() >= BATCH_BYTES_MAX
+            || self.items.len() >= BATCH_MESSAGES_MAX
+            || !self.own.is_empty()
+    }
+
+    /// Notes a message that reaches no queue, for its confirm.
+    fn unroutable(&mut self, confirm: bool, channel: ChannelId, route: &Arc<Route>) {
+        if confirm {
+            let route = self.route_index(Arc::clone(route));
+            self.items.push(Item {
+                place: Place::Nowhere,
+                route,
+                channel,
+                confirm,
+            });
+        }
+    }
+
+    fn route_index(&mut self, route: Arc<Route>) -> u32 {
+        if !self
+            .routes
+            .last()
+            .is_some_and(|last| Arc::ptr_eq(last, &route))
+        {
+            if let Some(known) = self
+                .routes
+                .iter()
+                .rposition(|known| Arc::ptr_eq(known, &route))
+            {
+                return position(known);
+            }
+            self.routes.push(route);
+        }
+        position(self.routes.len() - 1)
+    }
+}
+
+fn position(of: usize) -> u32 {
+    u32::try_from(of).expect("a batch is far smaller than 4 GiB")
+}
+
+fn body_len(body: &[u8]) -> u32 {
+    u32::try_from(body.len()).expect("a body is at most 512 MiB")
+}
+
+/// The message on its own.
+fn build(content: Content<'_>, rewritten: Option<&[u8]>, meta: RecordMeta) -> Message {
+    match (content, rewritten) {
+        (Content::Assembled(assembled), None) => assembled.into_message(meta),
+        (content, rewritten) => {
+            let header = rewritten.unwrap_or_else(|| content.header());
+            Message::build(
+                meta,
+                content.exchange(),
+                content.routing_key(),
+                header,
+                content.body(),
+            )
+        }
+    }
+}
+
+impl Publisher {
+    fn set_key(&mut self, exchange: &[u8], routing_key: &[u8]) {
+        self.key.clear();
+        self.key
+            .push(u8::try_from(exchange.len()).unwrap_or(u8::MAX));
+        self.key.extend_from_slice(exchange);
+        self.key.extend_from_slice(routing_key);
+    }
+
+    /// The route for the key set, if it is known and still true.
+    fn cached(&mut self) -> Option<Arc<Route>> {
+        if let Some((key, route)) = &self.last
+            && *key == self.key
+            && route.is_current()
+        {
+            return Some(Arc::clone(route));
+        }
+        let route = self.routes.get(self.key.as_slice())?;
+        if !route.is_current() {
+            self.routes.remove(self.key.as_slice());
+            return None;
+        }
+        let route = Arc::clone(route);
+        self.remember_last(&route);
+        Some(route)
+    }
+
+    fn remember_last(&mut self, route: &Arc<Route>) {
+        match &mut self.last {
+            Some((key, last)) => {
+                key.clone_from(&self.key);
+                *last = Arc::clone(route);
+            }
+            None => self.last = Some((self.key.clone(), Arc::clone(route))),
+        }
+    }
+
+    fn resolve(
+        &mut self,
+        exchange: &[u8],
+        routing_key: &[u8],
+        checked: &Checked<'_>,
+        vhost: &Vhost,
+        limits: &Limits,
+    ) -> Result<Arc<Route>, Violation> {
+        let name = exchange_name(exchange, vhost)?;
+        if name.is_empty()
+            && let Some(token) = reply_token(routing_key)
+        {
+            return Ok(Arc::new(Route {
+                reply_token: Some(token.into()),
+                ..Route::to(Vec::new(), Vec::new())
+            }));
+        }
+        let mut keys = vec![routing_key];
+        keys.extend(checked.extra_keys.iter().map(Vec::as_slice));
+        let lazy = LazyProperties {
+            checked,
+            limits,
+            parsed: OnceCell::new(),
+        };
+        let input = RouteInput {
+            keys: &keys,
+            properties: &lazy,
+        };
+        self.scratch.clear();
+        vhost.table.read().route(name, &input, &mut self.scratch)?;
+        let queues = self.scratch.queues.drain(..).map(|queue| queue.0).collect();
+        let cacheable = self.scratch.cacheable && checked.extra_keys.is_empty();
+        let route = Arc::new(Route::to(queues, std::mem::take(&mut self.scratch.stamps)));
+        if cacheable {
+            if self.routes.len() >= CACHED_ROUTES_MAX {
+                self.routes.clear();
+            }
+            self.routes
+                .insert(self.key.as_slice().into(), Arc::clone(&route));
+            self.remember_last(&route);
+        }
+        Ok(route)
+    }
+}
+
+/// The token of a reply's routing key.
+pub(crate) fn reply_token(routing_key: &[u8]) -> Option<&str> {
+    let token = routing_key
+        .strip_prefix(REPLY_TO.as_bytes())?
+        .strip_prefix(b".")?;
+    (!token.is_empty()).then_some(std::str::from_utf8(routing_key).ok()?)
+}
+
+struct LazyProperties<'a> {
+    checked: &'a Checked<'a>,
+    limits: &'a Limits,
+    parsed: OnceCell<Option<FieldTable>>,
+}
+
+impl MessageProperties for LazyProperties<'_> {
+    fn headers(&self) -> Option<&FieldTable> {
+        let parse = || {
+            self.checked
+                .headers
+                .and_then(|octets| parse_table(octets, self.limits).ok())
+        };
+        self.parsed.get_or_init(parse).as_ref()
+    }
+
+    fn message_id(&self) -> Option<&[u8]> {
+        self.checked.properties.message_id
+    }
+
+    fn correlation_id(&self) -> Option<&[u8]> {
+        self.checked.properties.correlation_id
+    }
+
+    fn timestamp(&self) -> Option<u64> {
+        self.checked.properties.timestamp
+    }
+}
+
+fn exchange_name<'a>(exchange: &'a [u8], vhost: &Vhost) -> Result<&'a str, Violation> {
+    std::str::from_utf8(exchange).map_err(|_| {
+        let text = format!(
+            "no exchange '{}' in vhost '{}'",
+            String::from_utf8_lossy(exchange),
+            vhost.name
+        );
+        Violation::channel(SoftError::NotFound, text)
+    })
+}
+
+/// The checks on the exchange: permission, existence, internal (`spec: errors §8`).
+fn check_target(exchange: &[u8], vhost: &Vhost, login: &super::LoggedIn) -> Result<(), Violation> {
+    let name = exchange_name(exchange, vhost)?;
+    login
+        .user
+        .check(&vhost.name, Right::Write, Resource::Exchange(name))?;
+    vhost.table.read().check_publish(name)
+}
+
+/// The checks on the properties: reply-to, expiration, CC and BCC, user-id, in that order.
+fn check_properties<'a>(
+    header: &'a [u8],
+    broker: &Broker,
+    login: &super::LoggedIn,
+    reply: Option<&ReplyConsumer>,
+) -> Result<Checked<'a>, Violation> {
+    let limits = &broker.config.limits;
+    let content = content_header(header).map_err(|error| error.violation())?;
+    let properties =
+        scan_properties(content.properties, limits).map_err(|error| error.violation())?;
+    let mut change = HeaderChange::default();
+    if properties.reply_to == Some(REPLY_TO.as_bytes()) {
+        match reply {
+            Some(reply) => change.reply_to = Change::Set(reply.token.as_bytes()),
+            None => {
+                return Err(precondition(
+                    "fast reply consumer does not exist".to_owned(),
+                ));
+            }
+        }
+    }
+    if let Some(expiration) = properties.expiration {
+        check_expiration(expiration)?;
+    }
+    let mut extra_keys = Vec::new();
+    let mut without_bcc = None;
+    if let Some(headers) = properties.headers {
+        extra_keys_of(headers, "CC", limits, &mut extra_keys)?;
+        if extra_keys_of(headers, "BCC", limits, &mut extra_keys)? {
+            without_bcc = Some(encoded_without_bcc(headers, limits));
+        }
+    }
+    if let Some(user_id) = properties.user_id
+        && user_id != login.user.name.as_bytes()
+        && !login.user.impersonator
+    {
+        let claimed = String::from_utf8_lossy(user_id);
+        return Err(precondition(format!(
+            "user_id property set to '{claimed}' but authenticated user was '{}'",
+            login.user.name
+        )));
+    }
+    if let Some(headers) = &without_bcc {
+        change.headers = Change::Set(headers);
+    }
+    let rewritten = (change.reply_to != Change::Keep || change.headers != Change::Keep)
+        .then(|| rewrite_header(header, &change));
+    Ok(Checked {
+        meta: RecordMeta {
+            persistent: properties.persistent(),
+            priority: properties.priority,
+            accepted_at_ms: 0,
+        },
+        headers: properties.headers,
+        plain: rewritten.is_none() && extra_keys.is_empty(),
+        properties,
+        extra_keys,
+        rewritten,
+    })
+}
+
+/// Collects the routing keys of a CC or BCC header; whether the header is there.
+fn extra_keys_of(
+    headers: &[u8],
+    name: &str,
+    limits: &Limits,
+    keys: &mut Vec<Vec<u8>>,
+) -> Result<bool, Violation> {
+    let Some(value) = table_get(headers, name.as_bytes()) else {
+        return Ok(false);
+    };
+    let Ok(FieldValue::FieldArray(array)) = value.value(limits) else {
+        return Err(precondition(format!(
+            "invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}",
+            value.type_word()
+        )));
+    };
+    for item in array.as_slice() {
+        if let FieldValue::LongString(key) = item {
+            keys.push(key.as_bytes().to_vec());
+        }
+    }
+    Ok(true)
+}
+
+fn encoded_without_bcc(headers: &[u8], limits: &Limits) -> Vec<u8> {
+    let parsed = parse_table(headers, limits).unwrap_or_default();
+    let mut kept = FieldTable::default();
+    for (key, value) in &parsed {
+        if key.as_str() != "BCC" {
+            kept.insert(ShortString::from(key.as_str()), value.clone());
+        }
+    }
+    encode_table(&kept)
+}
+
+/// `expiration` is a decimal number of milliseconds (`spec: semantics §7`).
+fn check_expiration(octets: &[u8]) -> Result<(), Violation> {
+    let text = String::from_utf8_lossy(octets);
+    let invalid = |reason: String| {
+        Err(precondition(format!(
+            "invalid expiration '{text}': {reason}"
+        )))
+    };
+    let (negative, digits) = match text.as_bytes() {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        all => (false, all),
+    };
+    let end = digits
+        .iter()
+        .position(|digit| !digit.is_ascii_digit())
+        .unwrap_or(digits.len());
+    if end == 0 {
+        return invalid("no_integer".to_owned());
+    }
+    let (number, rest) = digits.split_at(end);
+    if !rest.is_empty() {
+        return invalid(format!(
+            "{{leftover_string,\"{}\"}}",
+            String::from_utf8_lossy(rest)
+        ));
+    }
+    let number = String::from_utf8_lossy(number);
+    let number = number.trim_start_matches('0');
+    let number = if number.is_empty() { "0" } else { number };
+    if negative && number != "0" {
+        return invalid(format!("{{value_negative,-{number}}}"));
+    }
+    match number.parse::<u64>() {
+        Ok(milliseconds) if milliseconds <= EXPIRATION_MAX_MS => Ok(()),
+        _ => invalid(format!("{{value_too_large,{number}}}")),
+    }
+}

@@ -1,0 +1,683 @@
+//! Declaring, binding, deleting: the order of checks per method is `spec: errors §8`.
+
+use std::sync::Arc;
+
+use mamba_codec::{AMQPClass, Output, protocol};
+use mamba_queue::QueueKind;
+use mamba_routing::{Binding, Bound, Declared, Destination, ExchangeSpec};
+use mamba_store::DefinitionChange;
+use mamba_types::{ChannelId, FieldTable, HardError, SoftError, Violation, table::ShortString};
+use protocol::{exchange, queue};
+
+use super::{
+    Changes, Core, LoggedIn,
+    consume::no_queue,
+    publish::{REPLY_TO, reply_token},
+};
+use crate::{
+    arguments::{self, Flags},
+    auth::{Resource, Right},
+    broker::Broker,
+    queue_cell::{Declaration, QueueCell, QueueRef},
+};
+
+/// Names only the broker gives out.
+const RESERVED: &str = "amq.";
+
+fn refused(text: impl Into<String>) -> Violation {
+    Violation::channel(SoftError::AccessRefused, text)
+}
+
+fn precondition(text: impl Into<String>) -> Violation {
+    Violation::channel(SoftError::PreconditionFailed, text)
+}
+
+fn not_for_clients() -> Violation {
+    Violation::connection(HardError::CommandInvalid, "unimplemented method")
+}
+
+/// CR and LF are dropped from names (`spec: wire §8`).
+fn cleaned(name: &ShortString) -> Arc<str> {
+    let name = name.as_str();
+    if name.contains(['\r', '\n']) {
+        name.replace(['\r', '\n'], "").into()
+    } else {
+        name.into()
+    }
+}
+
+/// The two ends of a bind or unbind.
+struct Ends {
+    binding: Binding,
+    bind: bool,
+}
+
+impl Core {
+    fn login(&self) -> Result<&LoggedIn, Violation> {
+        self.login
+            .as_ref()
+            .ok_or_else(|| Violation::connection(HardError::NotAllowed, "no virtual host is open"))
+    }
+
+    pub(crate) fn check_right(
+        &self,
+        right: Right,
+        resource: Resource<'_>,
+    ) -> Result<(), Violation> {
+        let login = self.login()?;
+        login.user.check(&login.vhost.name, right, resource)
+    }
+
+    /// An empty queue name means the queue most recently declared on the channel.
+    pub(crate) fn queue_name(&self, id: ChannelId, name: &str) -> Result<Arc<str>, Violation> {
+        if !name.is_empty() {
+            return Ok(name.into());
+        }
+        let last = self
+            .channels
+            .get(&id)
+            .and_then(|channel| channel.last_queue.clone());
+        last.ok_or_else(|| Violation::channel(SoftError::NotFound, "no previously declared queue"))
+    }
+
+    /// The queue by that name, if it exists (404) and is not another connection's (405).
+    pub(crate) fn usable_queue(&self, name: &str) -> Result<Arc<QueueCell>, Violation> {
+        let vhost = &self.login()?.vhost;
+        let queue = vhost
+            .queue(name)
+            .ok_or_else(|| no_queue(name, &vhost.name))?;
+        self.check_owner(&queue)?;
+        Ok(queue)
+    }
+
+    fn check_owner(&self, queue: &QueueCell) -> Result<(), Violation> {
+        match queue.declaration.exclusive_owner {
+            Some(owner) if owner != self.id => Err(locked(queue)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn exchange_method(
+        &mut self,
+        id: ChannelId,
+        method: exchange::AMQPMethod,
+        out: &mut Output,
+    ) -> Result<(), Violation> {
+        use exchange::AMQPMethod as M;
+        match method {
+            M::Declare(declare) => self.declare_exchange(id, declare, out),
+            M::Delete(delete) => self.delete_exchange(id, &delete, out),
+            M::Bind(bind) => {
+                let binding = Binding {
+                    source: cleaned(&bind.source),
+                    destination: Destination::Exchange(cleaned(&bind.destination)),
+                    routing_key: bind.routing_key.as_str().into(),
+                    arguments: bind.arguments,
+                };
+                let ok = AMQPClass::Exchange(M::BindOk(exchange::BindOk {}));
+                self.bind(
+                    id,
+                    Ends {
+                        binding,
+                        bind: true,
+                    },
+                    (!bind.nowait).then_some(ok),
+                    out,
+                )
+            }
+            M::Unbind(unbind) => {
+                let binding = Binding {
+                    source: cleaned(&unbind.source),
+                    destination: Destination::Exchange(cleaned(&unbind.destination)),
+                    routing_key: unbind.routing_key.as_str().into(),
+                    arguments: unbind.arguments,
+                };
+                let ok = AMQPClass::Exchange(M::UnbindOk(exchange::UnbindOk {}));
+                self.bind(
+                    id,
+                    Ends {
+                        binding,
+                        bind: false,
+                    },
+                    (!unbind.nowait).then_some(ok),
+                    out,
+                )
+            }
+            M::DeclareOk(_) | M::DeleteOk(_) | M::BindOk(_) | M::UnbindOk(_) => {
+                Err(not_for_clients())
+            }
+        }
+    }
+
+    fn declare_exchange(
+        &mut self,
+        id: ChannelId,
+        declare: exchange::Declare,
+        out: &mut Output,
+    ) -> Result<(), Violation> {
+        let login = self.login()?;
+        let (user, vhost) = (Arc::clone(&login.user), Arc::clone(&login.vhost));
+        let name = cleaned(&declare.exchange);
+        let ok = (!declare.nowait).then_some(AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(
+            exchange::DeclareOk {},
+        )));
+        if declare.passive {
+            mamba_routing::check::not_default(&name)?;
+            user.check_any(&vhost.name, Resource::Exchange(&name))?;
+            vhost.table.read().check_exists(&name)?;
+            self.reply_when_durable(id, ok, Vec::new(), out);
+            return Ok(());
+        }
+        let spec = ExchangeSpec {
+            name: Arc::clone(&name),
+            kind: declare.kind.as_str().into(),
+            durable: declare.durable,
+            auto_delete: declare.auto_delete,
+            internal: declare.internal,
+            arguments: declare.arguments,
+        };
+        mamba_routing::check::kind(&spec.kind)?;
+        mamba_routing::check::not_default(&name)?;
+        user.check(&vhost.name, Right::Configure, Resource::Exchange(&name))?;
+        let mut table = vhost.table.write();
+        if table.exchange(&name).is_none()
+            && let Some(alternate) = arguments::get(&spec.arguments, "alternate-exchange")
+                .and_then(mamba_types::table::text)
+        {
+            user.check(&vhost.name, Right::Read, Resource::Exchange(&name))?;
+            user.check(&vhost.name, Right::Write, Resource::Exchange(alternate))?;
+        }
+        let changes = match table.declare(spec)? {
+            Declared::New(exchange) if exchange.spec().durable => {
+                vec![DefinitionChange::put(
+                    &vhost.exchange_definition(exchange.spec()),
+                )]
+            }
+            Declared::New(_) | Declared::Existing => Vec::new(),
+        };
+        drop(table);
+        self.reply_when_durable(id, ok, changes, out);
+        Ok(())
+    }
+
+    fn delete_exchange(
+        &mut self,
+        id: ChannelId,
+        delete: &exchange::Delete,
+        out: &mut Output,
+    ) -> Result<(), Violation> {
+        let vhost = Arc::clone(&self.login()?.vhost);
+        let name = cleaned(&delete.exchange);
+        mamba_routing::check::not_default(&name)?;
+        vhost.table.read().check_deletable(&name)?;
+        self.check_right(Right::Configure, Resource::Exchange(&name))?;
+        let removed = vhost
+            .table
+            .write()
+            .delete_exchange(&name, delete.if_unused)?;
+        let ok = AMQPClass::Exchange(exchange::AMQPMethod::DeleteOk(exchange::DeleteOk {}));
+        self.reply_when_durable(
+            id,
+            (!delete.nowait).then_some(ok),
+            vhost.changes_of(&removed),
+            out,
+        );
+        Ok(())
+    }
+
+    fn bind(
+        &mut self,
+        id: ChannelId,
+        ends: Ends,
+        ok: Option<AMQPClass>,
+        out: &mut Output,
+    ) -> Result<(), Violation> {
+        let Ends { binding, bind } = ends;
+        let login = self.login()?;
+        let (user, vhost) = (Arc::clone(&login.user), Arc::clone(&login.vhost));
+        let destination = match &binding.destination {
+            Destination::Queue(name) => Resource::Queue(name),
+            Destination::Exchange(name) => Resource::Exchange(name),
+        };
+        if let Destination::Queue(name) = &binding.destination
+            && name.starts_with(REPLY_TO)
+        {
+            return Err(refused(
+                "cannot bind or unbind to a volatile (direct reply-to) queue",
+            ));
+        }
+        user.check(&vhost.name, Right::Write, destination)?;
+        mamba_routing::check::not_default(&binding.source)?;
+        if let Destination::Exchange(name) = &binding.destination {
+            mamba_routing::check::not_default(name)?;
+        }
+        user.check(
+            &vhost.name,
+            Right::Read,
+            Resource::Exchange(&binding.source),
+        )?;
+        let mut table = vhost.table.write();
+        let queue = match &binding.destination {
+            Destination::Queue(name) => table.queue(name).map(|queue| Arc::clone(&queue.0)),
+            Destination::Exchange(_) => None,
+        };
+        let changes = if bind {
+            table.check_bind(&binding)?;
+            if let Some(queue) = &queue {
+                self.check_owner(queue)?;
+            }
+            let durable = table.is_durable(
+                &binding,
+                queue
+                    .as_ref()
+                    .is_some_and(|queue| queue.declaration.durable),
+            );
+            match table.bind(binding.clone())? {
+                Bound::New if durable => {
+                    vec![DefinitionChange::put(&vhost.binding_definition(&binding))]
+                }
+                Bound::New | Bound::Existing => Vec::new(),
+            }
+        } else {
+            if let Some(queue) = &queue {
+                self.check_owner(queue)?;
+            }
+            vhost.changes_of(&table.unbind(&binding))
+        };
+        drop(table);
+        self.reply_when_durable(id, ok, changes, out);
+        Ok(())
+    }
+
+    pub(crate) fn queue_method(
+        &mut self,
+        id: ChannelId,
+        method: queue::AMQPMethod,
+        out: &mut Output,
+    ) -> Result<(), Violation> {
+        use queue::AMQPMethod as M;
+        match method {
+            M::Declare(declare) => self.declare_queue(id, declare, out),
+            M::Bind(bind) => {
+                let ends = self.queue_ends(
+                    id,
+                    &bind.queue,
+                    &bind.exchange,
+                    &bind.routing_key,
+                    bind.arguments,
+                    true,
+                )?;
+                let ok = AMQPClass::Queue(M::BindOk(queue::BindOk {}));
+                self.bind(id, ends, (!bind.nowait).then_some(ok), out)
+            }
+            M::Unbind(unbind) => {
+                let ends = self.queue_ends(
+                    id,
+                    &unbind.queue,
+                    &unbind.exchange,
+                    &unbind.routing_key,
+                    unbind.arguments,
+                    false,
+                )?;
+                self.bind(
+                    id,
+                    ends,
+                    Some(AMQPClass::Queue(M::UnbindOk(queue::UnbindOk {}))),
+                    out,
+                )
+            }
+            M::Purge(purge) => {
+                let name = self.queue_name(id, purge.queue.as_str())?;
+                self.check_right(Right::Read, Resource::Queue(&name))?;
+                let queue = self.usable_queue(&name)?;
+                let count = queue
+                    .change(|queue, effects| queue.purge(effects))
+                    .unwrap_or(0);
+                let ok = queue::PurgeOk {
+                    message_count: u32::try_from(count).unwrap_or(u32::MAX),
+                };
+                self.reply_when_durable(
+                    id,
+                    (!purge.nowait).then_some(AMQPClass::Queue(M::PurgeOk(ok))),
+                    Vec::new(),
+                    out,
+                );
+                Ok(())
+            }
+            M::Delete(delete) => self.delete_queue(id, &delete, out),
+            M::DeclareOk(_) | M::BindOk(_) | M::PurgeOk(_) | M::DeleteOk(_) | M::UnbindOk(_) => {
+                Err(not_for_clients())
+            }
+        }
+    }
+
+    fn queue_ends(
+        &self,
+        id: ChannelId,
+        queue: &ShortString,
+        exchange: &ShortString,
+        key: &ShortString,
+        arguments: FieldTable,
+        bind: bool,
+    ) -> Result<Ends, Violation> {
+        let given = cleaned(queue);
+        let name = self.queue_name(id, &given)?;
+        let routing_key = if given.is_empty() && key.as_str().is_empty() {
+            Arc::clone(&name)
+        } else {
+            key.as_str().into()
+        };
+        let binding = Binding {
+            source: cleaned(exchange),
+            destination: Destination::Queue(name),
+            routing_key,
+            arguments,
+        };
+        Ok(Ends { binding, bind })
+    }
+
+    fn declare_queue(
+        &mut self,
+        id: ChannelId,
+        declare: queue::Declare,
+        out: &mut Output,
+    ) -> Result<(), Violation> {
+        let given = cleaned(&declare.queue);
+        if given.starts_with(REPLY_TO) {
+            return self.declare_reply_queue(id, &given, declare.nowait, out);
+        }
+        if declare.passive {
+            let login = self.login()?;
+            let name = self.queue_name(id, &given)?;
+            login
+                .user
+                .check_any(&login.vhost.name, Resource::Queue(&name))?;
+            let queue = self.usable_queue(&name)?;
+            return self.declared(id, &queue, declare.nowait, Vec::new(), out);
+        }
+        if given.starts_with(RESERVED) {
+            return Err(refused(format!(
+                "queue name '{given}' contains reserved prefix 'amq.*'"
+            )));
+        }
+        let flags = Flags {
+            durable: declare.durable && !declare.exclusive,
+            exclusive: declare.exclusive,
+            auto_delete: declare.auto_delete,
+        };
+        let named_by_client = !given.is_empty();
+        let name = if named_by_client {
+            given
+        } else {
+            self.broker.draw_name("amq.gen-").into()
+        };
+        self.check_right(Right::Configure, Resource::Queue(&name))?;
+        let login = self.login()?;
+        let (user, vhost) = (Arc::clone(&login.user), Arc::clone(&login.vhost));
+        // One lock from the look to the making, so that two declarations cannot both make it.
+        let mut table = vhost.table.write();
+        if let Some(existing) = table.queue(&name).map(|queue| Arc::clone(&queue.0)) {
+            drop(table);
+            self.check_redeclare(
+                &existing,
+                &flags,
+                arguments::with_queue_type(declare.arguments),
+            )?;
+            return self.declared(id, &existing, declare.nowait, Vec::new(), out);
+        }
+        let printed = format!("queue '{name}' in vhost '{}'", vhost.name);
+        if let Some(exchange) = arguments::dead_letter_exchange(&declare.arguments, &printed)? {
+            user.check(&vhost.name, Right::Read, Resource::Queue(&name))?;
+            user.check(&vhost.name, Right::Write, Resource::Exchange(exchange))?;
+        }
+        let arguments = arguments::with_queue_type(declare.arguments);
+        let asked = Flags {
+            durable: declare.durable,
+            ..flags
+        };
+        let settings = arguments::settings(&arguments, &asked, &printed, named_by_client)?;
+        let store = &self.broker.store.0;
+        let declaration = Declaration {
+            durable: flags.durable,
+            exclusive_owner: flags.exclusive.then_some(self.id),
+            auto_delete: flags.auto_delete,
+            arguments,
+            settings,
+        };
+        let first = Broker::first_sequence(store);
+        let queue_id = store.definitions().next_queue_id();
+        let cell = QueueCell::new(
+            queue_id,
+            Arc::clone(&vhost.name),
+            name,
+            declaration,
+            first,
+            store.log().clone(),
+        );
+        table.add_queue(QueueRef(Arc::clone(&cell)));
+        let changes = if flags.durable {
+            vec![DefinitionChange::put(&vhost.queue_definition(&cell))]
+        } else {
+            Vec::new()
+        };
+        drop(table);
+        if flags.exclusive {
+            self.exclusive.push(Arc::clone(&cell));
+        }
+        self.counts.queues_created += 1;
+        self.declared(id, &cell, declare.nowait, changes, out)
+    }
+
+    fn declared(
+        &mut self,
+        id: ChannelId,
+        queue: &QueueCell,
+        nowait: bool,
+        changes: Vec<DefinitionChange>,
+        out: &mut Output,
+    ) -> Result<(), Violation> {
+        self.counts.queues_declared += 1;
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.last_queue = Some(Arc::clone(&queue.name));
+        }
+        let counts = queue.counts();
+        let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let ok = queue::DeclareOk {
+            queue: ShortString::from(&*queue.name),
+            message_count: count(counts.ready),
+            consumer_count: count(counts.consumers),
+        };
+        self.reply_when_durable(
+            id,
+            (!nowait).then_some(AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))),
+            changes,
+            out,
+        );
+        Ok(())
+    }
+
+    /// Declaring a direct reply-to name asks whether its consumer is still there (`spec: semantics §18`).
+    fn declare_reply_queue(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        nowait: bool,
+        out: &mut Output,
+    ) -> Result<(), Violation> {
+        let alive = name == REPLY_TO
+            || reply_token(name.as_bytes())
+                .is_some_and(|token| self.broker.reply_target(token).is_some());
+        if !alive {
+            return Err(no_queue(name, &self.login()?.vhost.name));
+        }
+        let ok = queue::DeclareOk {
+            queue: ShortString::from(name),
+            message_count: 0,
+            consumer_count: 1,
+        };
+        self.reply_when_durable(
+            id,
+            (!nowait).then_some(AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))),
+            Vec::new(),
+            out,
+        );
+        Ok(())
+    }
+
+    fn check_redeclare(
+        &self,
+        existing: &QueueCell,
+        flags: &Flags,
+        arguments: FieldTable,
+    ) -> Result<(), Violation> {
+        let Declaration {
+            durable,
+            exclusive_owner,
+            auto_delete,
+            ..
+        } = existing.declaration;
+        let exclusive = flags.exclusive.then_some(self.id);
+        if exclusive_owner != exclusive {
+            return Err(locked(existing));
+        }
+        let printed = existing.printed();
+        let flag = |key: &str, received: bool, current: bool| {
+            let quoted = |value: bool| format!("'{value}'");
+            if received == current {
+                Ok(())
+            } else {
+                Err(arguments::inequivalent(
+                    key,
+                    &printed,
+                    &quoted(received),
+                    &quoted(current),
+                ))
+            }
+        };
+        flag("durable", flags.durable, durable)?;
+        flag("auto_delete", flags.auto_delete, auto_delete)?;
+        let kind = existing.declaration.settings.kind;
+        arguments::check_equivalent(&existing.declaration.arguments, &arguments, kind, &printed)
+    }
+
+    fn delete_queue(
+        &mut self,
+        id: ChannelId,
+        delete: &queue::Delete,
+        out: &mut Output,
+    ) -> Result<(), Violation> {
+        let given = cleaned(&delete.queue);
+        let name = self.queue_name(id, &given)?;
+        self.check_right(Right::Configure, Resource::Queue(&name))?;
+        let vhost = Arc::clone(&self.login()?.vhost);
+        let mut count = 0;
+        let mut changes = Changes::default();
+        if let Some(queue) = vhost.queue(&name) {
+            self.check_owner(&queue)?;
+            let printed = queue.printed();
+            if queue.declaration.settings.kind == QueueKind::Quorum {
+                for (set, flag) in [
+                    (delete.if_unused, "if-unused"),
+                    (delete.if_empty, "if-empty"),
+                ] {
+                    if set {
+                        let text = format!(
+                            "cannot delete {printed}. queue.delete operations with {flag} flag set are not supported by quorum queues"
+                        );
+                        return Err(Violation::connection(HardError::NotImplemented, text));
+                    }
+                }
+            }
+            let (if_unused, if_empty) = (delete.if_unused, delete.if_empty);
+            let allowed = |queue: &mamba_queue::Queue<_>| {
+                if if_unused && queue.consumer_count() > 0 {
+                    Err(precondition(format!("{printed} in use")))
+                } else if if_empty && queue.ready_count() > 0 {
+                    Err(precondition(format!("{printed} not empty")))
+                } else {
+                    Ok(())
+                }
+            };
+            (count, changes) = self.remove_queue(&queue, allowed)?;
+        }
+        let ok = queue::DeleteOk {
+            message_count: u32::try_from(count).unwrap_or(u32::MAX),
+        };
+        self.reply_when_durable(
+            id,
+            (!delete.nowait).then_some(AMQPClass::Queue(queue::AMQPMethod::DeleteOk(ok))),
+            changes,
+            out,
+        );
+        Ok(())
+    }
+
+    /// Ends a queue and takes it out of the routing table.
+    fn remove_queue(
+        &mut self,
+        queue: &Arc<QueueCell>,
+        allowed: impl FnOnce(&mamba_queue::Queue<crate::outbox::ConsumerPort>) -> Result<(), Violation>,
+    ) -> Result<(u64, Changes), Violation> {
+        let Some(vhost) = self.broker.vhost(&queue.vhost) else {
+            return Ok((0, Changes::default()));
+        };
+        let mut table = vhost.table.write();
+        if queue.is_deleted() {
+            return Ok((0, Changes::default()));
+        }
+        let ended = queue.end(allowed)?;
+        let mut definitions = vhost.changes_of(&table.remove_queue(&queue.name));
+        drop(table);
+        if queue.declaration.durable {
+            definitions.push(DefinitionChange::delete(&vhost.queue_definition(queue)));
+        }
+        self.counts.queues_deleted += 1;
+        self.exclusive
+            .retain(|exclusive| !Arc::ptr_eq(exclusive, queue));
+        let forget = queue
+            .declaration
+            .durable
+            .then_some((queue.id, ended.stored));
+        Ok((
+            ended.ready,
+            Changes {
+                definitions,
+                forget,
+            },
+        ))
+    }
+
+    /// Deletes an auto-delete queue whose last consumer has gone, unless another came meanwhile.
+    pub(crate) fn delete_unused(&mut self, queue: &Arc<QueueCell>) {
+        let allowed = |queue: &mamba_queue::Queue<_>| {
+            if queue.consumer_count() == 0 {
+                Ok(())
+            } else {
+                Err(precondition("in use"))
+            }
+        };
+        if let Ok((_, changes)) = self.remove_queue(queue, allowed)
+            && !changes.definitions.is_empty()
+        {
+            self.submit(changes);
+        }
+    }
+
+    pub(crate) fn delete_exclusive_queues(&mut self) {
+        while let Some(queue) = self.exclusive.pop() {
+            if let Ok((_, changes)) = self.remove_queue(&queue, |_| Ok(()))
+                && !changes.definitions.is_empty()
+            {
+                self.submit(changes);
+            }
+        }
+    }
+}
+
+fn locked(queue: &QueueCell) -> Violation {
+    let text = format!(
+        "cannot obtain exclusive access to locked {}. It could be originally declared on another connection or the exclusive property value does not match that of the original declaration.",
+        queue.printed()
+    );
+    Violation::channel(SoftError::ResourceLocked, text)
+}

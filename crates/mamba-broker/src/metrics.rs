@@ -1,0 +1,145 @@
+//! The node's counters. Connections count locally and add up once per turn, so that a message costs no
+//! shared cache line.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Counters since the start, shared by all connections.
+        #[derive(Debug, Default)]
+        pub(crate) struct Metrics { $($name: AtomicU64),* }
+
+        /// What one connection has counted since it last added up.
+        #[derive(Clone, Debug, Default)]
+        pub(crate) struct Counts { $(pub(crate) $name: u64),* }
+
+        /// The node's counters and gauges at one moment.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct Snapshot {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Open connections, those in the handshake included.
+            pub connections: u64,
+            /// Queues.
+            pub queues: u64,
+            /// Consumers of all queues.
+            pub consumers: u64,
+            /// Ready messages of all queues.
+            pub messages_ready: u64,
+            /// Unsettled deliveries of all queues.
+            pub messages_unacked: u64,
+            /// Octets of ready bodies.
+            pub message_bytes_ready: u64,
+            /// Octets of unsettled bodies.
+            pub message_bytes_unacked: u64,
+            /// Syncs of the message log.
+            pub log_syncs: u64,
+            /// Seconds spent in them.
+            pub log_sync_seconds: f64,
+            /// Octets written to the message log.
+            pub log_bytes_written: u64,
+            /// Entries written to the message log.
+            pub log_entries: u64,
+            /// Groups written, each with one sync.
+            pub log_groups: u64,
+            /// Files of the message log.
+            pub log_files: u64,
+            /// Octets in them.
+            pub log_bytes: u64,
+            /// Of these, octets of live messages.
+            pub log_live_bytes: u64,
+            /// The memory alarm is on.
+            pub alarm_memory: bool,
+            /// The disk alarm is on.
+            pub alarm_disk: bool,
+        }
+
+        impl Metrics {
+            /// Adds up what a connection counted, and sets it to zero.
+            pub(crate) fn add(&self, counts: &mut Counts) {
+                $(if counts.$name != 0 {
+                    self.$name.fetch_add(counts.$name, Ordering::Relaxed);
+                    counts.$name = 0;
+                })*
+            }
+
+            pub(crate) fn snapshot(&self) -> Snapshot {
+                Snapshot { $($name: self.$name.load(Ordering::Relaxed),)* ..Snapshot::default() }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections accepted.
+    connections_opened,
+    /// Connections ended.
+    connections_closed,
+    /// Channels opened.
+    channels_opened,
+    /// Channels closed.
+    channels_closed,
+    /// `queue.declare`s that succeeded, also of existing queues.
+    queues_declared,
+    /// Queues made.
+    queues_created,
+    /// Queues deleted.
+    queues_deleted,
+    /// Publishes accepted for processing.
+    messages_received,
+    /// … on channels in confirm or tx mode.
+    messages_received_confirm,
+    /// Target queues of all publishes.
+    messages_routed,
+    /// Unroutable and not mandatory.
+    messages_unroutable_dropped,
+    /// Unroutable and mandatory.
+    messages_unroutable_returned,
+    /// Confirms sent to publishers.
+    messages_confirmed,
+    /// Octets of bodies received.
+    message_bytes_received,
+    /// Octets of bodies delivered.
+    message_bytes_delivered,
+    /// Deliveries from classic queues to consumers without acknowledgement.
+    classic_delivered_auto_ack,
+    /// Deliveries from classic queues to consumers with acknowledgement.
+    classic_delivered_manual_ack,
+    /// `basic.get` from classic queues without acknowledgement.
+    classic_got_auto_ack,
+    /// `basic.get` from classic queues with acknowledgement.
+    classic_got_manual_ack,
+    /// `basic.get` that found a classic queue empty.
+    classic_get_empty,
+    /// Deliveries from classic queues marked redelivered.
+    classic_redelivered,
+    /// Acknowledgements for classic queues.
+    classic_acknowledged,
+    /// Deliveries from quorum queues to consumers without acknowledgement.
+    quorum_delivered_auto_ack,
+    /// Deliveries from quorum queues to consumers with acknowledgement.
+    quorum_delivered_manual_ack,
+    /// `basic.get` from quorum queues without acknowledgement.
+    quorum_got_auto_ack,
+    /// `basic.get` from quorum queues with acknowledgement.
+    quorum_got_manual_ack,
+    /// `basic.get` that found a quorum queue empty.
+    quorum_get_empty,
+    /// Deliveries from quorum queues marked redelivered.
+    quorum_redelivered,
+    /// Acknowledgements for quorum queues.
+    quorum_acknowledged,
+    /// Replies handed to direct reply-to consumers.
+    replies_delivered,
+    /// Logins tried.
+    auth_attempts,
+    /// Logins refused.
+    auth_failures,
+    /// Channels that have published and are open: opened part.
+    publishers_started,
+    /// … closed part.
+    publishers_ended,
+    /// Octets read from clients.
+    bytes_received,
+    /// Octets written to clients.
+    bytes_sent,
+}

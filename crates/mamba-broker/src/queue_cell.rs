@@ -1,0 +1,498 @@
+//! A queue on this node: the state machine behind its lock, with the log and the outboxes around it.
+//!
+//! Every change goes through [`QueueCell::change`]: it runs one step of the state machine, hands ready
+//! messages to consumers, writes what must survive to the log and fills the outboxes, all under the one lock,
+//! so that the log and every consumer see the queue's own order.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use mamba_queue::{
+    ConsumerId, Effects, Fetched, Incoming, Outcome, Queue, QueueKind, Settings, Stored, UnackedKey,
+};
+use mamba_routing::QueueHandle;
+use mamba_store::{EnqueuedRun, Log, Settled};
+use mamba_types::{FieldTable, LogPosition, QueueId, Sequence};
+use parking_lot::Mutex;
+
+use crate::outbox::{ConsumerPort, Notice, Outbox, Starving};
+
+/// What `queue.declare` said.
+#[derive(Clone, Debug)]
+pub struct Declaration {
+    /// Survives a restart. Always false for an exclusive queue.
+    pub durable: bool,
+    /// The one connection that may use it.
+    pub exclusive_owner: Option<u64>,
+    /// Deleted with its last consumer.
+    pub auto_delete: bool,
+    /// The arguments as declared, with `x-queue-type` made explicit.
+    pub arguments: FieldTable,
+    /// What the arguments mean to the queue.
+    pub settings: Settings,
+}
+
+/// A queue of this node.
+pub struct QueueCell {
+    /// Identity, never reused.
+    pub id: QueueId,
+    /// Name inside the virtual host.
+    pub name: Arc<str>,
+    /// The virtual host's name.
+    pub vhost: Arc<str>,
+    /// What it was declared as.
+    pub declaration: Declaration,
+    generation: Arc<AtomicU64>,
+    log: Log,
+    state: Mutex<State>,
+}
+
+struct State {
+    queue: Queue<ConsumerPort>,
+    effects: Effects,
+    deleted: bool,
+    /// Messages came in while nobody consumed, and the log does not know yet that they may be delivered.
+    unnoted: bool,
+}
+
+/// A queue's counters at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCounts {
+    /// Messages ready.
+    pub ready: u64,
+    /// Deliveries unsettled.
+    pub unacked: u64,
+    /// Octets of ready bodies.
+    pub ready_bytes: u64,
+    /// Octets of unsettled bodies.
+    pub unacked_bytes: u64,
+    /// Consumers.
+    pub consumers: u64,
+}
+
+/// What a queue held when it was deleted.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// Ready messages.
+    pub(crate) ready: u64,
+    /// Where the records of its stored messages lie.
+    pub(crate) stored: Vec<LogPosition>,
+}
+
+/// The handle routing returns.
+#[derive(Clone)]
+pub struct QueueRef(pub(crate) Arc<QueueCell>);
+
+impl QueueHandle for QueueRef {
+    fn id(&self) -> QueueId {
+        self.0.id
+    }
+
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn is_classic(&self) -> bool {
+        self.0.declaration.settings.kind == QueueKind::Classic
+    }
+
+    fn generation(&self) -> &Arc<AtomicU64> {
+        &self.0.generation
+    }
+}
+
+impl fmt::Debug for QueueCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueCell")
+            .field("vhost", &self.vhost)
+            .field("name", &self.name)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for QueueRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A message for [`QueueCell::enqueue`], with the octet range of its record in the batch's chunk when it is
+/// to be stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) incoming: Incoming,
+    /// Octets of the record; records of one run lie back to back.
+    pub(crate) record_len: u32,
+}
+
+impl QueueCell {
+    pub(crate) fn new(
+        id: QueueId,
+        vhost: Arc<str>,
+        name: Arc<str>,
+        declaration: Declaration,
+        first: Sequence,
+        log: Log,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            name,
+            vhost,
+            state: Mutex::new(State {
+                queue: Queue::new(declaration.settings, first),
+                effects: Effects::default(),
+                deleted: false,
+                unnoted: false,
+            }),
+            declaration,
+            generation: Arc::new(AtomicU64::new(0)),
+            log,
+        })
+    }
+
+    /// Whether a message of this persistence goes to the log on its way into this queue.
+    pub(crate) fn stores(&self, persistent: bool) -> bool {
+        match self.declaration.settings.kind {
+            QueueKind::Quorum => true,
+            QueueKind::Classic => persistent && self.declaration.durable,
+        }
+    }
+
+    /// The word for this queue's type in metrics and error texts.
+    pub(crate) fn is_quorum(&self) -> bool {
+        self.declaration.settings.kind == QueueKind::Quorum
+    }
+
+    /// `queue 'q' in vhost '/'`, as error texts name it.
+    pub(crate) fn printed(&self) -> String {
+        format!("queue '{}' in vhost '{}'", self.name, self.vhost)
+    }
+
+    /// Runs one step and carries out what follows. `None` when the queue has been deleted.
+    pub(crate) fn change<R>(
+        self: &Arc<Self>,
+        step: impl FnOnce(&mut Queue<ConsumerPort>, &mut Effects) -> R,
+    ) -> Option<R> {
+        self.change_logged(step).map(|(result, _)| result)
+    }
+
+    /// Like [`Self::change`], with the log position that makes the settlements durable.
+    fn change_logged<R>(
+        self: &Arc<Self>,
+        step: impl FnOnce(&mut Queue<ConsumerPort>, &mut Effects) -> R,
+    ) -> Option<(R, LogPosition)> {
+        let mut state = self.state.lock();
+        if state.deleted {
+            return None;
+        }
+        let State {
+            queue,
+            effects,
+            unnoted,
+            ..
+        } = &mut *state;
+        let result = step(queue, effects);
+        self.note_delivered(queue, unnoted);
+        let position = self.carry_out(queue, effects);
+        Some((result, position))
+    }
+
+    /// Takes a batch of messages in. Returns the log position that makes the stored ones safe.
+    pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> LogPosition {
+        let mut state = self.state.lock();
+        if state.deleted {
+            arrivals.clear();
+            return LogPosition::NONE;
+        }
+        let State {
+            queue,
+            effects,
+            unnoted,
+            ..
+        } = &mut *state;
+        let watched = queue.consumer_count() > 0;
+        let position = self.log_arrivals(queue.next_sequence(), arrivals, watched);
+        queue.enqueue(arrivals.drain(..).map(|arrival| arrival.incoming));
+        if watched {
+            self.carry_out(queue, effects);
+        } else {
+            *unnoted |= position != LogPosition::NONE;
+        }
+        position
+    }
+
+    fn log_arrivals(
+        &self,
+        first: Sequence,
+        arrivals: &[Arrival],
+        may_be_delivered: bool,
+    ) -> LogPosition {
+        let mut runs: Vec<EnqueuedRun> = Vec::new();
+        let mut end = LogPosition::NONE;
+        for (arrival, sequence) in arrivals.iter().zip(first.0..) {
+            let at = arrival.incoming.at;
+            if at == LogPosition::NONE {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(run) if end == at && run.first.0 + u64::from(run.count) == sequence => {
+                    run.count += 1
+                }
+                _ => runs.push(EnqueuedRun {
+                    first: Sequence(sequence),
+                    count: 1,
+                    at,
+                    may_be_delivered,
+                    delivery_count: 0,
+                }),
+            }
+            end = LogPosition(at.0 + u64::from(arrival.record_len));
+        }
+        if runs.is_empty() {
+            LogPosition::NONE
+        } else {
+            self.log.append_enqueued(self.id, &runs)
+        }
+    }
+
+    /// Messages that come while there are consumers carry the flag themselves; those that were there before
+    /// the first consumer get it here, in one entry.
+    fn note_delivered(&self, queue: &Queue<ConsumerPort>, unnoted: &mut bool) {
+        if *unnoted && queue.consumer_count() > 0 {
+            *unnoted = false;
+            self.log
+                .append_delivered(self.id, Sequence(queue.next_sequence().0.saturating_sub(1)));
+        }
+    }
+
+    /// Takes one message out for `basic.get`.
+    pub(crate) fn fetch(self: &Arc<Self>, no_ack: bool) -> Option<Option<Fetched>> {
+        self.change(|queue, effects| {
+            let fetched = queue.fetch(no_ack, effects)?;
+            if fetched.stored.at != LogPosition::NONE && !no_ack {
+                self.log.append_delivered(self.id, fetched.stored.sequence);
+            }
+            Some(fetched)
+        })
+    }
+
+    fn carry_out(
+        self: &Arc<Self>,
+        queue: &mut Queue<ConsumerPort>,
+        effects: &mut Effects,
+    ) -> LogPosition {
+        let mut position = LogPosition::NONE;
+        loop {
+            queue.dispatch(effects);
+            if effects.is_empty() {
+                return position;
+            }
+            position = position.max(self.settle_in_log(effects));
+            Self::deliver(queue, effects);
+            let mut again = false;
+            for consumer in effects.starved.drain(..) {
+                let starved = queue.port(consumer).map(|port| Arc::clone(&port.outbox));
+                let Some(outbox) = starved else { continue };
+                if !outbox.starve(Starving {
+                    queue: Arc::clone(self),
+                    consumer,
+                }) {
+                    queue.resume(consumer);
+                    again = true;
+                }
+            }
+            effects.clear();
+            if !again {
+                return position;
+            }
+        }
+    }
+
+    fn settle_in_log(&self, effects: &mut Effects) -> LogPosition {
+        let mut position = LogPosition::NONE;
+        if !effects.settled.is_empty() {
+            let settled: Vec<Settled> = effects
+                .settled
+                .drain(..)
+                .map(|settled| Settled {
+                    sequence: settled.sequence,
+                    at: settled.at,
+                })
+                .collect();
+            position = self.log.append_settled(self.id, &settled);
+        }
+        for (sequence, count) in effects.returned.drain(..) {
+            position = self.log.append_delivery_count(self.id, sequence, count);
+        }
+        for stored in effects.over_limit.drain(..) {
+            tracing::debug!(vhost = %self.vhost, queue = %self.name, sequence = stored.sequence.0, "dropped: over the delivery limit");
+        }
+        position
+    }
+
+    fn deliver(queue: &Queue<ConsumerPort>, effects: &mut Effects) {
+        let mut deliveries = effects.deliveries.drain(..).peekable();
+        while let Some(first) = deliveries.next() {
+            let Some(port) = queue.port(first.consumer) else {
+                continue;
+            };
+            let outbox = &port.outbox;
+            let slot_of = |consumer: ConsumerId| {
+                queue
+                    .port(consumer)
+                    .filter(|port| Arc::ptr_eq(&port.outbox, outbox))
+                    .map(|port| port.slot)
+            };
+            let first = Notice::Deliver {
+                slot: port.slot,
+                delivery: first,
+            };
+            let rest = std::iter::from_fn(|| {
+                let slot = slot_of(deliveries.peek()?.consumer)?;
+                deliveries
+                    .next()
+                    .map(|delivery| Notice::Deliver { slot, delivery })
+            });
+            outbox.push_all(std::iter::once(first).chain(rest));
+        }
+    }
+
+    /// Ends deliveries. Returns the log position that makes it durable.
+    pub(crate) fn settle(
+        self: &Arc<Self>,
+        keys: impl Iterator<Item = (UnackedKey, Sequence)>,
+        outcome: Outcome,
+    ) -> LogPosition {
+        let settled = self.change_logged(|queue, effects| queue.settle(keys, outcome, effects));
+        settled.map_or(LogPosition::NONE, |((), position)| position)
+    }
+
+    /// Notes in the log that deliveries without acknowledgement have left for good.
+    pub(crate) fn sent(&self, settled: &[Settled]) {
+        self.log.append_settled(self.id, settled);
+    }
+
+    /// Counters of this moment.
+    pub fn counts(&self) -> QueueCounts {
+        let state = self.state.lock();
+        QueueCounts {
+            ready: state.queue.ready_count() as u64,
+            unacked: state.queue.unacked_count() as u64,
+            ready_bytes: state.queue.ready_bytes(),
+            unacked_bytes: state.queue.unacked_bytes(),
+            consumers: state.queue.consumer_count() as u64,
+        }
+    }
+
+    /// Looks at the queue without changing it.
+    pub(crate) fn inspect<R>(&self, look: impl FnOnce(&Queue<ConsumerPort>) -> R) -> R {
+        look(&self.state.lock().queue)
+    }
+
+    /// Puts back what survived a restart.
+    pub(crate) fn restore(&self, messages: impl Iterator<Item = Stored>) {
+        let mut state = self.state.lock();
+        for stored in messages {
+            state.unnoted |= !stored.redelivered;
+            state.queue.restore(stored);
+        }
+    }
+
+    /// Ends the queue if `allowed` says so: no message goes in or out any more, its consumers are told.
+    /// Returns what `allowed` refused with, or what was there.
+    pub(crate) fn end<E>(
+        &self,
+        allowed: impl FnOnce(&Queue<ConsumerPort>) -> Result<(), E>,
+    ) -> Result<Ended, E> {
+        let mut state = self.state.lock();
+        if state.deleted {
+            return Ok(Ended::default());
+        }
+        allowed(&state.queue)?;
+        state.deleted = true;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let ready = state.queue.ready_count() as u64;
+        for (_, port) in state.queue.ports() {
+            port.outbox.push(Notice::QueueGone { slot: port.slot });
+        }
+        let settings = *state.queue.settings();
+        let next = state.queue.next_sequence();
+        let old = std::mem::replace(&mut state.queue, Queue::new(settings, next));
+        drop(state);
+        let stored = old
+            .messages()
+            .map(|stored| stored.at)
+            .filter(|at| *at != LogPosition::NONE);
+        Ok(Ended {
+            ready,
+            stored: stored.collect(),
+        })
+    }
+
+    /// Whether the queue has been deleted.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.state.lock().deleted
+    }
+
+    /// Moves the records of messages inside `range` to the log's end, so that the range can be reclaimed.
+    pub(crate) fn relocate(&self, range: &std::ops::Range<LogPosition>) {
+        let mut state = self.state.lock();
+        let mut old = Vec::new();
+        for stored in state
+            .queue
+            .messages_mut()
+            .filter(|stored| range.contains(&stored.at))
+        {
+            let appended = self.log.append_messages(stored.message.record().clone());
+            let run = EnqueuedRun {
+                first: stored.sequence,
+                count: 1,
+                at: appended.at(),
+                may_be_delivered: true,
+                delivery_count: stored.returns,
+            };
+            self.log.append_enqueued(self.id, &[run]);
+            old.push(stored.at);
+            stored.at = appended.at();
+        }
+        if !old.is_empty() {
+            self.log.relocated(&old);
+        }
+    }
+
+    /// The sequences of messages that have been delivered before, for a clean stop.
+    pub(crate) fn redelivered_at_stop(&self) -> Vec<Sequence> {
+        self.inspect(|queue| {
+            let mut seen: Vec<Sequence> = queue
+                .delivered_before()
+                .filter(|stored| stored.at != LogPosition::NONE)
+                .map(|stored| stored.sequence)
+                .collect();
+            seen.sort_unstable();
+            seen
+        })
+    }
+}
+
+/// For [`Outbox`]'s readers: what a delivery without acknowledgement leaves to note in the log.
+pub(crate) fn settled_of(stored: &Stored) -> Option<Settled> {
+    (stored.at != LogPosition::NONE).then_some(Settled {
+        sequence: stored.sequence,
+        at: stored.at,
+    })
+}
+
+impl Outbox {
+    /// Resumes consumers that waited for room.
+    pub(crate) fn resume(starving: Vec<Starving>) {
+        for Starving { queue, consumer } in starving {
+            queue.change(|queue, _| queue.resume(consumer));
+        }
+    }
+}
