@@ -8,9 +8,12 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod channels;
 mod confirm;
 mod content;
 mod event;
+mod heartbeat;
+mod sasl;
 mod session;
 mod unacked;
 
