@@ -517,6 +517,7 @@ impl Log {
         let mut staging = self.shared.staging.lock();
         staging.push_payload(Kind::CleanStop, Bytes::from(payload), synced);
         staging.sync_to = staging.next;
+        staging.clean_stopped = true;
         self.done(staging, Urgency::Now);
         self.flush()
     }

@@ -93,6 +93,8 @@ pub(crate) struct Staging {
     pub(crate) sync_to: u64,
     pub(crate) sleep: Sleep,
     pub(crate) stop: bool,
+    /// The entry of a clean stop is the last one: nothing of our own may follow it.
+    pub(crate) clean_stopped: bool,
     /// The log failed or is closed: nothing is kept any more.
     pub(crate) discard: bool,
     pub(crate) log_id: u32,

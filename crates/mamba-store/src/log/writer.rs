@@ -671,6 +671,9 @@ fn free_oldest(shared: &Shared) -> Option<u64> {
     let synced = shared.synced.load(Ordering::Acquire);
     let mut staging = shared.staging.lock();
     let staging = &mut *staging;
+    if staging.clean_stopped {
+        return None;
+    }
     let file = staging.files.dead_oldest(written)?;
     let (base, end, gate) = (file.base, file.end, file.gate);
     let moving: Vec<_> = staging

@@ -29,12 +29,13 @@ struct Content {
     synced: Vec<u8>,
 }
 
+/// One lock for all of it, so that an image is what a crash leaves at one moment.
 #[derive(Debug, Default)]
 struct State {
-    files: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    names: BTreeMap<PathBuf, usize>,
+    contents: Vec<Content>,
     faults: Faults,
     clock: u64,
-    writes: u64,
 }
 
 /// What the disk does wrong.
@@ -61,12 +62,13 @@ impl MemoryDisk {
     pub fn from_image(image: &Image) -> Self {
         let disk = Self::default();
         for (path, octets) in image {
-            let content = Content {
+            let mut state = disk.state.lock();
+            let number = state.contents.len();
+            state.contents.push(Content {
                 written: octets.clone(),
                 synced: octets.clone(),
-            };
-            let file = Arc::new(Mutex::new(content));
-            disk.state.lock().files.insert(path.clone(), file);
+            });
+            state.names.insert(path.clone(), number);
         }
         disk
     }
@@ -98,25 +100,49 @@ impl MemoryDisk {
         self.image(|content| content.synced.clone())
     }
 
-    fn image(&self, octets: impl Fn(&Content) -> Vec<u8>) -> Image {
+    /// What a power cut may leave: of every sector, the synced or the written octets.
+    pub fn torn(&self, mut keep: impl FnMut() -> bool) -> Image {
+        const SECTOR: usize = 512;
+        self.image(|content| {
+            let mut octets = content.written.clone();
+            for (index, sector) in octets.chunks_mut(SECTOR).enumerate() {
+                let from = index * SECTOR;
+                let old = content.synced.get(from..).unwrap_or_default();
+                let old = &old[..old.len().min(sector.len())];
+                let same = sector.starts_with(old) && sector[old.len()..].iter().all(|o| *o == 0);
+                if !same && !keep() {
+                    sector.fill(0);
+                    sector[..old.len()].copy_from_slice(old);
+                }
+            }
+            octets
+        })
+    }
+
+    fn image(&self, mut octets: impl FnMut(&Content) -> Vec<u8>) -> Image {
         let state = self.state.lock();
         state
-            .files
+            .names
             .iter()
-            .map(|(path, content)| (path.clone(), octets(&content.lock())))
+            .map(|(path, number)| (path.clone(), octets(&state.contents[*number])))
             .collect()
     }
 
     fn handle(&self, path: &Path, create: bool) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.state.lock();
-        let content = if create {
-            Arc::clone(state.files.entry(path.to_owned()).or_default())
-        } else {
-            Arc::clone(state.files.get(path).ok_or(io::ErrorKind::NotFound)?)
+        let number = match state.names.get(path) {
+            Some(number) => *number,
+            None if create => {
+                state.contents.push(Content::default());
+                let number = state.contents.len() - 1;
+                state.names.insert(path.to_owned(), number);
+                number
+            }
+            None => return Err(io::ErrorKind::NotFound.into()),
         };
         Ok(Box::new(MemoryFile {
             disk: self.clone(),
-            content,
+            number,
         }))
     }
 }
@@ -136,13 +162,13 @@ impl Disk for MemoryDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
-        let content = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        state.files.insert(to.to_owned(), content);
+        let content = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), content);
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let removed = self.state.lock().files.remove(path);
+        let removed = self.state.lock().names.remove(path);
         removed
             .map(drop)
             .ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -159,7 +185,7 @@ impl Disk for MemoryDisk {
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
         let state = self.state.lock();
         Ok(state
-            .files
+            .names
             .keys()
             .filter(|file| file.parent() == Some(path))
             .filter_map(|file| Some(file.file_name()?.to_owned()))
@@ -180,51 +206,57 @@ impl Disk for MemoryDisk {
 #[derive(Debug)]
 struct MemoryFile {
     disk: MemoryDisk,
-    content: Arc<Mutex<Content>>,
+    number: usize,
+}
+
+impl MemoryFile {
+    fn with<T>(&self, use_it: impl FnOnce(&mut Content) -> T) -> T {
+        use_it(&mut self.disk.state.lock().contents[self.number])
+    }
+}
+
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 impl DiskFile for MemoryFile {
     fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         let mut octets: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
-        {
-            let mut state = self.disk.state.lock();
-            let faults = &mut state.faults;
-            if faults.write_fails {
+        let mut state = self.disk.state.lock();
+        let faults = &mut state.faults;
+        if faults.write_fails {
+            drop(state);
+            self.disk.fault();
+            return Err(io::Error::other("injected"));
+        }
+        if let Some(most) = faults.short_writes {
+            octets.truncate(most);
+        }
+        if let Some(room) = &mut faults.room {
+            octets.truncate(index(*room));
+            *room -= octets.len() as u64;
+            if octets.is_empty() {
                 drop(state);
                 self.disk.fault();
-                return Err(io::Error::other("injected"));
+                return Err(io::ErrorKind::StorageFull.into());
             }
-            if let Some(most) = faults.short_writes {
-                octets.truncate(most);
-            }
-            if let Some(room) = &mut faults.room {
-                octets.truncate(usize::try_from(*room).unwrap_or(usize::MAX));
-                *room -= octets.len() as u64;
-                if octets.is_empty() {
-                    drop(state);
-                    self.disk.fault();
-                    return Err(io::ErrorKind::StorageFull.into());
-                }
-            }
-            state.writes += 1;
         }
-        let mut content = self.content.lock();
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let end = offset + octets.len();
-        if content.written.len() < end {
-            content.written.resize(end, 0);
+        let written = &mut state.contents[self.number].written;
+        let end = index(offset) + octets.len();
+        if written.len() < end {
+            written.resize(end, 0);
         }
-        content.written[offset..end].copy_from_slice(&octets);
+        written[index(offset)..end].copy_from_slice(&octets);
         Ok(octets.len())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let content = self.content.lock();
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        let rest = content.written.get(from..).unwrap_or_default();
-        let len = rest.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&rest[..len]);
-        Ok(len)
+        self.with(|content| {
+            let rest = content.written.get(index(offset)..).unwrap_or_default();
+            let len = rest.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&rest[..len]);
+            Ok(len)
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -232,28 +264,26 @@ impl DiskFile for MemoryFile {
             self.disk.fault();
             return Err(io::Error::other("injected"));
         }
-        let mut content = self.content.lock();
-        content.synced = content.written.clone();
+        self.with(|content| content.synced = content.written.clone());
         Ok(())
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        let mut content = self.content.lock();
-        if content.written.len() < len {
-            content.written.resize(len, 0);
-        }
+        self.with(|content| {
+            if content.written.len() < index(len) {
+                content.written.resize(index(len), 0);
+            }
+        });
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        self.content.lock().written.resize(len, 0);
+        self.with(|content| content.written.resize(index(len), 0));
         Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.content.lock().written.len() as u64)
+        Ok(self.with(|content| content.written.len() as u64))
     }
 }
 
