@@ -109,8 +109,7 @@ impl<'a> RawValue<'a> {
     /// # Errors
     /// [`TableError`] as for [`table`].
     pub fn value(&self, limits: &Limits) -> Result<FieldValue, TableError> {
-        let depth = Depth::of(limits);
-        check_nested(self, depth)?;
+        check_value(*self, Depth::of(limits), true)?;
         decode_value(self)
     }
 }
@@ -242,10 +241,6 @@ fn check(octets: &[u8], depth: Depth, names: bool) -> Result<(), TableError> {
         check_value(raw_value(&mut reader)?, depth, names)?;
     }
     Ok(())
-}
-
-fn check_nested(value: &RawValue<'_>, depth: Depth) -> Result<(), TableError> {
-    check_value(*value, depth, true)
 }
 
 #[inline]
