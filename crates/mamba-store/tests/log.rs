@@ -394,6 +394,123 @@ fn a_pinned_file_is_had_back_by_relocation() {
     assert!(open(&disk).2.queues.is_empty());
 }
 
+/// Flips a bit of the octet at a log position.
+fn damage(image: &mut Image, at: LogPosition) {
+    let base = |path: &Path| {
+        let stem = path.file_stem()?.to_str()?;
+        u64::from_str_radix(stem, 16).ok()
+    };
+    let (path, octets) = image
+        .iter_mut()
+        .rev()
+        .find(|(path, _)| base(path).is_some_and(|base| base <= at.0))
+        .unwrap();
+    octets[usize::try_from(at.0 - base(path).unwrap()).unwrap()] ^= 1;
+}
+
+#[test]
+fn the_original_stays_until_its_copy_is_synced() {
+    let disk = MemoryDisk::default();
+    let (log, _threads, _) = open(&disk);
+    let (old, _) = enqueue(&log, Q, 1, b"stays");
+    for sequence in 2..=200 {
+        let (other, _) = enqueue(&log, Q, sequence, &[1; 500]);
+        settle(&log, Q, sequence, other);
+    }
+    assert!(log.flush() && log.relocation_candidate().is_some());
+    disk.set_faults(Faults {
+        room: Some(0),
+        ..Faults::default()
+    });
+    let (_copy, _) = enqueue(&log, Q, 1, b"stays");
+    log.relocated(&[old]);
+    // Every try of the writer lets the keeper look for room.
+    disk.wait_for_faults(20);
+    let (_log, _threads, back) = open(&MemoryDisk::from_image(&disk.written()));
+    assert_eq!(bodies(&back, Q), [(1, b"stays".to_vec())]);
+}
+
+#[test]
+fn a_torn_copy_does_not_hide_its_original() {
+    let disk = MemoryDisk::default();
+    let (log, threads, _) = open(&disk);
+    let (old, _) = enqueue(&log, Q, 1, b"stays");
+    let (copy, _) = enqueue(&log, Q, 1, b"stays");
+    drop(threads);
+    let back = open(&disk).2;
+    assert_eq!(back.queues[&Q].messages[0].at, copy);
+    let mut image = disk.written();
+    damage(&mut image, LogPosition(copy.0 + 50));
+    let back = open(&MemoryDisk::from_image(&image)).2;
+    assert_eq!(bodies(&back, Q), [(1, b"stays".to_vec())]);
+    assert_eq!(back.queues[&Q].messages[0].at, old);
+}
+
+#[test]
+fn a_hole_in_what_was_never_synced_is_no_damage_at_any_later_start() {
+    let disk = MemoryDisk::default();
+    let lazy = LogConfig {
+        sync: SyncMode::Os,
+        ..config()
+    };
+    let (log, _threads, _) = open_with(&disk, lazy);
+    enqueue(&log, Q, 1, b"one");
+    let (two, _) = enqueue(&log, Q, 2, b"two");
+    enqueue(&log, Q, 3, b"three");
+    assert!(log.flush());
+    let mut image = disk.written();
+    damage(&mut image, two);
+    let disk = MemoryDisk::from_image(&image);
+    for round in 1..=3 {
+        let (log, threads, back) = open(&disk);
+        let expected = [(1, b"one".to_vec()), (3, b"three".to_vec())];
+        assert_eq!(bodies(&back, Q), expected, "start {round}");
+        assert!(back.report.quarantined.is_empty(), "start {round}");
+        assert!(back.report.torn_octets > 0, "start {round}");
+        let (at, _) = enqueue(&log, QueueId(1), round, b"x");
+        settle(&log, QueueId(1), round, at);
+        drop(threads);
+    }
+}
+
+#[test]
+fn a_hole_in_what_was_synced_is_reported_and_costs_only_itself() {
+    let disk = MemoryDisk::default();
+    let (log, threads, _) = open(&disk);
+    let mut places = Vec::new();
+    for sequence in 1..=50 {
+        places.push(enqueue(&log, Q, sequence, &[7; 300]).0);
+        assert!(log.flush());
+    }
+    drop(threads);
+    let mut image = disk.written();
+    damage(&mut image, places[20]);
+    let (_log, _threads, back) = open(&MemoryDisk::from_image(&image));
+    assert_eq!(back.report.live, 49);
+    assert!(bodies(&back, Q).iter().all(|(sequence, _)| *sequence != 21));
+    assert_eq!(back.report.quarantined.len(), 1);
+    assert!(back.report.quarantined[0].contains(&places[20]));
+    assert_eq!(back.report.torn_octets, 0);
+}
+
+#[test]
+fn a_missing_file_in_the_middle_is_reported() {
+    let disk = MemoryDisk::default();
+    let (log, threads, _) = open(&disk);
+    for sequence in 1..=50 {
+        enqueue(&log, Q, sequence, &[7; 300]);
+        assert!(log.flush());
+    }
+    drop(threads);
+    let mut image = disk.written();
+    let logs = |path: &&std::path::PathBuf| path.extension().is_some_and(|e| e == "log");
+    let second = image.keys().filter(logs).nth(1).unwrap().clone();
+    image.remove(&second);
+    let (_log, _threads, back) = open(&MemoryDisk::from_image(&image));
+    assert_eq!(back.report.quarantined.len(), 1);
+    assert!((40..50).contains(&back.report.live), "{:?}", back.report);
+}
+
 #[test]
 fn a_watermark_that_ran_ahead_survives_its_file() {
     let disk = MemoryDisk::default();

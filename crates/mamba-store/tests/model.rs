@@ -23,9 +23,13 @@ enum Step {
         count: u8,
         size: u16,
     },
-    /// Settles every live message whose number modulo `of` is 0, from the oldest on.
+    /// Settles the last one of every `of` live messages, counted from the oldest on.
     Settle {
         of: u8,
+    },
+    /// So many messages that are settled at once: the log grows around those that stay.
+    Churn {
+        count: u8,
     },
     Deliver,
     Count,
@@ -56,6 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1..=3u8, 1..=5u8, 0..900u16)
             .prop_map(|(queues, count, size)| Step::Publish { queues, count, size }),
         4 => (1..=4u8).prop_map(|of| Step::Settle { of }),
+        2 => (1..=40u8).prop_map(|count| Step::Churn { count }),
         1 => Just(Step::Deliver),
         1 => Just(Step::Count),
         1 => Just(Step::Flush),
@@ -120,6 +125,7 @@ impl Harness {
                 size,
             } => self.publish(queues, count, size),
             Step::Settle { of } => self.settle(of),
+            Step::Churn { count } => self.churn(count),
             Step::Deliver => self.deliver(),
             Step::Count => self.count(),
             Step::Flush => assert!(self.log.flush()),
@@ -175,7 +181,7 @@ impl Harness {
         let log = self.log.clone();
         let mut gone: BTreeMap<u64, Vec<Settled>> = BTreeMap::new();
         for (number, ((queue, sequence), entry)) in self.live().enumerate() {
-            if number % usize::from(of) == 0 {
+            if (number + 1) % usize::from(of) == 0 {
                 gone.entry(*queue).or_default().push(Settled {
                     sequence: Sequence(*sequence),
                     at: entry.at,
@@ -188,6 +194,17 @@ impl Harness {
                 let key = (queue, one.sequence.0);
                 self.model.get_mut(&key).unwrap().settled = Some(end);
             }
+        }
+    }
+
+    fn churn(&mut self, count: u8) {
+        for _ in 0..count {
+            self.publish(1, 1, 800);
+            let ((queue, sequence), entry) =
+                self.live().filter(|(key, _)| key.0 == 1).last().unwrap();
+            let (queue, sequence, at) = (QueueId(*queue), Sequence(*sequence), entry.at);
+            let end = self.log.append_settled(queue, &[Settled { sequence, at }]);
+            self.model.get_mut(&(queue.0, sequence.0)).unwrap().settled = Some(end);
         }
     }
 
