@@ -41,16 +41,25 @@ pub static SETTINGS: LazyLock<Settings> = LazyLock::new(|| Settings {
     url_v6: virtual_host_spelled(&variable("AMQP_URL_V6", "")),
     control: variable("BROKER_CONTROL", ""),
     prefix: variable("INTEROP_PREFIX", "interop-rust-"),
-    messages: variable("INTEROP_MESSAGES", "50000").parse().expect("INTEROP_MESSAGES is a number"),
+    messages: variable("INTEROP_MESSAGES", "50000")
+        .parse()
+        .expect("INTEROP_MESSAGES is a number"),
 });
 
 fn variable(name: &str, otherwise: &str) -> String {
-    std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or_else(|| otherwise.to_owned())
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.is_empty())
+        .unwrap_or_else(|| otherwise.to_owned())
 }
 
 /// The contract's path `/` means the virtual host `/`; in an AMQP URI it would be the empty name.
 fn virtual_host_spelled(url: &str) -> String {
-    if url.ends_with('/') { format!("{url}%2f") } else { url.to_owned() }
+    if url.ends_with('/') {
+        format!("{url}%2f")
+    } else {
+        url.to_owned()
+    }
 }
 
 /// Why a scenario did not pass.
@@ -107,12 +116,18 @@ pub async fn run(scenarios: Vec<Scenario>) {
 
 /// Fails unless the two are equal.
 pub fn same<T: PartialEq<U> + Debug, U: Debug>(what: &str, expected: T, actual: U) -> Outcome {
-    check(expected == actual, || format!("{what}: expected {expected:?}, got {actual:?}"))
+    check(expected == actual, || {
+        format!("{what}: expected {expected:?}, got {actual:?}")
+    })
 }
 
 /// Fails with the message unless the condition holds.
 pub fn check<M: Display>(condition: bool, otherwise: impl FnOnce() -> M) -> Outcome {
-    if condition { Ok(()) } else { failed(otherwise()) }
+    if condition {
+        Ok(())
+    } else {
+        failed(otherwise())
+    }
 }
 
 /// A failure with this message.
@@ -146,10 +161,16 @@ pub fn pattern(size: usize) -> Vec<u8> {
 /// Kills the broker and starts it again; skips when nobody can.
 pub async fn kill_and_restart() -> Outcome {
     let status = tokio::task::spawn_blocking(|| {
-        Command::new(&SETTINGS.control).arg("kill-restart").stdin(Stdio::null()).stdout(Stdio::null()).status()
+        Command::new(&SETTINGS.control)
+            .arg("kill-restart")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
     })
     .await??;
-    check(status.success(), || format!("kill-restart ended with {status}"))
+    check(status.success(), || {
+        format!("kill-restart ended with {status}")
+    })
 }
 
 /// Forwards bytes between clients and the broker until it is frozen: then nothing passes and nobody is told.
@@ -162,11 +183,16 @@ impl FreezableProxy {
     /// Starts forwarding to `host:port`.
     pub fn start(upstream: &str) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let proxy = Self { address: listener.local_addr()?, frozen: Arc::new(AtomicBool::new(false)) };
+        let proxy = Self {
+            address: listener.local_addr()?,
+            frozen: Arc::new(AtomicBool::new(false)),
+        };
         let (upstream, frozen) = (upstream.to_owned(), Arc::clone(&proxy.frozen));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let Ok(broker) = TcpStream::connect(&upstream) else { return };
+                let Ok(broker) = TcpStream::connect(&upstream) else {
+                    return;
+                };
                 for (mut from, mut to) in pairs(client, broker).into_iter().flatten() {
                     let frozen = Arc::clone(&frozen);
                     thread::spawn(move || pump(&mut from, &mut to, &frozen));
@@ -206,6 +232,13 @@ fn pump(from: &mut TcpStream, to: &mut TcpStream, frozen: &AtomicBool) {
 
 /// `host:port` of [`Settings::url`].
 pub fn broker_address() -> String {
-    let authority = SETTINGS.url.split("//").nth(1).unwrap_or_default().split('/').next().unwrap_or_default();
+    let authority = SETTINGS
+        .url
+        .split("//")
+        .nth(1)
+        .unwrap_or_default()
+        .split('/')
+        .next()
+        .unwrap_or_default();
     authority.rsplit('@').next().unwrap_or_default().to_owned()
 }
