@@ -59,7 +59,10 @@ fn any_table() -> impl Strategy<Value = FieldTable> {
 }
 
 fn encoded(class: &AMQPClass) -> Vec<u8> {
-    gen_class(class)(Vec::new().into()).unwrap().into_inner().0
+    gen_class(class)(Vec::new().into())
+        .expect("encoding into memory")
+        .into_inner()
+        .0
 }
 
 prop_compose! {
@@ -100,7 +103,7 @@ prop_compose! {
 fn header_payload(body_size: u64, properties: &basic::AMQPProperties) -> Vec<u8> {
     let mut payload = vec![0, 60, 0, 0];
     payload.extend_from_slice(&body_size.to_be_bytes());
-    let context = basic::gen_properties(properties)(payload.into()).unwrap();
+    let context = basic::gen_properties(properties)(payload.into()).expect("encoding into memory");
     context.into_inner().0
 }
 
@@ -118,7 +121,7 @@ fn flat(out: &Output) -> Vec<u8> {
 fn oracle_frames(mut octets: &[u8]) -> Vec<AMQPFrame> {
     let mut frames = Vec::new();
     while !octets.is_empty() {
-        let (rest, frame) = parse_frame(octets).unwrap();
+        let (rest, frame) = parse_frame(octets).expect("whole frames");
         octets = rest;
         frames.push(frame);
     }
