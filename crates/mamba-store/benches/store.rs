@@ -21,7 +21,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use mamba_store::{
     DefinitionChange, DurableWaker, EnqueuedRun, Log, LogConfig, LogThreads, QueueDefinition,
-    RealDisk, Settled, Store, StoreConfig, SyncMode,
+    RealDisk, Settled, Store, StoreConfig, SyncMode, log::BACKLOG_BYTES_MAX,
 };
 use mamba_types::{LogPosition, Message, QueueId, RecordMeta, Sequence};
 use parking_lot::Mutex;
@@ -45,6 +45,7 @@ fn main() {
             window,
         );
     }
+    appends(open(sub("appends"), SyncMode::Fsync));
     recovery(sub("recovery"));
     for in_flight in [1, 50] {
         declares(sub(&format!("declares-{in_flight}")), in_flight);
@@ -169,6 +170,32 @@ fn confirms((log, threads): (Log, LogThreads), window: usize) {
     }
     report(
         &format!("confirms, 500 B, window {window}"),
+        messages,
+        began.elapsed(),
+        &log,
+    );
+    drop(threads);
+}
+
+/// Single messages of 500 B, enqueued and settled one call each: what the staging area takes.
+fn appends((log, threads): (Log, LogThreads)) {
+    let chunk = chunk(1, 500);
+    let began = Instant::now();
+    let mut messages = 0;
+    while began.elapsed() < RUN {
+        for _ in 0..100 {
+            messages += 1;
+            let (at, _) = publish(&log, messages, &chunk, 1);
+            let sequence = Sequence(messages);
+            log.append_settled(QUEUE, &[Settled { sequence, at }]);
+        }
+        if log.backlog_bytes() > BACKLOG_BYTES_MAX {
+            assert!(log.flush());
+        }
+    }
+    assert!(log.flush());
+    report(
+        "single appends, 500 B, fsync",
         messages,
         began.elapsed(),
         &log,

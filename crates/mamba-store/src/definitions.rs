@@ -444,6 +444,22 @@ fn read_table<T: Stored>(path: &Path, read: &redb::ReadTransaction) -> Result<Ve
     Ok(list)
 }
 
+/// A bug in somebody's `done` must not leave the others waiting.
+struct RefuseOnPanic(Arc<Shared>);
+
+impl Drop for RefuseOnPanic {
+    fn drop(&mut self) {
+        let left = {
+            let mut backlog = self.0.backlog.lock();
+            backlog.stop = true;
+            std::mem::take(&mut backlog.submissions)
+        };
+        for submission in left {
+            (submission.done)(Err(StoreError::Closed));
+        }
+    }
+}
+
 struct Worker {
     shared: Arc<Shared>,
     /// `None` after a failed commit, until it could be opened again.
@@ -453,6 +469,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
+        let _guard = RefuseOnPanic(Arc::clone(&self.shared));
         loop {
             let submissions = {
                 let mut backlog = self.shared.backlog.lock();

@@ -303,6 +303,35 @@ fn a_failed_write_fails_the_log() {
 }
 
 #[test]
+fn a_panicking_waker_fails_the_log_and_leaves_nobody_waiting() {
+    struct Panics;
+    impl mamba_store::DurableWaker for Panics {
+        fn durable(&self) {
+            panic!("injected");
+        }
+    }
+    struct Tells(std::sync::mpsc::Sender<()>);
+    impl mamba_store::DurableWaker for Tells {
+        fn durable(&self) {
+            self.0.send(()).unwrap();
+        }
+    }
+    let disk = MemoryDisk::default();
+    let (log, _threads, _) = open(&disk);
+    disk.set_faults(Faults {
+        room: Some(0),
+        ..Faults::default()
+    });
+    let (_, position) = enqueue(&log, Q, 1, b"x");
+    log.wake_at(position, Arc::new(Panics));
+    let (tell, told) = std::sync::mpsc::channel();
+    log.wake_at(LogPosition(u64::MAX), Arc::new(Tells(tell)));
+    disk.set_faults(Faults::default());
+    told.recv().unwrap();
+    assert!(log.failed());
+}
+
+#[test]
 fn the_lazier_modes_come_back_after_a_process_crash() {
     let interval = SyncMode::Interval {
         interval: Duration::from_millis(20),

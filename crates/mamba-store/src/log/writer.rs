@@ -216,18 +216,15 @@ impl Shared {
     }
 
     fn wake_waiting(&self, durable: u64) {
-        let mut ready = Vec::new();
-        {
+        // One at a time: should one panic, the others are still there to be told of the failure.
+        while let Some(ready) = {
             let mut waiting = self.waiting.lock();
-            while waiting
+            let due = waiting
                 .peek()
-                .is_some_and(|first| first.position <= durable)
-            {
-                ready.extend(waiting.pop());
-            }
-        }
-        for waiting in ready {
-            waiting.waker.durable();
+                .is_some_and(|first| first.position <= durable);
+            due.then(|| waiting.pop()).flatten()
+        } {
+            ready.waker.durable();
         }
     }
 
@@ -238,6 +235,17 @@ impl Shared {
 
     fn path(&self, base: u64) -> PathBuf {
         self.dir.join(file_name(base))
+    }
+}
+
+/// A bug in the writer, or in what it calls, must not leave the world waiting for it.
+struct FailOnPanic(Arc<Shared>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("the log writer panicked");
+        }
     }
 }
 
@@ -307,6 +315,7 @@ impl Writer {
     }
 
     pub(crate) fn run(mut self) {
+        let _guard = FailOnPanic(Arc::clone(&self.shared));
         let mut group = Group::default();
         while self.wait(&mut group) {
             seal_group(&mut group);
