@@ -26,6 +26,16 @@ use crate::{clock::Clock, input::Input};
 /// Writes per turn before a connection gives way.
 const WRITES_PER_TURN: usize = 16;
 
+/// How a turn left the socket's input.
+enum Reading {
+    /// There may be more to do at once.
+    Again,
+    /// Nothing there; the socket wakes the task.
+    Armed,
+    /// Not asked for: the connection did not want input, so the socket wakes nobody.
+    Held,
+}
+
 /// The task of one connection; finishes when the socket is to be closed.
 #[derive(Debug)]
 pub(crate) struct Driver<S> {
@@ -50,37 +60,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
-    /// Reads once and hands it on. True if there may be more to do at once.
-    fn read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+    /// Reads once and hands it on.
+    fn read(&mut self, cx: &mut Context<'_>) -> io::Result<Reading> {
         if !self.connection.wants_input() {
-            return Ok(false);
+            return Ok(Reading::Held);
         }
         let mut progress = false;
         // Left over from when the connection did not want input.
         if !self.input.octets().is_empty() {
             progress = self.hand_over();
             if !self.connection.wants_input() {
-                return Ok(progress);
+                return Ok(if progress {
+                    Reading::Again
+                } else {
+                    Reading::Held
+                });
             }
         }
-        if self.at_end {
-            return Ok(progress);
-        }
-        match self.input.poll_read(&mut self.stream, cx) {
-            Poll::Ready(Ok(0)) => {
-                self.at_end = true;
-                Ok(progress)
-            }
-            Poll::Ready(Ok(_)) => {
-                self.hand_over();
-                Ok(true)
-            }
-            Poll::Ready(Err(error)) => Err(error),
-            Poll::Pending => {
-                self.input.settle();
-                Ok(progress)
+        if !self.at_end {
+            match self.input.poll_read(&mut self.stream, cx) {
+                Poll::Ready(Ok(0)) => self.at_end = true,
+                Poll::Ready(Ok(_)) => {
+                    self.hand_over();
+                    return Ok(Reading::Again);
+                }
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => self.input.settle(),
             }
         }
+        Ok(if progress {
+            Reading::Again
+        } else {
+            Reading::Armed
+        })
     }
 
     fn hand_over(&mut self) -> bool {
@@ -156,10 +168,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn turn(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         self.connection.listen(cx.waker());
-        let more = self.read(cx)?;
+        let reading = self.read(cx)?;
         self.connection.pump(self.clock.now());
         let flushed = self.write(cx)?;
         self.tick(cx);
+        // What held input up may be over since: the socket has to be asked again, or nothing would wake us.
+        let more = match reading {
+            Reading::Again => true,
+            Reading::Armed => false,
+            Reading::Held => self.connection.wants_input(),
+        };
         let out_of_output = self.connection.output().is_empty();
         if out_of_output && (self.connection.is_finished() || (self.at_end && !more)) {
             return Ok(Poll::Ready(()));
