@@ -10,6 +10,7 @@ pub mod broker;
 pub mod connection;
 pub mod metrics;
 pub mod outbox;
+mod pacing;
 pub mod queue_cell;
 pub mod vhost;
 

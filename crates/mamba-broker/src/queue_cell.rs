@@ -20,7 +20,10 @@ use mamba_store::{EnqueuedRun, Log, Settled};
 use mamba_types::{FieldTable, LogPosition, QueueId, Sequence};
 use parking_lot::Mutex;
 
-use crate::outbox::{ConsumerPort, Notice, Outbox, Starving};
+use crate::{
+    outbox::{ConsumerPort, Notice, Outbox, Starving},
+    pacing::{self, Waiter},
+};
 
 /// What `queue.declare` said.
 #[derive(Clone, Debug)]
@@ -58,6 +61,8 @@ struct State {
     deleted: bool,
     /// Messages came in while nobody consumed, and the log does not know yet that they may be delivered.
     unnoted: bool,
+    /// Publishers that wait until the queue is short.
+    waiters: Vec<Arc<Waiter>>,
 }
 
 /// A queue's counters at one moment.
@@ -73,6 +78,15 @@ pub struct QueueCounts {
     pub unacked_bytes: u64,
     /// Consumers.
     pub consumers: u64,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Enqueued {
+    /// The log position that makes the stored messages safe.
+    pub(crate) position: LogPosition,
+    /// The queue has grown long although it has consumers.
+    pub(crate) long: bool,
 }
 
 /// What a queue held when it was deleted.
@@ -149,6 +163,7 @@ impl QueueCell {
                 effects: Effects::default(),
                 deleted: false,
                 unnoted: false,
+                waiters: Vec::new(),
             }),
             declaration,
             generation: Arc::new(AtomicU64::new(0)),
@@ -195,20 +210,25 @@ impl QueueCell {
             queue,
             effects,
             unnoted,
+            waiters,
             ..
         } = &mut *state;
         let result = step(queue, effects);
         self.note_delivered(queue, unnoted);
         let position = self.carry_out(queue, effects);
+        Self::release_waiters(queue, waiters);
         Some((result, position))
     }
 
-    /// Takes a batch of messages in. Returns the log position that makes the stored ones safe.
-    pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> LogPosition {
+    /// Takes a batch of messages in.
+    pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
         let mut state = self.state.lock();
         if state.deleted {
             arrivals.clear();
-            return LogPosition::NONE;
+            return Enqueued {
+                position: LogPosition::NONE,
+                long: false,
+            };
         }
         let State {
             queue,
@@ -224,7 +244,35 @@ impl QueueCell {
         } else {
             *unnoted |= position != LogPosition::NONE;
         }
-        position
+        let long = watched
+            && (queue.ready_count() > pacing::LONG_MESSAGES
+                || queue.ready_bytes() > pacing::LONG_BYTES);
+        Enqueued { position, long }
+    }
+
+    /// Has `waiter` released once the queue is short. `None` if it is short already, else the ready messages.
+    pub(crate) fn wait_until_short(&self, waiter: &Arc<Waiter>) -> Option<u64> {
+        let mut state = self.state.lock();
+        if state.deleted || pacing::is_short(state.queue.ready_count(), state.queue.ready_bytes()) {
+            return None;
+        }
+        state.waiters.push(Arc::clone(waiter));
+        Some(state.queue.ready_count() as u64)
+    }
+
+    /// Takes a waiter back out; returns the ready messages.
+    pub(crate) fn stop_waiting(&self, waiter: &Arc<Waiter>) -> u64 {
+        let mut state = self.state.lock();
+        state.waiters.retain(|other| !Arc::ptr_eq(other, waiter));
+        state.queue.ready_count() as u64
+    }
+
+    fn release_waiters(queue: &Queue<ConsumerPort>, waiters: &mut Vec<Arc<Waiter>>) {
+        if !waiters.is_empty() && pacing::is_short(queue.ready_count(), queue.ready_bytes()) {
+            for waiter in waiters.drain(..) {
+                waiter.release();
+            }
+        }
     }
 
     fn log_arrivals(
@@ -424,6 +472,9 @@ impl QueueCell {
         let settings = *state.queue.settings();
         let next = state.queue.next_sequence();
         let old = std::mem::replace(&mut state.queue, Queue::new(settings, next));
+        for waiter in state.waiters.drain(..) {
+            waiter.release();
+        }
         drop(state);
         let stored = old
             .messages()

@@ -50,6 +50,7 @@ use crate::{
     broker::Broker,
     metrics::Counts,
     outbox::{Notice, Outbox},
+    pacing::Pacing,
     queue_cell::QueueCell,
     vhost::Vhost,
 };
@@ -103,6 +104,7 @@ pub(crate) struct Core {
     pub(crate) confirming: Vec<ChannelId>,
     /// A log position somebody will ring for.
     expecting: Option<LogPosition>,
+    pub(crate) pacing: Pacing,
     /// The log position that makes everything this connection published durable.
     stored_up_to: LogPosition,
     /// What the connection waits for before it reads on.
@@ -194,6 +196,7 @@ impl Connection {
                 settlements: Settlements::default(),
                 confirming: Vec::new(),
                 expecting: None,
+                pacing: Pacing::default(),
                 stored_up_to: LogPosition::NONE,
                 waiting: None,
                 backlog: VecDeque::new(),
@@ -225,6 +228,7 @@ impl Connection {
         !self.ended
             && !self.blocked
             && self.core.waiting.is_none()
+            && !self.core.pacing.is_paused()
             && self.out.len() < self.core.broker.config.limits.output_bytes_max
             && log.backlog_bytes() < BACKLOG_BYTES_MAX
     }
@@ -246,6 +250,7 @@ impl Connection {
         self.confirm(now);
         self.core.add_up();
         self.core.wait_for_log();
+        self.core.pacing.end_turn(&self.core.outbox, now.instant);
         done
     }
 
@@ -385,6 +390,7 @@ impl Connection {
             self.session.unblocked(&mut self.out);
             self.session.resume_monitor(now.instant);
         }
+        self.core.pacing.check(now.instant);
         self.finish_waiting(now);
         self.confirm(now);
         loop {
@@ -514,11 +520,13 @@ impl Connection {
     /// When to call [`Self::timer`] next; changes with every other call.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.session.deadline()
+        let pause = self.core.pacing.deadline();
+        self.session.deadline().into_iter().chain(pause).min()
     }
 
     /// Does what is due by `now`.
     pub fn timer(&mut self, now: Now) {
+        self.core.pacing.check(now.instant);
         if let TimerOutcome::Dropped(reason) = self.session.timer(now.instant, &mut self.out) {
             let core = &self.core;
             match reason {

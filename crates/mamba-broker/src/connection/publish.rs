@@ -356,7 +356,12 @@ impl Core {
             [route] => {
                 for queue in &route.queues {
                     arrivals.extend(batch.items.iter().filter_map(|item| arrival(item, queue)));
-                    position = position.max(queue.enqueue(&mut arrivals));
+                    let count = arrivals.len();
+                    let enqueued = queue.enqueue(&mut arrivals);
+                    position = position.max(enqueued.position);
+                    if enqueued.long {
+                        self.pacing.note_long(queue, count);
+                    }
                 }
             }
             routes => {
@@ -366,7 +371,12 @@ impl Core {
                             .into_iter()
                             .filter_map(|index| arrival(&batch.items[index as usize], queue)),
                     );
-                    position = position.max(queue.enqueue(&mut arrivals));
+                    let count = arrivals.len();
+                    let enqueued = queue.enqueue(&mut arrivals);
+                    position = position.max(enqueued.position);
+                    if enqueued.long {
+                        self.pacing.note_long(queue, count);
+                    }
                 }
             }
         }
@@ -424,7 +434,7 @@ impl Core {
                 },
                 record_len,
             }];
-            position = position.max(queue.enqueue(&mut arrivals));
+            position = position.max(queue.enqueue(&mut arrivals).position);
         }
         if let Some(token) = &route.reply_token {
             self.broker.reply(token, message.clone());
