@@ -44,7 +44,7 @@ pub(crate) enum Command {
         file: Option<PathBuf>,
     },
     /// Put load on any AMQP 0-9-1 broker and measure it
-    Perf(mamba_perf::Args),
+    Perf(Box<mamba_perf::Args>),
     /// Print the version
     Version,
 }

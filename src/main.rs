@@ -4,7 +4,6 @@
 
 mod cli;
 mod config;
-mod data_dir;
 mod logging;
 mod metrics;
 mod node;
@@ -50,7 +49,7 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_FAILURE)
             }
         },
-        Command::Perf(arguments) => mamba_perf::run(arguments),
+        Command::Perf(arguments) => mamba_perf::run(*arguments),
         Command::Version => print(concat!("mambamq ", env!("CARGO_PKG_VERSION"), "\n")),
     }
 }

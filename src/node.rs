@@ -1,90 +1,111 @@
 //! The broker and its server as the life cycle sees them.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    hash::{BuildHasher, RandomState},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::{net::TcpListener, sync::watch};
+use mamba_broker::{Broker, BrokerConfig};
+use mamba_server::{Server, ServerConfig};
+use mamba_store::{OpenError, RecoveryReport};
 
-use crate::{config::Config, metrics::Snapshot};
+use crate::config::{Config, Store, SyncMode};
 
-/// Why the node cannot run.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NodeError {
-    /// An address cannot be listened on.
-    #[error("{}", explain_listen(*address, source))]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
+/// Opens the data folder and recovers what is in it.
+///
+/// # Errors
+/// When the folder or its data cannot be used.
+pub(crate) fn open(config: &Config) -> Result<Arc<Broker>, OpenError> {
+    let broker = Broker::open(
+        broker_config(config),
+        RandomState::new().hash_one(std::process::id()),
+    )?;
+    report(broker.recovery_report());
+    Ok(broker)
 }
 
-/// An open broker.
-#[derive(Clone, Debug)]
-pub(crate) struct Node {}
-
-impl Node {
-    /// Opens the data folder and recovers what is in it.
-    ///
-    /// # Errors
-    /// When the data cannot be read.
-    pub(crate) fn open(_config: &Config) -> Result<Self, NodeError> {
-        Ok(Self {})
-    }
-
-    /// Listens on these addresses.
-    ///
-    /// # Errors
-    /// When one of them cannot be bound.
-    pub(crate) async fn bind(
-        &self,
-        _config: &Config,
-        addresses: &[SocketAddr],
-    ) -> Result<Server, NodeError> {
-        let mut listeners = Vec::new();
-        for &address in addresses {
-            listeners.push(
-                TcpListener::bind(address)
-                    .await
-                    .map_err(|source| NodeError::Listen { address, source })?,
-            );
-        }
-        Ok(Server { listeners })
-    }
-
-    /// What was counted until now.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot::default()
-    }
-
-    /// Blocks or unblocks publishers.
-    pub(crate) fn set_alarms(&self, _memory: bool, _disk: bool) {}
-
-    /// Writes everything to disk and closes it; no connection may be open any more.
-    pub(crate) fn stop(&self) {}
+/// Listens on these addresses.
+///
+/// # Errors
+/// When one of them cannot be bound.
+pub(crate) fn bind(
+    broker: &Arc<Broker>,
+    config: &Config,
+    addresses: Vec<SocketAddr>,
+) -> Result<Server, String> {
+    let shutdown_grace = Duration::from_secs(config.shutdown.grace_secs);
+    Server::bind(
+        Arc::clone(broker),
+        ServerConfig {
+            listeners: addresses,
+            shutdown_grace,
+        },
+    )
+    .map_err(|error| explain_listen(error.address, &error.source))
 }
 
-/// Bound listeners.
-#[derive(Debug)]
-pub(crate) struct Server {
-    listeners: Vec<TcpListener>,
+fn broker_config(config: &Config) -> BrokerConfig {
+    let Store {
+        data_dir,
+        sync,
+        sync_interval_ms,
+        sync_batch_size,
+        log_file_size,
+    } = &config.store;
+    BrokerConfig {
+        data_dir: data_dir.clone(),
+        sync: match sync {
+            SyncMode::Fsync => mamba_store::SyncMode::Fsync,
+            SyncMode::Interval => mamba_store::SyncMode::Interval {
+                interval: Duration::from_millis(*sync_interval_ms),
+                batch: *sync_batch_size,
+            },
+            SyncMode::Os => mamba_store::SyncMode::Os,
+        },
+        log_file_size: log_file_size.0,
+        limits: config.limits.to_limits(),
+        node_name: config.node.name.clone(),
+        cluster_name: config.server_properties.cluster_name.clone(),
+        product: config.server_properties.product.clone(),
+        version: config.server_properties.version.clone(),
+        user: (
+            config.auth.default_user.clone(),
+            config.auth.default_password.clone(),
+        ),
+        loopback_users: config.auth.loopback_users.clone(),
+    }
 }
 
-impl Server {
-    /// Where clients can connect.
-    pub(crate) fn local_addresses(&self) -> Vec<SocketAddr> {
-        self.listeners
-            .iter()
-            .filter_map(|listener| listener.local_addr().ok())
-            .collect()
+fn report(report: &RecoveryReport) {
+    tracing::info!(
+        clean_stop = report.clean,
+        messages = report.live,
+        log_files = report.files,
+        log_entries = report.entries,
+        log_bytes = report.octets,
+        "data folder read"
+    );
+    if report.torn_octets > 0 {
+        tracing::info!(
+            bytes = report.torn_octets,
+            "an unfinished write at the end of the log was cut off; nothing in it was confirmed"
+        );
     }
-
-    /// Serves until `stop` becomes true and every connection has ended.
-    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
-        for listener in self.listeners.into_iter().map(Arc::new) {
-            tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-        }
-        let _ = stop.wait_for(|stop| *stop).await;
+    if report.unknown_queue > 0 {
+        tracing::warn!(
+            messages = report.unknown_queue,
+            "messages of queues that no longer exist were dropped"
+        );
+    }
+    for range in &report.quarantined {
+        tracing::error!(
+            from = range.start.0,
+            to = range.end.0,
+            "a part of the message log is damaged: the messages in it are lost; check the disk"
+        );
     }
 }
 

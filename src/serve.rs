@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use mamba_broker::{Alarms, Broker};
+use mamba_store::OpenError;
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -24,10 +26,9 @@ use tokio::{
 use crate::{
     EXIT_FAILURE, complain,
     config::{Config, LogFormat, value::OptionalListen},
-    data_dir::{DataDir, DataDirError},
     logging,
     metrics::{self, Identity, http::Endpoint},
-    node::{Node, NodeError, explain_listen},
+    node,
     process::{self, Readings},
 };
 
@@ -81,9 +82,11 @@ pub(crate) fn serve(config: &Config, stop_with_stdin: bool) -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    #[error(transparent)]
-    Node(#[from] NodeError),
+    Open(#[from] OpenError),
+    #[error(
+        "cannot write the lock file in the data folder: {0}; the broker's user needs write permission there"
+    )]
+    Announce(io::Error),
     #[error("{0}")]
     Address(String),
     #[error(
@@ -92,16 +95,35 @@ enum StartError {
     System(io::Error),
     #[error("the server ended by itself, which is a defect of the broker; the log has more")]
     ServerEnded,
+    #[error(
+        "not everything could be written to disk at the end, the log says why; what was confirmed is safe"
+    )]
+    NotFlushed,
+}
+
+/// Tells tools that read the lock file where clients can connect.
+fn announce(broker: &Broker, amqp: &[SocketAddr], metrics: Option<SocketAddr>) -> io::Result<()> {
+    // Metrics first: who sees an amqp line may rely on all of them.
+    let metrics = metrics
+        .iter()
+        .map(|address| ("metrics", address.to_string()));
+    let lines: Vec<_> = metrics
+        .chain(amqp.iter().map(|address| ("amqp", address.to_string())))
+        .collect();
+    let lines: Vec<_> = lines
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    broker.store().lock().publish(&lines)
 }
 
 async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     let started = Instant::now();
     let mut requests = StopRequests::new(stop_with_stdin).map_err(StartError::System)?;
-    let mut data_dir = DataDir::open(&config.store.data_dir)?;
-    let node = Node::open(config)?;
+    let broker = node::open(config)?;
 
     let addresses = resolve_all(config)?;
-    let server = node.bind(config, &addresses).await?;
+    let server = node::bind(&broker, config, addresses).map_err(StartError::Address)?;
     let listeners = server.local_addresses();
     let endpoint = bind_metrics(config).await?;
     let metrics_address = endpoint
@@ -118,13 +140,17 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
         disk_free_limit_bytes: config.alarms.disk_free_limit.octets(memory),
     };
     let (stop, stopping) = watch::channel(false);
-    let alarms = tokio::spawn(watch_alarms(node.clone(), config.clone(), identity.clone()));
+    let alarms = tokio::spawn(watch_alarms(
+        Arc::clone(&broker),
+        config.clone(),
+        identity.clone(),
+    ));
     let metrics_task = endpoint.map(|endpoint| {
-        let (node, folder) = (node.clone(), data_dir.path().to_owned());
+        let (broker, folder) = (Arc::clone(&broker), config.store.data_dir.clone());
         let source = move || {
             metrics::render(
                 &identity,
-                &node.snapshot(),
+                &broker.snapshot(),
                 &Readings::take(&folder),
                 started.elapsed().as_secs_f64(),
             )
@@ -139,14 +165,14 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     if let Some(address) = metrics_address {
         tracing::info!(%address, "metrics ready at /metrics");
     }
-    data_dir.announce(&listeners, metrics_address)?;
+    announce(&broker, &listeners, metrics_address).map_err(StartError::Announce)?;
     tracing::info!(after_ms = millis(started.elapsed()), "ready for clients");
 
     let reason = tokio::select! {
         reason = requests.next() => reason,
         _ = &mut serving => return Err(StartError::ServerEnded),
     };
-    let connections = node.snapshot().connections;
+    let connections = broker.snapshot().connections;
     tracing::info!(
         reason,
         connections,
@@ -169,13 +195,18 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
         "connections closed"
     );
     let flush_started = Instant::now();
-    if tokio::task::spawn_blocking(move || node.stop())
+    let folder = Arc::clone(&broker);
+    let flushed = tokio::task::spawn_blocking(move || broker.stop())
         .await
-        .is_err()
-    {
-        tracing::error!("flushing failed; the next start recovers from the log");
+        .unwrap_or(false);
+    folder
+        .store()
+        .lock()
+        .publish(&[])
+        .map_err(StartError::Announce)?;
+    if !flushed {
+        return Err(StartError::NotFlushed);
     }
-    data_dir.withdraw()?;
     tracing::info!(
         after_ms = millis(flush_started.elapsed()),
         "data flushed, MambaMQ stopped"
@@ -201,7 +232,7 @@ async fn bind_metrics(config: &Config) -> Result<Option<Endpoint>, StartError> {
         Err(error) => {
             let asked = addresses.first().map_or_else(
                 || format!("no address for {listen}"),
-                |address| explain_listen(*address, &error),
+                |address| node::explain_listen(*address, &error),
             );
             Err(StartError::Address(asked))
         }
@@ -228,7 +259,7 @@ async fn drain(
 }
 
 /// Compares memory and disk with their thresholds and tells the broker about changes.
-async fn watch_alarms(node: Node, config: Config, identity: Identity) {
+async fn watch_alarms(broker: Arc<Broker>, config: Config, identity: Identity) {
     let mut ticks = interval(ALARM_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut memory_was, mut disk_was) = (false, false);
@@ -241,17 +272,17 @@ async fn watch_alarms(node: Node, config: Config, identity: Identity) {
         if (memory, disk) == (memory_was, disk_was) {
             continue;
         }
-        node.set_alarms(memory, disk);
+        broker.set_alarms(Alarms { memory, disk });
         if memory != memory_was {
             let (used_bytes, limit_bytes) = (used.unwrap_or(0), identity.memory_limit_bytes);
             if memory {
-                tracing::warn!(
+                tracing::warn!(used_bytes, limit_bytes, "memory use is above its watermark");
+            } else {
+                tracing::info!(
                     used_bytes,
                     limit_bytes,
-                    "memory alarm: publishers are blocked until less memory is used"
+                    "memory use is below its watermark again"
                 );
-            } else {
-                tracing::info!(used_bytes, limit_bytes, "memory alarm cleared");
             }
         }
         if disk != disk_was {
@@ -260,10 +291,14 @@ async fn watch_alarms(node: Node, config: Config, identity: Identity) {
                 tracing::warn!(
                     free_bytes,
                     limit_bytes,
-                    "disk alarm: publishers are blocked until more space is free"
+                    "free disk space is below its limit"
                 );
             } else {
-                tracing::info!(free_bytes, limit_bytes, "disk alarm cleared");
+                tracing::info!(
+                    free_bytes,
+                    limit_bytes,
+                    "free disk space is above its limit again"
+                );
             }
         }
         (memory_was, disk_was) = (memory, disk);

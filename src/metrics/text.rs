@@ -1,6 +1,6 @@
 //! The Prometheus text format, version 0.0.4.
 //!
-//! Written here and not with a library because dashboards compare bucket bounds as text (`le="100.0"`, `le="1e+06"`).
+//! Written here and not with a library: the numbers come from one snapshot, a registry would only copy them.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,6 @@ pub(super) struct Page {
 pub(super) enum Kind {
     Counter,
     Gauge,
-    Histogram,
 }
 
 /// Label names and values.
@@ -46,7 +45,6 @@ impl Page {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
         };
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
@@ -91,28 +89,6 @@ impl Page {
         self.series(name, &[], value);
     }
 
-    /// A histogram: `buckets` has one more element than `bounds` and is not cumulative.
-    pub(super) fn histogram(
-        &mut self,
-        name: &str,
-        help: &str,
-        labels: Labels<'_>,
-        bounds: &[&str],
-        buckets: &[u64],
-        sum: impl Into<Number>,
-    ) {
-        self.family(name, Kind::Histogram, help);
-        let series = format!("{name}_bucket");
-        let mut total = 0;
-        for (bound, count) in bounds.iter().chain(&["+Inf"]).zip(buckets) {
-            total += count;
-            let labels: Vec<_> = labels.iter().copied().chain([("le", *bound)]).collect();
-            self.series(&series, &labels, total);
-        }
-        self.series(&format!("{name}_sum"), labels, sum);
-        self.series(&format!("{name}_count"), labels, total);
-    }
-
     /// The finished page.
     pub(super) fn into_text(self) -> String {
         self.text
@@ -129,12 +105,8 @@ mod tests {
         page.counter("a_total", "Help.", 3);
         page.family("b", Kind::Gauge, "Other.");
         page.series("b", &[("x", "1"), ("y", "q\"\\\n")], 0.25);
-        page.histogram("c", "Third.", &[("p", "z")], &["1", "2"], &[1, 0, 4], 9);
         let expected = "# HELP a_total Help.\n# TYPE a_total counter\na_total 3\n\
-            # HELP b Other.\n# TYPE b gauge\nb{x=\"1\",y=\"q\\\"\\\\\\n\"} 0.25\n\
-            # HELP c Third.\n# TYPE c histogram\n\
-            c_bucket{p=\"z\",le=\"1\"} 1\nc_bucket{p=\"z\",le=\"2\"} 1\nc_bucket{p=\"z\",le=\"+Inf\"} 5\n\
-            c_sum{p=\"z\"} 9\nc_count{p=\"z\"} 5\n";
+            # HELP b Other.\n# TYPE b gauge\nb{x=\"1\",y=\"q\\\"\\\\\\n\"} 0.25\n";
         assert_eq!(page.into_text(), expected);
     }
 }
