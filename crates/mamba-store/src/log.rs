@@ -28,7 +28,7 @@ use self::{
 use crate::{
     disk::Disk,
     error::OpenError,
-    format::{EnqueuedItem, FILE_ENTRY_LEN, Kind, SequenceItem},
+    format::{EnqueuedItem, FILE_ENTRY_LEN, Kind, SequenceItem, file_name},
     recovery::Recovered,
 };
 
@@ -244,6 +244,13 @@ impl Log {
         disk.create_dir(dir)
             .map_err(|error| OpenError::io("create", dir, error))?;
         let scanned = scan::scan(dir, &config, &*disk, known)?;
+        if let Some(last) = scanned.files.last() {
+            // The room reserved behind its end is of no use any more.
+            let path = dir.join(file_name(last.base));
+            disk.open(&path)
+                .and_then(|file| file.set_len(last.end - last.base))
+                .map_err(|error| OpenError::io("cut", path, error))?;
+        }
         let mut staging = Staging {
             log_id: config.log_id(),
             file_size: config.file_size,

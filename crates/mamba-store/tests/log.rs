@@ -541,6 +541,21 @@ fn a_missing_file_in_the_middle_is_reported() {
 }
 
 #[test]
+fn starts_do_not_pile_up_reserved_room() {
+    let disk = MemoryDisk::default();
+    let (log, threads, _) = open(&disk);
+    enqueue(&log, Q, 1, b"stays");
+    drop(threads);
+    for _ in 0..50 {
+        let (_log, threads, back) = open(&disk);
+        assert_eq!(back.report.live, 1);
+        drop(threads);
+    }
+    let octets: usize = disk.written().values().map(Vec::len).sum();
+    assert!(octets < 4 * 4096, "{octets}");
+}
+
+#[test]
 fn a_watermark_that_ran_ahead_survives_its_file() {
     let disk = MemoryDisk::default();
     let (log, threads, _) = open(&disk);

@@ -99,6 +99,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct Keeper {
     wanted: bool,
+    spare_wanted: bool,
     stop: bool,
     spares: Vec<PathBuf>,
     named: u64,
@@ -570,7 +571,16 @@ impl Writer {
             .dead_oldest(written)
             .is_some();
         let soon_full = self.at - self.base > self.shared.config.file_size / 2;
-        if dead || (soon_full && self.shared.keeper.lock().spares.is_empty()) {
+        if soon_full {
+            let mut keeper = self.shared.keeper.lock();
+            keeper.spare_wanted = keeper.spares.is_empty();
+            if keeper.spare_wanted {
+                keeper.wanted = true;
+                drop(keeper);
+                self.shared.wake_keeper.notify_one();
+            }
+        }
+        if dead {
             self.shared.wake_keeper();
         }
     }
@@ -664,8 +674,10 @@ pub(crate) fn keep(shared: &Shared) {
             // It may be waiting for just this room.
             shared.wake_writer.notify_one();
         }
-        // A full disk is the writer's to report, when it needs the file.
-        let _ = make_spare(shared);
+        if std::mem::take(&mut shared.keeper.lock().spare_wanted) {
+            // A full disk is the writer's to report, when it needs the file.
+            let _ = make_spare(shared);
+        }
     }
 }
 
