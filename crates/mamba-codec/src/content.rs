@@ -2,6 +2,7 @@
 
 use mamba_types::{HardError, Limits, Violation};
 
+use crate::erlang::Snip;
 use crate::octets::{Reader, short};
 use crate::table::{TableError, check_table};
 
@@ -18,19 +19,19 @@ pub struct ContentHeader<'a> {
     pub properties: &'a [u8],
 }
 
-/// A payload too short for a content header.
+/// A payload too short for a content header: to the reference broker, no frame it knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("content header has {octets} octets, at least 14 are needed")]
+#[error("type 2, {snip}: unknown_frame")]
 pub struct HeaderError {
-    /// Octets there.
-    pub octets: usize,
+    /// The payload.
+    pub snip: Snip,
 }
 
 impl HeaderError {
-    /// The connection error this is: 502.
+    /// The connection error this is: 501.
     #[must_use]
     pub fn violation(&self) -> Violation {
-        Violation::connection(HardError::SyntaxError, self.to_string())
+        Violation::connection(HardError::FrameError, self.to_string())
     }
 }
 
@@ -45,12 +46,12 @@ pub fn content_header(payload: &[u8]) -> Result<ContentHeader<'_>, HeaderError> 
         (reader.u16(), reader.u16(), reader.u64(), reader.rest())
     else {
         return Err(HeaderError {
-            octets: payload.len(),
+            snip: Snip::of(payload),
         });
     };
     if properties.len() < 2 {
         return Err(HeaderError {
-            octets: payload.len(),
+            snip: Snip::of(payload),
         });
     }
     Ok(ContentHeader {

@@ -131,10 +131,10 @@ impl MethodError {
     #[must_use]
     pub const fn class_method(&self) -> (u16, u16) {
         match *self {
-            Self::NoId { .. } => (0, 0),
+            // The reference broker names no method for malformed text.
+            Self::NoId { .. } | Self::Utf8 { .. } => (0, 0),
             Self::Unknown { class, method }
             | Self::Decode { class, method, .. }
-            | Self::Utf8 { class, method }
             | Self::Table { class, method, .. } => (class, method),
         }
     }

@@ -135,7 +135,7 @@ mod methods {
             &[0, 10, 0, 40, 1, 0xFF, 0, 0],
             501,
             "FRAME_ERROR - Malformed UTF-8 in shortstr",
-            (10, 40),
+            (0, 0),
         );
     }
 
@@ -342,7 +342,7 @@ mod contents {
         let error = content_header(&[0; 13]).unwrap_err();
         assert_eq!(
             error.violation().reply_text(),
-            "SYNTAX_ERROR - content header has 13 octets, at least 14 are needed"
+            "FRAME_ERROR - type 2, all octets = <<0,0,0,0,0,0,0,0,0,0,0,0,0>>: unknown_frame"
         );
     }
 }

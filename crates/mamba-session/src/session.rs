@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mamba_codec::protocol::{access, channel, connection};
-use mamba_codec::{AMQPClass, Frame, FrameKind, Method, Output, PublishArgs};
+use mamba_codec::{AMQPClass, ContentHeader, Frame, FrameKind, Method, Output, PublishArgs};
 use mamba_types::limits::{BODY_SIZE_CAP, FRAME_MIN_SIZE};
 use mamba_types::table::{LongString, ShortString};
 use mamba_types::{ChannelId, FieldTable, HardError, Limits, SoftError, Violation};
@@ -589,7 +589,7 @@ impl Session {
                 | Method::Reject { .. },
             ) => return self.out_of_place(octets, ids, now, out),
             Err(error) => {
-                let violation = error.violation();
+                let (violation, ids) = (error.violation(), error.class_method());
                 return self.broken(octets, violation, ids, Framing::Intact, now, out);
             }
         };
@@ -848,7 +848,7 @@ impl Session {
             return self.no_method(octets, now, out);
         }
         let ids = mamba_codec::class_method(frame.payload).unwrap_or_default();
-        let violation = match mamba_codec::method(frame.payload, &self.config.limits) {
+        let (violation, ids) = match mamba_codec::method(frame.payload, &self.config.limits) {
             Ok(Method::Other(method))
                 if matches!(*method, AMQPClass::Channel(channel::AMQPMethod::Open(_))) =>
             {
@@ -857,8 +857,11 @@ impl Session {
                 on_channel(out, frame.channel, answer);
                 return Step::Happened(octets, Event::ChannelOpened(frame.channel));
             }
-            Ok(_) => Violation::connection(HardError::ChannelError, "expected 'channel.open'"),
-            Err(error) => error.violation(),
+            Ok(_) => {
+                let text = "expected 'channel.open'";
+                (Violation::connection(HardError::ChannelError, text), ids)
+            }
+            Err(error) => (error.violation(), error.class_method()),
         };
         self.broken(octets, violation, ids, Framing::Intact, now, out)
     }
@@ -1004,7 +1007,16 @@ impl Session {
             return Step::Done(octets);
         };
         let advanced = match pending.stage {
-            Stage::AwaitingHeader => self.content_header(&mut pending, frame),
+            Stage::AwaitingHeader if frame.kind == FrameKind::Header => {
+                match mamba_codec::content_header(frame.payload) {
+                    Ok(header) => self.content_header(&mut pending, &header, frame.payload),
+                    Err(error) => {
+                        let violation = error.violation();
+                        return self.broken(octets, violation, (0, 0), Framing::Intact, now, out);
+                    }
+                }
+            }
+            Stage::AwaitingHeader => Err(no_content_header()),
             Stage::AwaitingBody { .. } | Stage::Counting { .. } => body_frame(&mut pending, frame),
         };
         if let Err(violation) = advanced {
@@ -1038,12 +1050,12 @@ impl Session {
         Step::Happened(octets, Event::Publish(frame.channel, publish))
     }
 
-    fn content_header(&self, pending: &mut Pending, frame: &Frame<'_>) -> Result<(), Violation> {
-        if frame.kind != FrameKind::Header {
-            return Err(no_content_header());
-        }
-        let header =
-            mamba_codec::content_header(frame.payload).map_err(|error| error.violation())?;
+    fn content_header(
+        &self,
+        pending: &mut Pending,
+        header: &ContentHeader<'_>,
+        payload: &[u8],
+    ) -> Result<(), Violation> {
         if header.weight != 0 {
             return Err(no_content_header());
         }
@@ -1064,7 +1076,7 @@ impl Session {
             Ok(body_len) if size <= self.config.limits.message_size_max => {
                 let (exchange, routing_key) = (&pending.exchange, &pending.routing_key);
                 Stage::AwaitingBody {
-                    record: Assembled::begin(exchange, routing_key, frame.payload, body_len),
+                    record: Assembled::begin(exchange, routing_key, payload, body_len),
                     remaining: size,
                 }
             }

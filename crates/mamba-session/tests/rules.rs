@@ -682,7 +682,7 @@ mod content {
         );
         check(
             &[publish_method(1), raw_frame(2, 1, &[0, 60])],
-            "502 SYNTAX_ERROR - content header has 2 octets, at least 14 are needed 60/40",
+            "501 FRAME_ERROR - type 2, all octets = <<0,60>>: unknown_frame 0/0",
         );
     }
 
