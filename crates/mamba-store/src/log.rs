@@ -504,7 +504,8 @@ impl Log {
         self.free_dead(staging);
     }
 
-    /// Writes the state of a clean stop and waits until it is durable. Returns whether it is.
+    /// Writes the state of a clean stop and waits until it is durable, or cannot be: the log failed or the
+    /// disk is full. Returns whether it is.
     ///
     /// Nothing may be appended afterwards: an entry after it makes the stop an unclean one.
     #[must_use]
@@ -525,14 +526,25 @@ impl Log {
         staging.push_payload(Kind::CleanStop, Bytes::from(payload), synced);
         staging.sync_to = staging.next;
         staging.clean_stopped = true;
-        self.done(staging, Urgency::Now);
-        self.flush()
+        let end = self.done(staging, Urgency::Now);
+        // A full disk gets one more try of the writer's.
+        let patience = self.shared.disk.now() + 2 * self.shared.config.retry;
+        self.wait_for(end, || {
+            matches!(self.status(), LogStatus::DiskFull { .. })
+                && self.shared.disk.now() >= patience
+        })
     }
 
     /// Waits until everything appended before is durable or the log has failed. Returns whether it is. For
-    /// tests and stops: it blocks the thread.
+    /// tests and stops: it blocks the thread, for as long as the disk is full.
     #[must_use]
     pub fn flush(&self) -> bool {
+        let end = LogPosition(self.shared.staged.load(Ordering::Acquire));
+        self.wait_for(end, || false)
+    }
+
+    /// Waits for a position until it is durable, the log failed, or `give_up` says so every now and then.
+    fn wait_for(&self, end: LogPosition, give_up: impl Fn() -> bool) -> bool {
         struct Flag(Mutex<bool>, Condvar);
         impl DurableWaker for Flag {
             fn durable(&self) {
@@ -540,12 +552,11 @@ impl Log {
                 self.1.notify_one();
             }
         }
-        let end = LogPosition(self.shared.staged.load(Ordering::Acquire));
         let flag = Arc::new(Flag(Mutex::new(false), Condvar::new()));
         self.wake_at(end, Arc::<Flag>::clone(&flag));
         let mut done = flag.0.lock();
-        while !*done {
-            flag.1.wait(&mut done);
+        while !*done && !give_up() {
+            flag.1.wait_for(&mut done, Duration::from_millis(20));
         }
         self.is_durable(end)
     }

@@ -13,7 +13,7 @@ use mamba_store::{
 };
 use mamba_types::{LogPosition, QueueId, Sequence};
 use proptest::prelude::*;
-use support::{MemoryDisk, record};
+use support::{Faults, Image, MemoryDisk, record};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -35,6 +35,14 @@ enum Step {
     Count,
     Flush,
     Relocate,
+    /// The disk takes so many octets more.
+    Fill {
+        room: u16,
+    },
+    /// `fdatasync` fails from now on.
+    BreakSync,
+    /// The disk is well again.
+    Heal,
     Stop(Stop),
 }
 
@@ -65,6 +73,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Count),
         1 => Just(Step::Flush),
         2 => Just(Step::Relocate),
+        1 => (0..3000u16).prop_map(|room| Step::Fill { room }),
+        1 => Just(Step::BreakSync),
+        3 => Just(Step::Heal),
         2 => stop.prop_map(Step::Stop),
     ]
 }
@@ -88,6 +99,12 @@ struct Harness {
     threads: Option<LogThreads>,
     epoch: u64,
     next: u64,
+    /// The disk has a fault now.
+    faults: bool,
+    /// A sync may have failed: the log may have.
+    broken: bool,
+    /// The disk was full some time ago.
+    filled: bool,
     model: BTreeMap<(u64, u64), Entry>,
 }
 
@@ -113,6 +130,9 @@ impl Harness {
             threads: Some(threads),
             epoch: 1,
             next: 0,
+            faults: false,
+            broken: false,
+            filled: false,
             model: BTreeMap::new(),
         }
     }
@@ -128,10 +148,32 @@ impl Harness {
             Step::Churn { count } => self.churn(count),
             Step::Deliver => self.deliver(),
             Step::Count => self.count(),
-            Step::Flush => assert!(self.log.flush()),
+            Step::Flush => {
+                if !self.faults {
+                    assert!(self.log.flush() || self.broken);
+                }
+            }
+            Step::Fill { room } => self.set_faults(Faults {
+                room: Some(room.into()),
+                ..Faults::default()
+            }),
+            Step::BreakSync => {
+                self.broken = true;
+                self.set_faults(Faults {
+                    sync_fails: true,
+                    ..Faults::default()
+                });
+            }
+            Step::Heal => self.set_faults(Faults::default()),
             Step::Relocate => self.relocate(),
             Step::Stop(stop) => self.stop(stop),
         }
+    }
+
+    fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults.room.is_some() || faults.sync_fails;
+        self.filled |= faults.room.is_some();
+        self.disk.set_faults(faults);
     }
 
     fn publish(&mut self, queues: u8, count: u8, size: u16) {
@@ -260,15 +302,21 @@ impl Harness {
         let image = match stop {
             Stop::Close => {
                 drop(threads.take());
-                durable = LogPosition(u64::MAX);
-                self.disk.synced()
+                durable = self.log.durable();
+                let end = self.last_position();
+                assert!(
+                    self.faults || self.broken || durable >= end,
+                    "{:?}",
+                    self.log.status()
+                );
+                self.at_least()
             }
             Stop::Clean => {
-                clean = true;
-                assert!(self.log.clean_stop(&CleanStop::default()));
+                clean = self.log.clean_stop(&CleanStop::default());
+                assert!(clean || self.faults || self.broken);
                 drop(threads.take());
-                durable = LogPosition(u64::MAX);
-                self.disk.synced()
+                durable = self.log.durable();
+                self.at_least()
             }
             Stop::Killed => self.disk.written(),
             Stop::Power(seed) => {
@@ -283,7 +331,10 @@ impl Harness {
         };
         drop(threads);
         self.disk = MemoryDisk::from_image(&image);
+        (self.faults, self.broken) = (false, false);
         let (log, threads, back) = open(&self.disk, self.sync);
+        // A stop that gave up waiting may have been written all the same.
+        clean |= matches!(stop, Stop::Clean) && back.report.clean;
         let modes_agree = self.sync == SyncMode::Fsync || !matches!(stop, Stop::Power(_));
         if modes_agree {
             self.check(&back, durable, clean);
@@ -291,9 +342,27 @@ impl Harness {
         assert_eq!(back.report.clean, clean);
         assert!(back.report.quarantined.is_empty(), "{:?}", back.report);
         self.adopt(&back);
+        self.filled = false;
         (self.log, self.threads) = (log, Some(threads));
         self.epoch += 1;
         self.next = 0;
+    }
+
+    /// What a stop leaves, as far as the mode promises.
+    fn at_least(&self) -> Image {
+        if self.sync == SyncMode::Fsync {
+            self.disk.synced()
+        } else {
+            self.disk.written()
+        }
+    }
+
+    fn last_position(&self) -> LogPosition {
+        let ends = self
+            .model
+            .values()
+            .flat_map(|entry| [Some(entry.enqueued), entry.settled]);
+        ends.flatten().max().unwrap_or_default()
     }
 
     /// What was durable is there, what was durably settled is not, and nothing else is.
@@ -317,7 +386,8 @@ impl Harness {
             let redelivered = entry.redelivered_from.is_some_and(|end| end <= durable);
             if clean {
                 assert!(!one.redelivered, "a clean stop is exact: {key:?}");
-            } else if redelivered {
+            } else if redelivered && !self.filled {
+                // A full disk needs a file's room more than the marks in it.
                 assert!(one.redelivered, "{key:?} lost its mark");
             }
             if entry.count.1 <= durable {

@@ -70,6 +70,7 @@ pub(crate) fn scan(
             .map_err(|error| OpenError::io("remove", spare, error))?;
     }
     bases.sort_unstable();
+    let fresh = bases.is_empty();
 
     let mut scan = Scan {
         dir,
@@ -104,7 +105,7 @@ pub(crate) fn scan(
         files.pop();
     }
     scan.report.files = files.len() as u64;
-    scan.report.clean = scan.clean || files.is_empty();
+    scan.report.clean = scan.clean || fresh;
     scan.report.live = queues
         .values()
         .map(|queue| queue.messages.len() as u64)

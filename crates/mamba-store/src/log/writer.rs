@@ -322,6 +322,7 @@ impl Writer {
             seal_group(&mut group);
             (self.piece, self.offset) = (0, 0);
             loop {
+                let last_try = self.shared.staging.lock().stop;
                 match self.commit(&group) {
                     Ok(()) => break,
                     Err(Fault::Lasting(reason)) => return self.shared.fail(&reason),
@@ -332,13 +333,15 @@ impl Writer {
                         });
                         self.shared.wake_keeper();
                         let mut staging = self.shared.staging.lock();
-                        if staging.stop {
+                        if last_try {
                             drop(staging);
-                            return self.shared.fail(&format!("stopped while {reason}"));
+                            return self.shared.fail(&format!("stopped while full: {reason}"));
                         }
                         staging.sleep = Sleep::Awake;
-                        let pause = self.shared.config.retry;
-                        self.shared.wake_writer.wait_for(&mut staging, pause);
+                        if !staging.stop {
+                            let pause = self.shared.config.retry;
+                            self.shared.wake_writer.wait_for(&mut staging, pause);
+                        }
                     }
                 }
             }
