@@ -49,6 +49,7 @@ pub(crate) fn render(
     global_families(&mut page, snapshot);
     queue_families(&mut page, snapshot);
     alarm_and_auth_families(&mut page, snapshot);
+    message_sizes(&mut page, snapshot);
     own_families(&mut page, snapshot, readings);
     page.into_text()
 }
@@ -305,6 +306,30 @@ fn alarm_and_auth_families(page: &mut Page, s: &Snapshot) {
     );
 }
 
+/// Body sizes of received messages; the bounds are spelled as the dashboards spell them.
+fn message_sizes(page: &mut Page, s: &Snapshot) {
+    let up_to = |over: u64| s.messages_received.saturating_sub(over);
+    let counts = [
+        ("100.0", up_to(s.messages_over_100)),
+        ("1000.0", up_to(s.messages_over_1k)),
+        ("10000.0", up_to(s.messages_over_10k)),
+        ("100000.0", up_to(s.messages_over_100k)),
+        ("1e+06", up_to(s.messages_over_1m)),
+        ("1e+07", up_to(s.messages_over_10m)),
+        ("5e+07", up_to(s.messages_over_50m)),
+        ("1e+08", up_to(s.messages_over_100m)),
+        ("+Inf", s.messages_received),
+    ];
+    let help = "Size of messages received from publishers, in bytes";
+    page.histogram(
+        "rabbitmq_message_size_bytes",
+        help,
+        &[PROTOCOL],
+        &counts,
+        s.message_bytes_received,
+    );
+}
+
 /// What RabbitMQ has no name for, and what every process exports.
 fn own_families(page: &mut Page, s: &Snapshot, readings: &Readings) {
     families! { page.counter {
@@ -347,7 +372,7 @@ pub(crate) mod tests {
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = rest.split_once(' ').unwrap();
                 assert!(
-                    helped.contains(name) && ["counter", "gauge"].contains(&kind),
+                    helped.contains(name) && ["counter", "gauge", "histogram"].contains(&kind),
                     "{line}"
                 );
                 assert!(types.insert(name, kind).is_none(), "{line}");
@@ -369,6 +394,11 @@ pub(crate) mod tests {
                     let (_, after) = text.split_once('"').expect(line);
                     rest = after.strip_prefix(',').unwrap_or(after);
                 }
+                let family = ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .find_map(|suffix| name.strip_suffix(suffix))
+                    .filter(|family| types.contains_key(family));
+                let name = family.unwrap_or(name);
                 let kind = types
                     .get(name)
                     .unwrap_or_else(|| panic!("no TYPE for {line}"));
@@ -388,6 +418,7 @@ pub(crate) mod tests {
     fn every_line_parses_and_numbers_arrive() {
         let snapshot = Snapshot {
             messages_received: u64::MAX,
+            messages_over_100: 1,
             messages_ready: 3,
             messages_unacked: 4,
             classic_delivered_auto_ack: 5,
@@ -413,6 +444,10 @@ pub(crate) mod tests {
                 "rabbitmq_global_messages_delivered_total{protocol=\"amqp091\",queue_type=\"rabbit_classic_queue\"}"
             ),
             7.0
+        );
+        assert_eq!(
+            value("rabbitmq_message_size_bytes_bucket{protocol=\"amqp091\",le=\"+Inf\"}"),
+            18446744073709551615.0
         );
         assert_eq!(value("rabbitmq_io_sync_time_seconds_total"), 0.5);
         assert_eq!(page.matches("\nrabbitmq_identity_info{").count(), 1);
@@ -451,7 +486,7 @@ pub(crate) mod tests {
                 "identity_info build_info erlang_uptime_seconds connections channels queues global_publishers global_consumers \
                  queue_messages_ready queue_messages_unacked process_resident_memory_bytes resident_memory_limit_bytes \
                  disk_space_available_bytes disk_space_available_limit_bytes process_open_fds process_max_fds \
-                 connections_opened_total connections_closed_total channels_opened_total \
+                 message_size_bytes connections_opened_total connections_closed_total channels_opened_total \
                  channels_closed_total queues_declared_total queues_created_total queues_deleted_total"
                     .split_whitespace()
                     .map(str::to_owned),

@@ -1,6 +1,7 @@
 //! The Prometheus text format, version 0.0.4.
 //!
-//! Written here and not with a library: the numbers come from one snapshot, a registry would only copy them.
+//! Written here and not with a library: the numbers come from one snapshot, a registry would only copy them, and dashboards
+//! compare the bounds of histograms as text (`le="1e+06"`).
 
 use std::fmt::Write as _;
 
@@ -15,6 +16,7 @@ pub(super) struct Page {
 pub(super) enum Kind {
     Counter,
     Gauge,
+    Histogram,
 }
 
 /// Label names and values.
@@ -45,6 +47,7 @@ impl Page {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
         };
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
@@ -89,6 +92,26 @@ impl Page {
         self.series(name, &[], value);
     }
 
+    /// A histogram: `counts` are cumulative, for the bounds and for all.
+    pub(super) fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: Labels<'_>,
+        counts: &[(&str, u64)],
+        sum: u64,
+    ) {
+        self.family(name, Kind::Histogram, help);
+        let series = format!("{name}_bucket");
+        for (bound, count) in counts {
+            let labels: Vec<_> = labels.iter().copied().chain([("le", *bound)]).collect();
+            self.series(&series, &labels, *count);
+        }
+        self.series(&format!("{name}_sum"), labels, sum);
+        let total = counts.last().map_or(0, |(_, total)| *total);
+        self.series(&format!("{name}_count"), labels, total);
+    }
+
     /// The finished page.
     pub(super) fn into_text(self) -> String {
         self.text
@@ -105,8 +128,12 @@ mod tests {
         page.counter("a_total", "Help.", 3);
         page.family("b", Kind::Gauge, "Other.");
         page.series("b", &[("x", "1"), ("y", "q\"\\\n")], 0.25);
+        page.histogram("c", "Third.", &[("p", "z")], &[("1.0", 2), ("+Inf", 5)], 9);
         let expected = "# HELP a_total Help.\n# TYPE a_total counter\na_total 3\n\
-            # HELP b Other.\n# TYPE b gauge\nb{x=\"1\",y=\"q\\\"\\\\\\n\"} 0.25\n";
+            # HELP b Other.\n# TYPE b gauge\nb{x=\"1\",y=\"q\\\"\\\\\\n\"} 0.25\n\
+            # HELP c Third.\n# TYPE c histogram\n\
+            c_bucket{p=\"z\",le=\"1.0\"} 2\nc_bucket{p=\"z\",le=\"+Inf\"} 5\n\
+            c_sum{p=\"z\"} 9\nc_count{p=\"z\"} 5\n";
         assert_eq!(page.into_text(), expected);
     }
 }

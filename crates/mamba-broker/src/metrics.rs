@@ -100,6 +100,22 @@ counters! {
     message_bytes_received,
     /// Octets of bodies delivered.
     message_bytes_delivered,
+    /// Messages received with a body above 100 octets.
+    messages_over_100,
+    /// … above 1,000 octets.
+    messages_over_1k,
+    /// … above 10,000 octets.
+    messages_over_10k,
+    /// … above 100,000 octets.
+    messages_over_100k,
+    /// … above 1,000,000 octets.
+    messages_over_1m,
+    /// … above 10,000,000 octets.
+    messages_over_10m,
+    /// … above 50,000,000 octets.
+    messages_over_50m,
+    /// … above 100,000,000 octets.
+    messages_over_100m,
     /// Deliveries from classic queues to consumers without acknowledgement.
     classic_delivered_auto_ack,
     /// Deliveries from classic queues to consumers with acknowledgement.
@@ -142,4 +158,29 @@ counters! {
     bytes_received,
     /// Octets written to clients.
     bytes_sent,
+}
+
+impl Counts {
+    /// Counts a received message with a body of `size` octets.
+    pub(crate) fn received(&mut self, size: usize) {
+        self.messages_received += 1;
+        self.message_bytes_received += size as u64;
+        // What is counted is "more than": most messages are small, and cost one comparison.
+        let bounds = [
+            (100, &mut self.messages_over_100),
+            (1_000, &mut self.messages_over_1k),
+            (10_000, &mut self.messages_over_10k),
+            (100_000, &mut self.messages_over_100k),
+            (1_000_000, &mut self.messages_over_1m),
+            (10_000_000, &mut self.messages_over_10m),
+            (50_000_000, &mut self.messages_over_50m),
+            (100_000_000, &mut self.messages_over_100m),
+        ];
+        for (bound, counter) in bounds {
+            if size <= bound {
+                break;
+            }
+            *counter += 1;
+        }
+    }
 }

@@ -218,8 +218,7 @@ impl Core {
         meta.accepted_at_ms = now.unix_ms;
         let Some(route) = route else { return Ok(()) };
 
-        self.counts.messages_received += 1;
-        self.counts.message_bytes_received += content.body().len() as u64;
+        self.counts.received(content.body().len());
         self.counts.messages_routed += route.queues.len() as u64;
         let confirm = match &mut channel.mode {
             Mode::Plain => false,
