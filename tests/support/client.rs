@@ -423,6 +423,19 @@ impl Client {
         let _ = self.wire().stream.write_all(bytes);
     }
 
+    /// Writes these octets so many times, or until the broker takes no more for a while. Reads nothing.
+    pub(crate) fn flood(&self, bytes: &[u8], times: u32) {
+        let mut wire = self.wire();
+        wire.stream
+            .set_write_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
+        for _ in 0..times {
+            if wire.stream.write_all(bytes).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Closes our half of the TCP connection.
     pub(crate) fn shut_down_writing(&self) {
         let _ = self.wire().stream.shutdown(std::net::Shutdown::Write);
