@@ -518,12 +518,12 @@ mod tests {
 
     #[test]
     fn names_and_targets() {
-        let plan = plan("--queues 2 --queue q").unwrap();
-        assert_eq!(plan.queues[1].name, "q-2");
-        assert_eq!(plan.targets.len(), 2);
-        let plan = super::tests::plan("--queues 2 --exchange e --routing-key k").unwrap();
-        assert_eq!(plan.targets.len(), 1);
-        assert!(plan.fan_out);
+        let spread = plan("--queues 2 --queue q").unwrap();
+        assert_eq!(spread.queues[1].name, "q-2");
+        assert_eq!(spread.targets.len(), 2);
+        let shared = plan("--queues 2 --exchange e --routing-key k").unwrap();
+        assert_eq!(shared.targets.len(), 1);
+        assert!(shared.fan_out);
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Consumer<'_> {
         let wishes = Wishes {
             name: "mambamq perf consumer",
             heartbeat_secs: self.plan.args.heartbeat,
-            read_buffer_size: READ_BUFFER_SIZE,
+            read_buffer_size: Some(READ_BUFFER_SIZE),
         };
         let mut transport = Transport::open(&self.plan.uri, &wishes)?;
         transport.open_channel()?;

@@ -17,9 +17,11 @@
 
 mod args;
 mod block;
+mod churn;
 mod clock;
 mod consumer;
 mod error;
+mod idle;
 mod load;
 mod outstanding;
 mod publisher;
@@ -57,8 +59,7 @@ pub fn run(args: Args) -> ExitCode {
             );
         }
     }
-    let outcome = args::Plan::new(args).and_then(|plan| load::run(plan, &interrupted));
-    match outcome {
+    match args::Plan::new(args).and_then(|plan| carry_out(plan, &interrupted)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -66,4 +67,25 @@ pub fn run(args: Args) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs what the plan asks for; true when all went well.
+fn carry_out(plan: args::Plan, interrupted: &Arc<AtomicBool>) -> Result<bool, error::Error> {
+    let idle = match plan.args.connections_idle {
+        0 => None,
+        _ => Some(idle::Idle::open(&plan, interrupted)?),
+    };
+    let loaded = if let Some(churn) = plan.args.churn {
+        Some(churn::run(&plan, churn, interrupted))
+    } else if plan.publishers + plan.consumers > 0 {
+        Some(load::run(plan.clone(), interrupted)?)
+    } else {
+        None
+    };
+    Ok(match (loaded, idle) {
+        (Some(fine), None) => fine,
+        (Some(fine), Some(idle)) => idle.end() == 0 && fine,
+        (None, Some(idle)) => idle.hold(&plan, interrupted),
+        (None, None) => true,
+    })
 }

@@ -50,7 +50,7 @@ fn publish(
     let wishes = Wishes {
         name: "mambamq perf publisher",
         heartbeat_secs: plan.args.heartbeat,
-        read_buffer_size: READ_BUFFER_SIZE,
+        read_buffer_size: Some(READ_BUFFER_SIZE),
     };
     let mut transport = Transport::open(&plan.uri, &wishes)?;
     prepare(&mut transport, plan)?;
@@ -295,14 +295,12 @@ impl Publisher<'_> {
         if !latency && !verify && !confirms {
             return;
         }
-        let mut number = self.published;
-        for entry in &self.block.entries[batch.clone()] {
+        for (number, entry) in (self.published..).zip(&self.block.entries[batch.clone()]) {
             let time_ns = if paced && latency {
                 self.started_ns + count(ns(number) * self.interval_ns)
             } else {
                 now
             };
-            number += 1;
             if confirms {
                 self.replies.outstanding.push(time_ns);
             }

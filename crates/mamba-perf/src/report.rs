@@ -170,7 +170,8 @@ impl Summary<'_> {
         }
         out.push('\n');
         if let Some(verdict) = &self.verdict {
-            out.push_str(&verdict_text(verdict, &self.overall));
+            let complete = !self.interrupted && self.failures.is_empty();
+            out.push_str(&verdict_text(verdict, &self.overall, complete));
         }
         out
     }
@@ -212,7 +213,13 @@ impl Summary<'_> {
     }
 }
 
-fn verdict_text(verdict: &Verdict, overall: &Totals) -> String {
+fn verdict_text(verdict: &Verdict, overall: &Totals, complete: bool) -> String {
+    if verdict.is_fine() && !complete {
+        return format!(
+            "  verified in part: {} published, {} consumed before the end, none of these skipped or out of order\n",
+            overall.published, overall.consumed
+        );
+    }
     if verdict.is_fine() {
         return format!(
             "  verified: {} published, {} consumed, nothing lost, duplicated or out of order\n",

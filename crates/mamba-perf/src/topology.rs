@@ -5,14 +5,12 @@ use crate::error::Error;
 use crate::transport::{CHANNEL, Transport, Wishes};
 use crate::wire::{Cursor, ShortStr, Value, id, method};
 
-const READ_BUFFER_SIZE: usize = 16 * 1024;
-
 /// Opens a connection with a channel for declarations.
 pub(crate) fn connect(plan: &Plan) -> Result<Transport, Error> {
     let wishes = Wishes {
         name: "mambamq perf control",
         heartbeat_secs: plan.args.heartbeat,
-        read_buffer_size: READ_BUFFER_SIZE,
+        read_buffer_size: None,
     };
     let mut transport = Transport::open(&plan.uri, &wishes)?;
     transport.open_channel()?;

@@ -40,8 +40,9 @@ pub(crate) struct Wishes {
     pub(crate) name: &'static str,
     /// Interval in seconds, 0 for none; the broker's own offer when absent.
     pub(crate) heartbeat_secs: Option<u16>,
-    /// Octets to read at once after the login, raised to what the agreed frame size needs.
-    pub(crate) read_buffer_size: usize,
+    /// Octets to read at once after the login, raised to what the agreed frame size needs. Absent where nothing but
+    /// answers to calls comes in, which are small.
+    pub(crate) read_buffer_size: Option<usize>,
 }
 
 /// A connection that is logged in.
@@ -105,19 +106,18 @@ impl Transport {
 
     /// Closes the connection and waits until the broker has taken in everything that was sent before.
     pub(crate) fn close_and_wait(&mut self) -> Result<(), Error> {
-        method(&mut self.outbound, 0, id::CONNECTION_CLOSE, |fields| {
-            fields
-                .short(200)
-                .shortstr(&ShortStr::default())
-                .short(0)
-                .short(0);
-        });
+        self.outbound.extend_from_slice(&close_frame());
         self.call_any(
             "connection.close",
             &[id::CONNECTION_CLOSE_OK],
             CLOSE_TIMEOUT_SECS,
         )
         .map(drop)
+    }
+
+    /// Keeps nothing but the socket; also gives the heartbeat interval in nanoseconds, 0 for none.
+    pub(crate) fn into_idle(self) -> (TcpStream, u64) {
+        (self.stream, self.heartbeat_ns)
     }
 
     /// Hands octets to the socket; gives the number taken, 0 when its buffer is full.
@@ -274,11 +274,10 @@ impl Transport {
             fields.shortstr(&vhost).octet(0).octet(0);
         });
         self.call_any("connection.open", &[id::CONNECTION_OPEN_OK], secs)?;
-        self.inbound.resize(
-            wishes
-                .read_buffer_size
-                .max(frame_max_size + 2 * FRAME_OVERHEAD),
-        );
+        if let Some(size) = wishes.read_buffer_size {
+            self.inbound
+                .resize(size.max(frame_max_size + 2 * FRAME_OVERHEAD));
+        }
         Ok(())
     }
 
@@ -383,6 +382,19 @@ pub(crate) fn refuse_close(frame: &Frame<'_>) -> Result<(), Error> {
     let code = arguments.short()?;
     let text = String::from_utf8_lossy(arguments.shortstr()?).into_owned();
     Err(Error::closed(what, code, text))
+}
+
+/// An orderly `connection.close`.
+pub(crate) fn close_frame() -> Vec<u8> {
+    let mut frame = Vec::new();
+    method(&mut frame, 0, id::CONNECTION_CLOSE, |fields| {
+        fields
+            .short(200)
+            .shortstr(&ShortStr::default())
+            .short(0)
+            .short(0);
+    });
+    frame
 }
 
 fn connect(uri: &Uri) -> Result<TcpStream, Error> {
