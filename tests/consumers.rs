@@ -1,5 +1,7 @@
 //! Consumers: dispatch, priority, single active and exclusive consumers, cancellation, get, prefetch, settlement, redelivery, direct reply-to.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use amq_protocol::protocol::{AMQPClass, basic};

@@ -596,9 +596,7 @@ mod tuning {
         check(
             2047,
             0,
-            Some(
-                "negotiated frame_max = 0 (no limit) is higher than the maximum allowed value (131072)",
-            ),
+            Some("negotiated frame_max = 0 is higher than the maximum allowed value (131072)"),
         );
     }
 
@@ -1134,7 +1132,12 @@ mod content_assembly {
                 &[&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], properties].concat(),
             ));
             let shown = format!("{:?}", client.event(0));
-            assert!(shown.contains("reply_code: 502"), "{properties:?}: {shown}");
+            // A header too short for its property flags is no content header at all.
+            let code = if properties.len() < 2 { 501 } else { 502 };
+            assert!(
+                shown.contains(&format!("reply_code: {code}")),
+                "{properties:?}: {shown}"
+            );
         }
     }
 

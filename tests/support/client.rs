@@ -31,6 +31,7 @@ pub(crate) struct Frame {
 
 /// What a channel received.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "few of them exist at a time")]
 pub(crate) enum Event {
     Method(AMQPClass),
     /// basic.deliver, basic.get-ok or basic.return with its content.
@@ -169,13 +170,16 @@ pub(crate) enum Silence {
     Timeout,
 }
 
+/// A content that is still arriving: its method, its header with the body's size, the body so far.
+type Partial = (AMQPClass, Option<(BasicProperties, u64)>, Vec<u8>);
+
 struct Wire {
     stream: TcpStream,
     input: Vec<u8>,
     /// Whole frames that were read, by channel, not yet asked for.
     events: VecDeque<(u16, Event)>,
     /// Contents that are still arriving.
-    partial: HashMap<u16, (AMQPClass, Option<(BasicProperties, u64)>, Vec<u8>)>,
+    partial: HashMap<u16, Partial>,
     frame_max: u32,
     heartbeats: u32,
     tune: Option<connection::Tune>,
@@ -620,7 +624,7 @@ impl Client {
         channel
     }
 
-    /// connection.close, close-ok.
+    /// connection.close, close-ok, and the end of the TCP connection.
     #[track_caller]
     pub(crate) fn close(self) {
         self.send(0, &connection_close());
@@ -630,6 +634,7 @@ impl Client {
                 Event::Method(AMQPClass::Connection(connection::AMQPMethod::CloseOk(_)))
             )
         });
+        self.vanish();
     }
 
     /// Resets or closes the TCP connection without a word.

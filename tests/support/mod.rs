@@ -10,6 +10,7 @@
     unused_macros,
     reason = "each test binary uses its own part"
 )]
+#![allow(clippy::print_stdout, reason = "a skipped test says so")]
 #![allow(clippy::unwrap_used, reason = "the helpers run in tests only")]
 #![allow(
     clippy::disallowed_methods,
