@@ -311,6 +311,120 @@ mod configured {
     }
 }
 
+mod limits {
+    use super::*;
+
+    fn configured(content: &str) -> Broker {
+        let path = broker::fresh_folder().join("mambamq.toml");
+        fs::write(&path, content).unwrap();
+        Broker::start(&["--config", path.to_str().unwrap()])
+    }
+
+    #[test]
+    fn consumers_per_channel() {
+        if elsewhere("our own configuration") {
+            return;
+        }
+        let broker = configured("[limits]\nconsumers_per_channel_max = 2\n");
+        let client = Client::to(&broker);
+        let channel = client.channel(1);
+        channel.own_queue("q");
+        channel.consume("q", "1", "");
+        channel.consume("q", "2", "");
+        channel.call(&cancel("1", ""));
+        channel.consume("q", "3", "");
+        client.channel(2).consume("q", "other channel", "");
+        channel.send(&consume("q", "4", "", table([])));
+        client.expect_error(
+            530,
+            "NOT_ALLOWED - reached maximum (2) of consumers per channel",
+            (60, 20),
+        );
+    }
+
+    #[test]
+    fn connections() {
+        if elsewhere("our own configuration") {
+            return;
+        }
+        let broker = configured("[limits]\nconnections_max = 2\n");
+        let (first, _second) = (Client::to(&broker), Client::to(&broker));
+        let third = Client::bare(Some(broker.amqp));
+        third.negotiate(&Options::default());
+        third.send(0, &connection_open("/"));
+        third.expect_error(
+            530,
+            "NOT_ALLOWED - connection refused: node connection limit (2) is reached",
+            (10, 40),
+        );
+        first.close();
+        eventually("there is room again", || {
+            let client = Client::bare(Some(broker.amqp));
+            client.negotiate(&Options::default());
+            client.send(0, &connection_open("/"));
+            format!("{:?}", client.event(0)).contains("OpenOk")
+        });
+    }
+
+    #[test]
+    fn time_for_the_handshake() {
+        if elsewhere("our own configuration") {
+            return;
+        }
+        let broker = configured("[limits]\nhandshake_timeout_ms = 200\n");
+        let established = Client::to(&broker);
+        Client::bare(Some(broker.amqp)).expect_closed();
+        let client = Client::bare(Some(broker.amqp));
+        client.begin();
+        client.expect_closed();
+        established.channel(1).flow();
+    }
+
+    #[test]
+    fn loopback_users_come_from_here() {
+        if elsewhere("our own configuration") {
+            return;
+        }
+        let broker = configured("[auth]\nloopback_users = []\n");
+        Client::to(&broker).channel(1).flow();
+    }
+
+    /// The disk is never this empty: the alarm is on from the start.
+    #[test]
+    fn disk_alarm_blocks_publishers_only() {
+        if elsewhere("our own configuration") {
+            return;
+        }
+        let broker = configured("[alarms]\ndisk_free_limit = \"1000TiB\"\n");
+        let (publisher, consumer) = (Client::to(&broker), Client::to(&broker));
+        let silent = Client::with(&Options {
+            address: Some(broker.amqp),
+            capabilities: &[],
+            ..Options::default()
+        });
+        let channel = consumer.channel(1);
+        channel.own_queue("q");
+        // The alarm is looked at once a second: publish until it holds.
+        let out = publisher.channel(1);
+        let blocked = |event: &Event| {
+            let shown = format!("{event:?}");
+            assert!(!shown.contains("Unblocked"), "{shown}");
+            shown.contains("Blocked")
+        };
+        out.publish("", "q", "first");
+        let event = format!("{:?}", publisher.take(0, blocked));
+        assert!(event.contains("low on disk"), "{event}");
+        // The publish that met the alarm was still processed; who never publishes goes on.
+        eventually("it arrived", || channel.get("q", "no_ack").is_some());
+        channel.own_queue("another");
+        assert!(channel.get("another", "").is_none());
+        // Without the capability nothing is said.
+        silent.channel(1).publish("", "q", "first");
+        eventually("it arrived", || channel.get("q", "no_ack").is_some());
+        channel.expect_nothing();
+    }
+}
+
 mod starting_and_stopping {
     use super::*;
 

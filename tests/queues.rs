@@ -798,7 +798,7 @@ mod dead_letters {
     }
 
     #[track_caller]
-    fn dead_letter(channel: &Channel, queue: &str) -> client::Content {
+    fn dead_letter(channel: &Channel, queue: &str) -> Content {
         let mut got = None;
         eventually("a dead letter", || {
             got = channel.get(queue, "no_ack");
@@ -809,7 +809,7 @@ mod dead_letters {
 
     /// One field of the newest x-death entry.
     #[track_caller]
-    fn death(content: &client::Content, field: &str) -> Option<Value> {
+    fn death(content: &Content, field: &str) -> Option<Value> {
         let Some(Value::FieldArray(deaths)) = content.header("x-death") else {
             panic!("x-death: {content:?}")
         };
