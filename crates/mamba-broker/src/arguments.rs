@@ -266,6 +266,7 @@ pub(crate) fn settings(
             .and_then(|max| u8::try_from(max).ok())
             .unwrap_or(0),
         delivery_limit,
+        dead_letters: get(arguments, "x-dead-letter-exchange").is_some(),
     })
 }
 

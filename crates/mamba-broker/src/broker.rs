@@ -123,6 +123,7 @@ pub struct Broker {
     pub(crate) config: BrokerConfig,
     pub(crate) store: StoreHandle,
     pub(crate) metrics: Metrics,
+    session_config: Arc<SessionConfig>,
     pub(crate) users: Users,
     vhosts: RwLock<HashMap<Arc<str>, Arc<Vhost>>>,
     connections: Mutex<HashMap<u64, Arc<Outbox>>>,
@@ -161,6 +162,7 @@ impl Broker {
         Ok(Arc::new(Self {
             users: Users::new(vec![user], config.loopback_users.clone()),
             metrics: Metrics::default(),
+            session_config: Self::session_config(&config),
             vhosts: RwLock::new(HashMap::from([(Arc::clone(&vhost.name), vhost)])),
             connections: Mutex::default(),
             replies: RwLock::default(),
@@ -224,15 +226,10 @@ impl Broker {
         let outbox = Outbox::new(id, self.config.limits.outbox_bytes_max);
         connections.insert(id, Arc::clone(&outbox));
         drop(connections);
-        let config = SessionConfig {
-            limits: self.config.limits.clone(),
-            server_properties: self.server_properties(),
-            mechanisms: "PLAIN AMQPLAIN".to_owned(),
-        };
         Some(Connection::new(
             Arc::clone(self),
             outbox,
-            config,
+            Arc::clone(&self.session_config),
             peer,
             local,
             now,
@@ -249,7 +246,15 @@ impl Broker {
         self.connections.lock().len()
     }
 
-    fn server_properties(&self) -> FieldTable {
+    fn session_config(config: &BrokerConfig) -> Arc<SessionConfig> {
+        Arc::new(SessionConfig {
+            limits: config.limits.clone(),
+            server_properties: Self::server_properties(config),
+            mechanisms: "PLAIN AMQPLAIN".to_owned(),
+        })
+    }
+
+    fn server_properties(config: &BrokerConfig) -> FieldTable {
         let text = |text: &str| FieldValue::LongString(text.into());
         let capabilities = [
             "publisher_confirms",
@@ -268,7 +273,7 @@ impl Broker {
         }
         let mut properties = FieldTable::default();
         properties.insert("capabilities".into(), FieldValue::FieldTable(able));
-        properties.insert("cluster_name".into(), text(&self.config.cluster_name));
+        properties.insert("cluster_name".into(), text(&config.cluster_name));
         properties.insert(
             "copyright".into(),
             text("Copyright (c) the MambaMQ authors"),
@@ -278,8 +283,8 @@ impl Broker {
             "platform".into(),
             text(concat!("MambaMQ/", env!("CARGO_PKG_VERSION"))),
         );
-        properties.insert("product".into(), text(&self.config.product));
-        properties.insert("version".into(), text(&self.config.version));
+        properties.insert("product".into(), text(&config.product));
+        properties.insert("version".into(), text(&config.version));
         properties
     }
 

@@ -8,6 +8,7 @@ mod arguments;
 pub mod auth;
 pub mod broker;
 pub mod connection;
+mod dead_letters;
 pub mod metrics;
 pub mod outbox;
 mod pacing;

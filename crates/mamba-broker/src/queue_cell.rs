@@ -7,13 +7,14 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use mamba_queue::{
-    ConsumerId, Effects, Fetched, Incoming, Outcome, Queue, QueueKind, Settings, Stored, UnackedKey,
+    ConsumerId, DeathReason, Effects, Fetched, Incoming, Outcome, Queue, QueueKind, Settings,
+    Stored, UnackedKey,
 };
 use mamba_routing::QueueHandle;
 use mamba_store::{EnqueuedRun, Log, Settled};
@@ -21,8 +22,10 @@ use mamba_types::{FieldTable, LogPosition, QueueId, Sequence};
 use parking_lot::Mutex;
 
 use crate::{
+    dead_letters,
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
+    vhost::Vhost,
 };
 
 /// What `queue.declare` said.
@@ -50,6 +53,8 @@ pub struct QueueCell {
     pub vhost: Arc<str>,
     /// What it was declared as.
     pub declaration: Declaration,
+    /// Where its dead letters are routed.
+    home: Weak<Vhost>,
     generation: Arc<AtomicU64>,
     log: Log,
     state: Mutex<State>,
@@ -148,7 +153,7 @@ pub(crate) struct Arrival {
 impl QueueCell {
     pub(crate) fn new(
         id: QueueId,
-        vhost: Arc<str>,
+        home: &Arc<Vhost>,
         name: Arc<str>,
         declaration: Declaration,
         first: Sequence,
@@ -157,7 +162,8 @@ impl QueueCell {
         Arc::new(Self {
             id,
             name,
-            vhost,
+            vhost: Arc::clone(&home.name),
+            home: Arc::downgrade(home),
             state: Mutex::new(State {
                 queue: Queue::new(declaration.settings, first),
                 effects: Effects::default(),
@@ -179,7 +185,12 @@ impl QueueCell {
         }
     }
 
-    /// The word for this queue's type in metrics and error texts.
+    /// The log its stored messages go to.
+    pub(crate) const fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Whether it follows the rules of quorum queues.
     pub(crate) fn is_quorum(&self) -> bool {
         self.declaration.settings.kind == QueueKind::Quorum
     }
@@ -206,6 +217,7 @@ impl QueueCell {
         if state.deleted {
             return None;
         }
+        let mut dead = Vec::new();
         let State {
             queue,
             effects,
@@ -215,8 +227,15 @@ impl QueueCell {
         } = &mut *state;
         let result = step(queue, effects);
         self.note_delivered(queue, unnoted);
-        let position = self.carry_out(queue, effects);
+        let position = self.carry_out(queue, effects, &mut dead);
         Self::release_waiters(queue, waiters);
+        // Other queues' locks are taken only without our own.
+        drop(state);
+        if !dead.is_empty()
+            && let Some(home) = self.home.upgrade()
+        {
+            dead_letters::bury(self, &home, dead);
+        }
         Some((result, position))
     }
 
@@ -240,7 +259,8 @@ impl QueueCell {
         let position = self.log_arrivals(queue.next_sequence(), arrivals, watched);
         queue.enqueue(arrivals.drain(..).map(|arrival| arrival.incoming));
         if watched {
-            self.carry_out(queue, effects);
+            // Enqueueing kills nothing.
+            self.carry_out(queue, effects, &mut Vec::new());
         } else {
             *unnoted |= position != LogPosition::NONE;
         }
@@ -334,6 +354,7 @@ impl QueueCell {
         self: &Arc<Self>,
         queue: &mut Queue<ConsumerPort>,
         effects: &mut Effects,
+        dead: &mut Vec<(Stored, DeathReason)>,
     ) -> LogPosition {
         let mut position = LogPosition::NONE;
         loop {
@@ -342,6 +363,7 @@ impl QueueCell {
                 return position;
             }
             position = position.max(self.settle_in_log(effects));
+            dead.append(&mut effects.dead);
             Self::deliver(queue, effects);
             let mut again = false;
             for consumer in effects.starved.drain(..) {
@@ -377,9 +399,6 @@ impl QueueCell {
         }
         for (sequence, count) in effects.returned.drain(..) {
             position = self.log.append_delivery_count(self.id, sequence, count);
-        }
-        for stored in effects.over_limit.drain(..) {
-            tracing::debug!(vhost = %self.vhost, queue = %self.name, sequence = stored.sequence.0, "dropped: over the delivery limit");
         }
         position
     }

@@ -2,7 +2,10 @@
 //!
 //! Lock order: the routing table, then a queue, then an outbox, then the log's staging area.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use mamba_codec::{encode_table, table as parse_table};
 use mamba_queue::Stored;
@@ -26,6 +29,8 @@ pub struct Vhost {
     /// Its name.
     pub name: Arc<str>,
     pub(crate) table: RwLock<RoutingTable<QueueRef>>,
+    /// The latest time a connection was told, in milliseconds since 1970.
+    unix_ms: AtomicU64,
 }
 
 impl Vhost {
@@ -33,7 +38,21 @@ impl Vhost {
         Self {
             name: name.into(),
             table: RwLock::new(RoutingTable::new(name, seed)),
+            unix_ms: AtomicU64::new(0),
         }
+    }
+
+    /// Tells the time, for what happens outside any connection's own turn.
+    pub(crate) fn set_time(&self, unix_ms: u64) {
+        // Read first: most turns find the same millisecond, and a read shares the cache line.
+        if self.unix_ms.load(Ordering::Relaxed) != unix_ms {
+            self.unix_ms.store(unix_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Seconds since 1970.
+    pub(crate) fn unix_secs(&self) -> u64 {
+        self.unix_ms.load(Ordering::Relaxed) / 1000
     }
 
     /// A queue by name.
@@ -56,7 +75,7 @@ impl Vhost {
     }
 
     /// Brings back what survived a restart. Definitions that contradict each other are logged and left out.
-    pub(crate) fn recover(&self, store: &Store, recovered: &mut Recovered) {
+    pub(crate) fn recover(self: &Arc<Self>, store: &Store, recovered: &mut Recovered) {
         let definitions = std::mem::take(&mut recovered.definitions);
         let mut table = self.table.write();
         let left_out = |what: &str, name: &str, why: &Violation| {
@@ -108,7 +127,7 @@ impl Vhost {
             let name = queue.name.as_str().into();
             let cell = QueueCell::new(
                 queue.id,
-                Arc::clone(&self.name),
+                self,
                 name,
                 declaration,
                 Broker::first_sequence(store),

@@ -11,6 +11,7 @@ use crate::table::{self, TableError};
 const DECODE_KEPT: usize = 128;
 
 const BASIC: u16 = 60;
+const QOS: u16 = 10;
 const PUBLISH: u16 = 40;
 const ACK: u16 = 80;
 const REJECT: u16 = 90;
@@ -101,10 +102,12 @@ pub enum MethodError {
         /// What is wrong with it.
         error: TableError,
     },
+    /// `basic.qos` with a prefetch size: not supported, and nothing that is decoded here could carry it.
+    PrefetchSize(u32),
 }
 
 impl MethodError {
-    /// The connection error this is: 501, 502 for tables, 540 for unknown ids.
+    /// The connection error this is: 501, 502 for tables, 540 for unknown ids and a prefetch size.
     #[must_use]
     pub fn violation(&self) -> Violation {
         match self {
@@ -124,6 +127,10 @@ impl MethodError {
             Self::Table { error, .. } => {
                 Violation::connection(HardError::SyntaxError, error.to_string())
             }
+            Self::PrefetchSize(size) => Violation::connection(
+                HardError::NotImplemented,
+                format!("prefetch_size!=0 ({size})"),
+            ),
         }
     }
 
@@ -136,6 +143,7 @@ impl MethodError {
             Self::Unknown { class, method }
             | Self::Decode { class, method, .. }
             | Self::Table { class, method, .. } => (class, method),
+            Self::PrefetchSize(_) => (BASIC, QOS),
         }
     }
 }
@@ -161,6 +169,12 @@ pub fn method<'a>(payload: &'a [u8], limits: &Limits) -> Result<Method<'a>, Meth
         });
     };
     let arguments = reader.rest();
+    if (class, method) == (BASIC, QOS)
+        && let Some(size) = Reader::new(arguments).u32()
+        && size != 0
+    {
+        return Err(MethodError::PrefetchSize(size));
+    }
     let hot = match (class, method) {
         (BASIC, PUBLISH) => publish(reader),
         (BASIC, ACK) => tag_and_bits(reader).map(|(tag, bits)| Method::Ack {

@@ -31,6 +31,28 @@ pub struct Settings {
     pub max_priority: u8,
     /// Returns a message survives; the one after drops or dead-letters it. `None`: no limit.
     pub delivery_limit: Option<u32>,
+    /// There is a dead-letter exchange: what dies is handed to the owner.
+    pub dead_letters: bool,
+}
+
+/// Why a message left for the dead-letter exchange (`spec: semantics §9`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeathReason {
+    /// Rejected, not to come back.
+    Rejected,
+    /// Came back too often.
+    DeliveryLimit,
+}
+
+impl DeathReason {
+    /// The word in `x-death`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::DeliveryLimit => "delivery_limit",
+        }
+    }
 }
 
 impl Default for Settings {
@@ -40,6 +62,7 @@ impl Default for Settings {
             single_active_consumer: false,
             max_priority: 0,
             delivery_limit: None,
+            dead_letters: false,
         }
     }
 }
@@ -115,8 +138,9 @@ pub struct Effects {
     pub deliveries: Vec<Delivery>,
     /// Consumers that would get more if their port had room.
     pub starved: Vec<ConsumerId>,
-    /// Messages dropped because they came back too often.
-    pub over_limit: Vec<Stored>,
+    /// Messages that leave for the dead-letter exchange, if the queue has one. The owner settles them once they are
+    /// safe elsewhere.
+    pub dead: Vec<(Stored, DeathReason)>,
 }
 
 impl Effects {
@@ -127,7 +151,7 @@ impl Effects {
             && self.returned.is_empty()
             && self.deliveries.is_empty()
             && self.starved.is_empty()
-            && self.over_limit.is_empty()
+            && self.dead.is_empty()
     }
 
     /// Empties every list and keeps the memory.
@@ -136,7 +160,7 @@ impl Effects {
         self.returned.clear();
         self.deliveries.clear();
         self.starved.clear();
-        self.over_limit.clear();
+        self.dead.clear();
     }
 }
 
@@ -445,7 +469,8 @@ impl<P: Port> Queue<P> {
                 }
             }
             match outcome {
-                Outcome::Ack | Outcome::Discard => effects.settled.extend(settled(&out.stored)),
+                Outcome::Ack => effects.settled.extend(settled(&out.stored)),
+                Outcome::Discard => self.drop_or_bury(out.stored, DeathReason::Rejected, effects),
                 Outcome::Requeue => self.put_back(out.stored, effects),
                 Outcome::Unsent => self.give_back(out.stored),
             }
@@ -477,8 +502,7 @@ impl<P: Port> Queue<P> {
             .delivery_limit
             .is_some_and(|limit| stored.returns > limit)
         {
-            effects.settled.extend(settled(&stored));
-            effects.over_limit.push(stored);
+            self.drop_or_bury(stored, DeathReason::DeliveryLimit, effects);
             return;
         }
         if stored.at != LogPosition::NONE && self.settings.kind == QueueKind::Quorum {
@@ -491,6 +515,14 @@ impl<P: Port> Queue<P> {
                 let rank = self.rank(&stored);
                 self.ready.put_back(priority, rank, stored);
             }
+        }
+    }
+
+    fn drop_or_bury(&self, stored: Stored, reason: DeathReason, effects: &mut Effects) {
+        if self.settings.dead_letters {
+            effects.dead.push((stored, reason));
+        } else {
+            effects.settled.extend(settled(&stored));
         }
     }
 

@@ -761,7 +761,8 @@ mod content {
         let meta = RecordMeta {
             persistent: true,
             priority: Some(3),
-            accepted_at_ms: 99,
+            dead_lettered: false,
+ accepted_at_ms: 99,
         };
         let message = assembled.into_message(meta);
         assert_eq!(

@@ -65,7 +65,8 @@ fn chunk(count: usize, body: usize) -> Bytes {
     let meta = RecordMeta {
         persistent: true,
         priority: None,
-        accepted_at_ms: 1,
+        dead_lettered: false,
+ accepted_at_ms: 1,
     };
     let header = b"\0\x3c\0\0\0\0\0\0\0\0\0\x03\x10\0\x02";
     let message = Message::build(meta, b"", b"queue", header, &vec![7; body]);

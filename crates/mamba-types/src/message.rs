@@ -6,7 +6,7 @@
 //!      0    4  length of the whole record, this header included
 //!      4    4  CRC32C of everything after this field; 0 in a transient record, which never reaches a disk
 //!      8    1  version, 1
-//!      9    1  flags: bit 0 persistent (delivery-mode 2), bit 1 priority present
+//!      9    1  flags: bit 0 persistent (delivery-mode 2), bit 1 priority present, bit 2 dead-lettered here
 //!     10    1  priority property, 0 when absent
 //!     11    1  reserved, 0
 //!     12    2  address length a
@@ -28,6 +28,7 @@ pub const RECORD_HEADER_LEN: usize = 32;
 const VERSION: u8 = 1;
 const FLAG_PERSISTENT: u8 = 1;
 const FLAG_PRIORITY: u8 = 2;
+const FLAG_DEAD_LETTERED: u8 = 4;
 
 /// What the broker knows of a message besides its octets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct RecordMeta {
     pub persistent: bool,
     /// The priority property.
     pub priority: Option<u8>,
+    /// The broker itself has dead-lettered the message before, so that its death headers can be believed.
+    pub dead_lettered: bool,
     /// When the broker took the message, in milliseconds since 1970.
     pub accepted_at_ms: u64,
 }
@@ -141,7 +144,8 @@ pub fn begin_growing(
 pub fn set_meta(buffer: &mut [u8], start: usize, meta: RecordMeta) {
     let head = &mut buffer[start..start + RECORD_HEADER_LEN];
     head[9] = u8::from(meta.persistent) * FLAG_PERSISTENT
-        + u8::from(meta.priority.is_some()) * FLAG_PRIORITY;
+        + u8::from(meta.priority.is_some()) * FLAG_PRIORITY
+        + u8::from(meta.dead_lettered) * FLAG_DEAD_LETTERED;
     head[10] = meta.priority.unwrap_or(0);
     head[24..32].copy_from_slice(&meta.accepted_at_ms.to_le_bytes());
 }
@@ -258,6 +262,23 @@ impl Message {
         (self.record[9] & FLAG_PRIORITY != 0).then(|| self.record[10])
     }
 
+    /// The broker itself has dead-lettered the message before.
+    #[must_use]
+    pub fn dead_lettered(&self) -> bool {
+        self.record[9] & FLAG_DEAD_LETTERED != 0
+    }
+
+    /// What the broker knows of the message besides its octets.
+    #[must_use]
+    pub fn meta(&self) -> RecordMeta {
+        RecordMeta {
+            persistent: self.persistent(),
+            priority: self.priority(),
+            dead_lettered: self.dead_lettered(),
+            accepted_at_ms: self.accepted_at_ms(),
+        }
+    }
+
     /// When the broker took the message, in milliseconds since 1970.
     #[must_use]
     pub fn accepted_at_ms(&self) -> u64 {
@@ -337,6 +358,7 @@ mod tests {
         let meta = RecordMeta {
             persistent: true,
             priority: Some(7),
+            dead_lettered: false,
             accepted_at_ms: 12,
         };
         Message::build(

@@ -10,8 +10,7 @@ use mamba_queue::{ConsumerId, Delivery, Outcome, QueueKind, Removed, Stored, Sub
 use mamba_session::{Capabilities, SettlementKind};
 use mamba_store::Settled;
 use mamba_types::{
-    ChannelId, FieldTable, FieldValue, HardError, Message, RecordMeta, SoftError, Violation,
-    table::ShortString,
+    ChannelId, FieldTable, FieldValue, HardError, Message, SoftError, Violation, table::ShortString,
 };
 use protocol::basic;
 
@@ -662,6 +661,9 @@ impl Core {
                         self.frame_max,
                     );
                 }
+                notice @ Notice::QueueGone { .. } if self.waiting.is_some() => {
+                    self.held_back.push(notice)
+                }
                 Notice::QueueGone { slot } => {
                     let Some(consumer) = self.remove_consumer(slot) else {
                         continue;
@@ -721,11 +723,7 @@ fn outgoing(stored: &Stored, quorum: bool, limits: &mamba_types::Limits) -> Mess
         ..HeaderChange::default()
     };
     let header = rewrite_header(message.header(), &change);
-    let meta = RecordMeta {
-        persistent: message.persistent(),
-        priority: message.priority(),
-        accepted_at_ms: message.accepted_at_ms(),
-    };
+    let meta = message.meta();
     Message::build(
         meta,
         message.exchange(),

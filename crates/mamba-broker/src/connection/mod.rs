@@ -110,6 +110,8 @@ pub(crate) struct Core {
     /// What the connection waits for before it reads on.
     waiting: Option<Waiting>,
     backlog: VecDeque<Notice>,
+    /// Cancels that must not overtake a delete-ok that waits for the disk.
+    held_back: Vec<Notice>,
     pub(crate) counts: Counts,
     pub(crate) frame_max: u32,
     peer: SocketAddr,
@@ -168,7 +170,7 @@ impl Connection {
     pub(crate) fn new(
         broker: Arc<Broker>,
         outbox: Arc<Outbox>,
-        config: SessionConfig,
+        config: Arc<SessionConfig>,
         peer: SocketAddr,
         local: SocketAddr,
         now: Now,
@@ -200,6 +202,7 @@ impl Connection {
                 stored_up_to: LogPosition::NONE,
                 waiting: None,
                 backlog: VecDeque::new(),
+                held_back: Vec::new(),
                 counts,
                 frame_max: 0,
                 peer,
@@ -236,6 +239,9 @@ impl Connection {
     /// Takes octets from the client; returns how many are done with.
     pub fn receive(&mut self, input: &[u8], now: Now) -> usize {
         let mut done = 0;
+        if let Some(login) = &self.core.login {
+            login.vhost.set_time(now.unix_ms);
+        }
         while self.wants_input() {
             let rest = input.get(done..).unwrap_or_default();
             let received = self.session.receive(rest, now.instant, &mut self.out);
@@ -493,6 +499,8 @@ impl Connection {
                 {
                     write_method(self.out.buffer(), channel, &reply);
                 }
+                let held_back = self.core.held_back.drain(..);
+                self.core.backlog.extend(held_back);
             }
             _ => {
                 self.core.waiting = None;

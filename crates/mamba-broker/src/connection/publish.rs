@@ -793,6 +793,7 @@ fn check_properties<'a>(
         meta: RecordMeta {
             persistent: properties.persistent(),
             priority: properties.priority,
+            dead_lettered: false,
             accepted_at_ms: 0,
         },
         headers: properties.headers,

@@ -448,7 +448,7 @@ impl Core {
         let queue_id = store.definitions().next_queue_id();
         let cell = QueueCell::new(
             queue_id,
-            Arc::clone(&vhost.name),
+            &vhost,
             name,
             declaration,
             first,

@@ -292,7 +292,8 @@ pub fn record(body: &[u8]) -> Bytes {
     let meta = RecordMeta {
         persistent: true,
         priority: None,
-        accepted_at_ms: 1,
+        dead_lettered: false,
+ accepted_at_ms: 1,
     };
     Message::build(meta, b"", b"q", b"\0\x3c\0\0\0\0\0\0\0\0\0\x03\0\0", body)
         .record()
