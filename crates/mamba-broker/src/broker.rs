@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -27,6 +27,9 @@ use crate::{
     outbox::{Notice, Outbox},
     vhost::Vhost,
 };
+
+/// Connections that may be in the handshake beyond the limit of open ones: they are told why they are refused.
+const HANDSHAKES_MAX: usize = 1024;
 
 /// The one virtual host there is for now.
 pub const DEFAULT_VHOST: &str = "/";
@@ -129,6 +132,8 @@ pub struct Broker {
     connections: Mutex<HashMap<u64, Arc<Outbox>>>,
     replies: RwLock<HashMap<Arc<str>, ReplyTarget>>,
     next_connection: AtomicU64,
+    /// Connections past `connection.open`.
+    opened: AtomicUsize,
     alarms: AtomicU8,
     stopping: AtomicBool,
     seed: u64,
@@ -167,6 +172,7 @@ impl Broker {
             connections: Mutex::default(),
             replies: RwLock::default(),
             next_connection: AtomicU64::new(1),
+            opened: AtomicUsize::new(0),
             alarms: AtomicU8::new(0),
             stopping: AtomicBool::new(false),
             seed,
@@ -218,8 +224,9 @@ impl Broker {
             return None;
         }
         let mut connections = self.connections.lock();
-        if connections.len() >= self.config.limits.connections_max {
-            tracing::warn!(%peer, limit = self.config.limits.connections_max, "connection refused: limits.connections_max is reached");
+        let limit = self.config.limits.connections_max;
+        if connections.len() >= limit.saturating_add(HANDSHAKES_MAX) {
+            tracing::warn!(%peer, limit, "connection refused: limits.connections_max is reached");
             return None;
         }
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
@@ -234,6 +241,21 @@ impl Broker {
             local,
             now,
         ))
+    }
+
+    /// Counts a connection that wants to be opened. False when the node has as many as it may.
+    pub(crate) fn admit(&self) -> bool {
+        let limit = self.config.limits.connections_max;
+        self.opened
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |opened| {
+                (opened < limit).then_some(opened + 1)
+            })
+            .is_ok()
+    }
+
+    /// Takes back an [`Self::admit`].
+    pub(crate) fn discharge(&self) {
+        self.opened.fetch_sub(1, Ordering::AcqRel);
     }
 
     pub(crate) fn forget_connection(&self, id: u64) {

@@ -624,6 +624,21 @@ impl Core {
 
     fn open(&mut self, vhost: &str) -> Result<(), Violation> {
         let not_allowed = |text: String| Violation::connection(HardError::NotAllowed, text);
+        if !self.broker.admit() {
+            let limit = self.broker.config.limits.connections_max;
+            return Err(not_allowed(format!(
+                "connection refused: node connection limit ({limit}) is reached"
+            )));
+        }
+        let opened = self.enter(vhost);
+        if opened.is_err() {
+            self.broker.discharge();
+        }
+        opened
+    }
+
+    fn enter(&mut self, vhost: &str) -> Result<(), Violation> {
+        let not_allowed = |text: String| Violation::connection(HardError::NotAllowed, text);
         let Some(found) = self.broker.vhost(vhost) else {
             return Err(not_allowed(format!("vhost {vhost} not found")));
         };
@@ -668,7 +683,9 @@ impl Core {
             self.close_channel(id);
         }
         self.delete_exclusive_queues();
-        self.login = None;
+        if self.login.take().is_some() {
+            self.broker.discharge();
+        }
     }
 
     /// Hands gathered publishes, then gathered settlements, to their queues.
