@@ -1,1 +1,3 @@
+//! Benchmarks of routing; none yet.
+
 fn main() {}
