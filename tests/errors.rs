@@ -157,33 +157,32 @@ mod inequivalent_exchange {
         name: &str,
         first: (&str, &str, [(&str, Value); N]),
         second: (&str, &str, [(&str, Value); M]),
-    ) {
+    ) -> Finally {
         channel.call(&exchange_declare(name, first.0, first.1, table(first.2)));
         channel.send(&exchange_declare(name, second.0, second.1, table(second.2)));
-        let cleaner = channel.client.channel(9);
-        cleaner.call(&exchange_delete(name, ""));
+        Finally(exchange_delete(name, ""))
     }
 
     channel_errors! {
-        kind: |c, n| { redeclare(c, n, ("direct", "", []), ("topic", "", [])); }
+        kind: |c, n| { redeclare(c, n, ("direct", "", []), ("topic", "", [])) }
             => 406 "PRECONDITION_FAILED - inequivalent arg 'type' for %x: received 'topic' but current is 'direct'" (40, 10);
-        durable: |c, n| { redeclare(c, n, ("direct", "durable", []), ("direct", "", [])); }
+        durable: |c, n| { redeclare(c, n, ("direct", "durable", []), ("direct", "", [])) }
             => 406 "PRECONDITION_FAILED - inequivalent arg 'durable' for %x: received 'false' but current is 'true'" (40, 10);
-        auto_delete: |c, n| { redeclare(c, n, ("direct", "", []), ("direct", "auto_delete", [])); }
+        auto_delete: |c, n| { redeclare(c, n, ("direct", "", []), ("direct", "auto_delete", [])) }
             => 406 "PRECONDITION_FAILED - inequivalent arg 'auto_delete' for %x: received 'true' but current is 'false'" (40, 10);
-        internal: |c, n| { redeclare(c, n, ("direct", "", []), ("direct", "internal", [])); }
+        internal: |c, n| { redeclare(c, n, ("direct", "", []), ("direct", "internal", [])) }
             => 406 "PRECONDITION_FAILED - inequivalent arg 'internal' for %x: received 'true' but current is 'false'" (40, 10);
-        kind_before_durable: |c, n| { redeclare(c, n, ("direct", "", []), ("fanout", "durable", [])); }
+        kind_before_durable: |c, n| { redeclare(c, n, ("direct", "", []), ("fanout", "durable", [])) }
             => 406 "PRECONDITION_FAILED - inequivalent arg 'type' for %x: received 'fanout' but current is 'direct'" (40, 10);
-        durable_before_auto_delete: |c, n| { redeclare(c, n, ("direct", "", []), ("direct", "durable auto_delete", [])); }
+        durable_before_auto_delete: |c, n| { redeclare(c, n, ("direct", "", []), ("direct", "durable auto_delete", [])) }
             => 406 "PRECONDITION_FAILED - inequivalent arg 'durable' for %x: received 'true' but current is 'false'" (40, 10);
-        auto_delete_before_internal: |c, n| { redeclare(c, n, ("direct", "", []), ("direct", "internal auto_delete", [])); }
+        auto_delete_before_internal: |c, n| { redeclare(c, n, ("direct", "", []), ("direct", "internal auto_delete", [])) }
             => 406 "PRECONDITION_FAILED - inequivalent arg 'auto_delete' for %x: received 'true' but current is 'false'" (40, 10);
-        alternate_exchange_missing: |c, n| { redeclare(c, n, ("direct", "", [("alternate-exchange", text("ae"))]), ("direct", "", [])); }
+        alternate_exchange_missing: |c, n| { redeclare(c, n, ("direct", "", [("alternate-exchange", text("ae"))]), ("direct", "", [])) }
             => 406 "PRECONDITION_FAILED - inequivalent arg 'alternate-exchange' for %x: received none but current is the value 'ae' of type 'longstr'" (40, 10);
-        alternate_exchange_new: |c, n| { redeclare(c, n, ("direct", "", []), ("direct", "", [("alternate-exchange", text("ae"))])); }
+        alternate_exchange_new: |c, n| { redeclare(c, n, ("direct", "", []), ("direct", "", [("alternate-exchange", text("ae"))])) }
             => 406 "PRECONDITION_FAILED - inequivalent arg 'alternate-exchange' for %x: received the value 'ae' of type 'longstr' but current is none" (40, 10);
-        alternate_exchange_differs: |c, n| { redeclare(c, n, ("direct", "", [("alternate-exchange", text("a"))]), ("direct", "", [("alternate-exchange", text("b"))])); }
+        alternate_exchange_differs: |c, n| { redeclare(c, n, ("direct", "", [("alternate-exchange", text("a"))]), ("direct", "", [("alternate-exchange", text("b"))])) }
             => 406 "PRECONDITION_FAILED - inequivalent arg 'alternate-exchange' for %x: received 'b' but current is 'a'" (40, 10);
         predeclared: |c, _n| { c.send(&exchange_declare("amq.direct", "topic", "durable", table([]))); }
             => 406 "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'amq.direct' in vhost '/': received 'topic' but current is 'direct'" (40, 10);
@@ -683,20 +682,17 @@ mod connection_errors {
             c.queue(n, "durable", table([("x-queue-type", text("quorum"))]));
             c.call(&qos(5, "global"));
             c.send(&consume(n, "t", "", table([])));
-            let cleaner = Client::connect();
-            cleaner.channel(1).call(&queue_delete(n, ""));
+            Finally(queue_delete(n, ""))
         } => 540 "NOT_IMPLEMENTED - %q does not support global qos" (60, 20);
         quorum_delete_if_unused: |c, n| {
             c.queue(n, "durable", table([("x-queue-type", text("quorum"))]));
             c.send(&queue_delete(n, "if_unused"));
-            let cleaner = Client::connect();
-            cleaner.channel(1).call(&queue_delete(n, ""));
+            Finally(queue_delete(n, ""))
         } => 540 "NOT_IMPLEMENTED - cannot delete %q. queue.delete operations with if-unused flag set are not supported by quorum queues" (50, 40);
         quorum_delete_if_empty: |c, n| {
             c.queue(n, "durable", table([("x-queue-type", text("quorum"))]));
             c.send(&queue_delete(n, "if_empty"));
-            let cleaner = Client::connect();
-            cleaner.channel(1).call(&queue_delete(n, ""));
+            Finally(queue_delete(n, ""))
         } => 540 "NOT_IMPLEMENTED - cannot delete %q. queue.delete operations with if-empty flag set are not supported by quorum queues" (50, 40);
         channel_not_opened: |c, n| { c.client.send(2, &queue_declare(n, "", table([]))); } => 504 "CHANNEL_ERROR - expected 'channel.open'" (50, 10);
         channel_opened_twice: |c, _n| { c.send(&channel_open()); } => 504 "CHANNEL_ERROR - second 'channel.open' seen" (20, 10);

@@ -99,9 +99,22 @@ impl Client {
     }
 }
 
+/// Sends a method on a connection of its own when the test has passed, to remove what the test left behind.
+#[derive(Debug)]
+pub(crate) struct Finally(pub(crate) AMQPClass);
+
+impl Drop for Finally {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            Client::connect().channel(1).call(&self.0);
+        }
+    }
+}
+
 /// One test per row: `rule: |channel, name| { what the client does } => code "text" (class, method);`
 ///
-/// The text is expanded by [`expand`]. All sends happen on channel 1 of a fresh connection; the error must come on that channel.
+/// The text is expanded by [`expand`]. All sends happen on channel 1 of a fresh connection; the error must come on that channel. What the block returns is dropped at
+/// the end of the test, such as a [`Finally`].
 macro_rules! channel_errors {
     ($($(#[$meta:meta])* $rule:ident: |$channel:ident, $name:ident| $body:block => $code:literal $text:literal $method:tt;)*) => {$(
         #[test]
@@ -111,7 +124,7 @@ macro_rules! channel_errors {
             let $channel = &client.channel(1);
             let fresh = crate::support::name();
             let $name = fresh.as_str();
-            $body
+            let _leftover = $body;
             $channel.expect_error($code, &crate::support::expand($text, $name), $method);
         }
     )*};
@@ -127,7 +140,7 @@ macro_rules! connection_errors {
             let $channel = &client.channel(1);
             let fresh = crate::support::name();
             let $name = fresh.as_str();
-            $body
+            let _leftover = $body;
             client.expect_error($code, &crate::support::expand($text, $name), $method);
         }
     )*};

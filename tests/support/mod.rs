@@ -3,6 +3,10 @@
 //! The client is deliberately dumb. It encodes and parses frames with `amq-protocol`, so that a mistake of our own codec is not
 //! answered by the same mistake here, and it never hides what came over the wire. A receive timeout bounds a failing test; no test
 //! decides anything by the time that passed.
+//!
+//! Each test binary starts one broker at its first test; it ends with the binary. To see what another broker does with the same tests:
+//! `MAMBAMQ_TEST_URL=amqp://guest:guest@127.0.0.1:5672/ cargo test --test errors`. Tests of what MambaMQ does differently on purpose
+//! call [`elsewhere`] and pass there without looking.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(
@@ -24,7 +28,7 @@ pub(crate) mod method;
 
 pub(crate) use broker::{Broker, url};
 pub(crate) use client::{Channel, Client, Content, Event, Frame, Options, frame, method_frame};
-pub(crate) use expect::{channel_errors, connection_errors, eventually, expand};
+pub(crate) use expect::{Finally, channel_errors, connection_errors, eventually, expand};
 pub(crate) use method::*;
 
 use std::sync::atomic::{AtomicU32, Ordering};
