@@ -762,7 +762,7 @@ mod content {
             persistent: true,
             priority: Some(3),
             dead_lettered: false,
- accepted_at_ms: 99,
+            accepted_at_ms: 99,
         };
         let message = assembled.into_message(meta);
         assert_eq!(

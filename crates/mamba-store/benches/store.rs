@@ -66,7 +66,7 @@ fn chunk(count: usize, body: usize) -> Bytes {
         persistent: true,
         priority: None,
         dead_lettered: false,
- accepted_at_ms: 1,
+        accepted_at_ms: 1,
     };
     let header = b"\0\x3c\0\0\0\0\0\0\0\0\0\x03\x10\0\x02";
     let message = Message::build(meta, b"", b"queue", header, &vec![7; body]);
