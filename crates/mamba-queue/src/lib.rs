@@ -19,6 +19,6 @@ mod unacked;
 
 pub use consumers::{ConsumerId, Port, Subscription};
 pub use queue::{
-    DeathReason, Delivery, Effects, Fetched, Incoming, Outcome, Queue, QueueKind, Removed,
-    Settings, Settled, Stored, SubscribeError, UnackedKey,
+    DeathReason, Delivery, Effects, Fetched, Incoming, Outcome, Overflow, Queue, QueueKind,
+    Removed, Settings, Settled, Stored, SubscribeError, UnackedKey,
 };

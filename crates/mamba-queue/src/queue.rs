@@ -33,6 +33,26 @@ pub struct Settings {
     pub delivery_limit: Option<u32>,
     /// There is a dead-letter exchange: what dies is handed to the owner.
     pub dead_letters: bool,
+    /// `x-message-ttl`, in milliseconds.
+    pub message_ttl_ms: Option<u64>,
+    /// `x-max-length`: ready messages.
+    pub max_length: Option<u64>,
+    /// `x-max-length-bytes`: octets of ready bodies.
+    pub max_length_bytes: Option<u64>,
+    /// `x-overflow`: what gives way at a length limit.
+    pub overflow: Overflow,
+}
+
+/// What gives way at a length limit (`spec: semantics §8`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The oldest messages.
+    #[default]
+    DropHead,
+    /// The new message; its publisher gets a nack.
+    RejectPublish,
+    /// The same, and the new message is dead-lettered.
+    RejectPublishDeadLetter,
 }
 
 /// Why a message left for the dead-letter exchange (`spec: semantics §9`).
@@ -42,6 +62,10 @@ pub enum DeathReason {
     Rejected,
     /// Came back too often.
     DeliveryLimit,
+    /// Its time was over.
+    Expired,
+    /// The queue was too long.
+    MaxLength,
 }
 
 impl DeathReason {
@@ -51,6 +75,8 @@ impl DeathReason {
         match self {
             Self::Rejected => "rejected",
             Self::DeliveryLimit => "delivery_limit",
+            Self::Expired => "expired",
+            Self::MaxLength => "maxlen",
         }
     }
 }
@@ -63,6 +89,10 @@ impl Default for Settings {
             max_priority: 0,
             delivery_limit: None,
             dead_letters: false,
+            message_ttl_ms: None,
+            max_length: None,
+            max_length_bytes: None,
+            overflow: Overflow::DropHead,
         }
     }
 }
@@ -205,6 +235,8 @@ pub struct Queue<P> {
     returns: u64,
     /// Numbers calls, so that a port's room is read once per call.
     call: u64,
+    /// Some message came with a time of its own.
+    has_expirations: bool,
 }
 
 impl<P: Port> Queue<P> {
@@ -219,6 +251,7 @@ impl<P: Port> Queue<P> {
             consumers: Consumers::new(settings.single_active_consumer),
             returns: 0,
             call: 0,
+            has_expirations: false,
         }
     }
 
@@ -296,6 +329,7 @@ impl<P: Port> Queue<P> {
     pub fn restore(&mut self, stored: Stored) {
         self.next = self.next.max(stored.sequence.next());
         let priority = self.priority_of(&stored.message);
+        self.has_expirations |= stored.message.expiration_ms().is_some();
         self.ready.push(priority, stored);
     }
 
@@ -307,6 +341,7 @@ impl<P: Port> Queue<P> {
             let sequence = self.next;
             self.next = sequence.next();
             let priority = self.priority_of(&message);
+            self.has_expirations |= message.expiration_ms().is_some();
             self.ready.push(
                 priority,
                 Stored {
@@ -319,6 +354,75 @@ impl<P: Port> Queue<P> {
             );
         }
         first
+    }
+
+    /// Whether messages here may expire.
+    pub const fn may_expire(&self) -> bool {
+        self.has_expirations || self.settings.message_ttl_ms.is_some()
+    }
+
+    /// When a message of this queue expires, in milliseconds since 1970: the smaller of the queue's time and its own.
+    fn deadline(&self, message: &Message) -> Option<u64> {
+        let own = message.expiration_ms();
+        let ttl = own.into_iter().chain(self.settings.message_ttl_ms).min()?;
+        Some(message.accepted_at_ms().saturating_add(ttl))
+    }
+
+    /// The next moment at which [`Self::expire`] finds something, in milliseconds since 1970. Messages expire only
+    /// at the head of their priority.
+    pub fn next_deadline(&self) -> Option<u64> {
+        if !self.may_expire() {
+            return None;
+        }
+        self.ready
+            .heads()
+            .filter_map(|stored| self.deadline(&stored.message))
+            .min()
+    }
+
+    /// Takes out the messages at the head whose time is over.
+    pub fn expire(&mut self, now_ms: u64, effects: &mut Effects) {
+        if !self.may_expire() {
+            return;
+        }
+        let settings = self.settings;
+        let is_over = |stored: &Stored| {
+            let own = stored.message.expiration_ms();
+            let ttl = own.into_iter().chain(settings.message_ttl_ms).min();
+            ttl.is_some_and(|ttl| stored.message.accepted_at_ms().saturating_add(ttl) <= now_ms)
+        };
+        while let Some(stored) = self.ready.pop_if(is_over) {
+            self.drop_or_bury(stored, DeathReason::Expired, effects);
+        }
+    }
+
+    /// Whether a message of `body_len` octets fits the queue's length limits, or makes others give way.
+    pub const fn admits(&self, body_len: usize) -> bool {
+        match self.settings.overflow {
+            Overflow::DropHead => true,
+            Overflow::RejectPublish | Overflow::RejectPublishDeadLetter => !self.is_over_limit(
+                self.ready.len() as u64 + 1,
+                self.ready.body_bytes() + body_len as u64,
+            ),
+        }
+    }
+
+    const fn is_over_limit(&self, messages: u64, bytes: u64) -> bool {
+        let too_many = matches!(self.settings.max_length, Some(max) if messages > max);
+        let too_large = matches!(self.settings.max_length_bytes, Some(max) if bytes > max);
+        too_many || too_large
+    }
+
+    /// Drops messages from the head until the length limits hold. Call it after [`Self::dispatch`].
+    pub fn trim(&mut self, effects: &mut Effects) {
+        while self.settings.overflow == Overflow::DropHead
+            && self.is_over_limit(self.ready.len() as u64, self.ready.body_bytes())
+        {
+            let Some(stored) = self.ready.pop() else {
+                return;
+            };
+            self.drop_or_bury(stored, DeathReason::MaxLength, effects);
+        }
     }
 
     /// Hands ready messages to consumers in turn until either runs out.
@@ -415,6 +519,10 @@ impl<P: Port> Queue<P> {
         if self.consumers.remove(id).is_none() {
             return Removed::Unknown;
         }
+        // The active one may have been held back for the sake of the one that left.
+        if let Some(active) = self.consumers.active() {
+            self.resume(active);
+        }
         if self.consumers.len() == 0 {
             Removed::WasLast
         } else {
@@ -425,6 +533,7 @@ impl<P: Port> Queue<P> {
     /// A consumer may have room or credit again. Call [`Self::dispatch`] after.
     pub fn resume(&mut self, id: ConsumerId) {
         self.consumers.list(id);
+        self.let_better_consumer_take_over();
     }
 
     /// Takes one message out for `basic.get`.

@@ -67,11 +67,15 @@ impl Ready {
     }
 
     pub(crate) fn pop(&mut self) -> Option<Stored> {
-        let level_count = self.levels.len();
         let index = self
             .levels
             .iter()
             .position(|(_, level)| !level.is_empty())?;
+        self.pop_level(index)
+    }
+
+    fn pop_level(&mut self, index: usize) -> Option<Stored> {
+        let level_count = self.levels.len();
         let level = &mut self.levels[index].1;
         let message = match level.returned.pop_first() {
             Some((_, message)) => message,
@@ -87,6 +91,31 @@ impl Ready {
             }
         }
         Some(message)
+    }
+
+    /// The next message of each priority.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = &Stored> {
+        self.levels.iter().filter_map(|(_, level)| {
+            level
+                .returned
+                .values()
+                .next()
+                .or_else(|| level.fresh.front())
+        })
+    }
+
+    /// Takes the first head, of any priority, that `is_wanted` says so of.
+    pub(crate) fn pop_if(&mut self, is_wanted: impl Fn(&Stored) -> bool) -> Option<Stored> {
+        let wanted = |level: &Level| {
+            level
+                .returned
+                .values()
+                .next()
+                .or_else(|| level.fresh.front())
+                .is_some_and(&is_wanted)
+        };
+        let index = self.levels.iter().position(|(_, level)| wanted(level))?;
+        self.pop_level(index)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Stored> {

@@ -1,0 +1,524 @@
+//! The rules of a queue, one by one (`spec: semantics §13–16, §26`).
+
+use std::{cell::Cell, fmt::Write, rc::Rc};
+
+use mamba_queue::{
+    ConsumerId, Effects, Incoming, Outcome, Port, Queue, QueueKind, Settings, Subscription,
+    UnackedKey,
+};
+use mamba_types::{LogPosition, Message, RecordMeta, Sequence};
+
+const PLENTY: usize = 1_000_000;
+
+#[derive(Clone, Debug)]
+struct TestPort {
+    name: char,
+    room: Rc<Cell<usize>>,
+    admits: Rc<Cell<bool>>,
+}
+
+impl Port for TestPort {
+    fn room(&self) -> usize {
+        self.room.get()
+    }
+
+    fn channel_admits(&self) -> bool {
+        self.admits.get()
+    }
+
+    fn count_delivery(&self) {}
+}
+
+/// A queue whose consumers have one-letter names. What it delivers is noted as `a1 b2 a3!`: to whom, which one, and
+/// `!` for redelivered.
+struct Scene {
+    queue: Queue<TestPort>,
+    consumers: Vec<(ConsumerId, TestPort)>,
+    out: Vec<(u64, UnackedKey)>,
+}
+
+impl Scene {
+    fn new(settings: Settings) -> Self {
+        Self {
+            queue: Queue::new(settings, Sequence(1)),
+            consumers: Vec::new(),
+            out: Vec::new(),
+        }
+    }
+
+    fn classic() -> Self {
+        Self::new(Settings::default())
+    }
+
+    fn single_active(kind: QueueKind) -> Self {
+        Self::new(Settings {
+            kind,
+            single_active_consumer: true,
+            ..Settings::default()
+        })
+    }
+
+    fn try_subscribe(&mut self, name: char, subscription: Subscription) -> Result<(), String> {
+        let port = TestPort {
+            name,
+            room: Rc::new(Cell::new(PLENTY)),
+            admits: Rc::new(Cell::new(true)),
+        };
+        let id = self.queue.subscribe(port.clone(), subscription);
+        let id = id.map_err(|error| error.to_string())?;
+        self.consumers.push((id, port));
+        Ok(())
+    }
+
+    /// A consumer with this priority and prefetch (0: no limit).
+    #[track_caller]
+    fn subscribe(&mut self, name: char, priority: i64, prefetch: u32) -> String {
+        let subscription = Subscription {
+            priority,
+            prefetch,
+            ..Subscription::default()
+        };
+        self.try_subscribe(name, subscription).expect("refused");
+        self.dispatch()
+    }
+
+    fn id(&self, name: char) -> ConsumerId {
+        let found = self.consumers.iter().find(|(_, port)| port.name == name);
+        found.expect("no such consumer").0
+    }
+
+    fn port(&self, name: char) -> &TestPort {
+        self.queue.port(self.id(name)).expect("no such consumer")
+    }
+
+    fn unsubscribe(&mut self, name: char) -> String {
+        self.queue.unsubscribe(self.id(name));
+        self.consumers.retain(|(_, port)| port.name != name);
+        self.dispatch()
+    }
+
+    fn resume(&mut self, name: char) -> String {
+        self.queue.resume(self.id(name));
+        self.dispatch()
+    }
+
+    fn enqueue(&mut self, count: usize) -> String {
+        let message = Message::build(RecordMeta::default(), b"", b"q", &[0; 14], b"body");
+        let incoming = Incoming {
+            message,
+            at: LogPosition::NONE,
+        };
+        self.queue.enqueue(std::iter::repeat_n(incoming, count));
+        self.dispatch()
+    }
+
+    /// Settles the deliveries with these numbers, in this order.
+    fn settle(&mut self, numbers: &[u64], outcome: Outcome) -> String {
+        let mut keys = Vec::new();
+        for number in numbers {
+            let at = self.out.iter().position(|(known, _)| known == number);
+            let (_, key) = self.out.remove(at.expect("not out"));
+            keys.push((key, Sequence(*number)));
+        }
+        self.queue.settle(keys, outcome, &mut Effects::default());
+        self.dispatch()
+    }
+
+    fn dispatch(&mut self) -> String {
+        let mut effects = Effects::default();
+        self.queue.dispatch(&mut effects);
+        self.queue.check_invariants();
+        let mut noted = String::new();
+        for delivery in effects.deliveries {
+            let port = self.queue.port(delivery.consumer).expect("it is there");
+            let (number, mark) = (delivery.stored.sequence.0, delivery.stored.redelivered);
+            let space = if noted.is_empty() { "" } else { " " };
+            let mark = if mark { "!" } else { "" };
+            write!(noted, "{space}{}{number}{mark}", port.name).expect("strings take all");
+            self.out.extend(delivery.key.map(|key| (number, key)));
+        }
+        noted
+    }
+}
+
+mod round_robin {
+    use super::*;
+
+    #[test]
+    fn every_delivery_ends_a_turn() {
+        let mut scene = Scene::classic();
+        for name in ['a', 'b', 'c'] {
+            scene.subscribe(name, 0, 0);
+        }
+        assert_eq!(scene.enqueue(4), "a1 b2 c3 a4");
+        assert_eq!(scene.enqueue(2), "b5 c6");
+    }
+
+    #[test]
+    fn a_full_consumer_is_passed_over_and_comes_back_last() {
+        let mut scene = Scene::classic();
+        scene.subscribe('a', 0, 1);
+        scene.subscribe('b', 0, 0);
+        scene.subscribe('c', 0, 0);
+        assert_eq!(scene.enqueue(5), "a1 b2 c3 b4 c5");
+        scene.settle(&[1], Outcome::Ack);
+        assert_eq!(scene.enqueue(3), "b6 c7 a8");
+    }
+
+    #[test]
+    fn a_newcomer_goes_last() {
+        let mut scene = Scene::classic();
+        scene.subscribe('a', 0, 0);
+        scene.subscribe('b', 0, 0);
+        assert_eq!(scene.enqueue(1), "a1");
+        scene.subscribe('c', 0, 0);
+        assert_eq!(scene.enqueue(3), "b2 a3 c4");
+    }
+
+    #[test]
+    fn one_that_left_is_left_out() {
+        let mut scene = Scene::classic();
+        for name in ['a', 'b', 'c'] {
+            scene.subscribe(name, 0, 0);
+        }
+        scene.unsubscribe('b');
+        assert_eq!(scene.enqueue(3), "a1 c2 a3");
+    }
+}
+
+mod consumer_priority {
+    use super::*;
+
+    #[test]
+    fn lower_ones_get_what_higher_ones_cannot_take() {
+        let mut scene = Scene::classic();
+        scene.subscribe('a', 0, 0);
+        scene.subscribe('b', 5, 1);
+        scene.subscribe('c', 5, 1);
+        scene.subscribe('d', -1, 0);
+        assert_eq!(scene.enqueue(4), "b1 c2 a3 a4");
+        scene.settle(&[2], Outcome::Ack);
+        assert_eq!(scene.enqueue(2), "c5 a6");
+    }
+
+    #[test]
+    fn negative_ones_come_after_those_without() {
+        let mut scene = Scene::classic();
+        scene.subscribe('a', i64::MIN, 0);
+        scene.subscribe('b', 0, 2);
+        assert_eq!(scene.enqueue(3), "b1 b2 a3");
+    }
+}
+
+mod single_active_consumer {
+    use super::*;
+
+    #[test]
+    fn the_first_one_gets_everything() {
+        for kind in [QueueKind::Classic, QueueKind::Quorum] {
+            let mut scene = Scene::single_active(kind);
+            scene.subscribe('a', 0, 1);
+            scene.subscribe('b', 0, 0);
+            assert_eq!(scene.enqueue(2), "a1");
+            assert_eq!(scene.settle(&[1], Outcome::Ack), "a2");
+        }
+    }
+
+    #[test]
+    fn the_next_is_the_one_of_highest_priority_then_the_oldest() {
+        for kind in [QueueKind::Classic, QueueKind::Quorum] {
+            let mut scene = Scene::single_active(kind);
+            for (name, priority) in [('a', 9), ('b', 0), ('c', 1), ('d', 1)] {
+                scene.subscribe(name, priority, 0);
+            }
+            assert_eq!(scene.enqueue(1), "a1");
+            scene.unsubscribe('a');
+            assert_eq!(scene.enqueue(1), "c2");
+            scene.unsubscribe('c');
+            assert_eq!(scene.enqueue(1), "d3");
+            scene.unsubscribe('d');
+            assert_eq!(scene.enqueue(1), "b4");
+        }
+    }
+
+    #[test]
+    fn what_waited_goes_to_the_next() {
+        let mut scene = Scene::single_active(QueueKind::Classic);
+        scene.subscribe('a', 0, 1);
+        scene.subscribe('b', 0, 0);
+        assert_eq!(scene.enqueue(3), "a1");
+        assert_eq!(scene.unsubscribe('a'), "b2 b3");
+        assert_eq!(scene.settle(&[1], Outcome::Requeue), "b1!");
+    }
+
+    #[test]
+    fn classic_ignores_a_better_newcomer() {
+        let mut scene = Scene::single_active(QueueKind::Classic);
+        scene.subscribe('a', 0, 0);
+        scene.subscribe('b', 5, 0);
+        assert_eq!(scene.enqueue(2), "a1 a2");
+    }
+
+    #[test]
+    fn quorum_better_newcomer_takes_over_at_once_from_one_that_holds_nothing() {
+        let mut scene = Scene::single_active(QueueKind::Quorum);
+        scene.subscribe('a', 0, 0);
+        scene.subscribe('b', 0, 0);
+        scene.subscribe('c', 1, 0);
+        assert_eq!(scene.enqueue(1), "c1");
+    }
+
+    #[test]
+    fn quorum_better_newcomer_waits_for_what_is_out() {
+        let mut scene = Scene::single_active(QueueKind::Quorum);
+        scene.subscribe('a', 0, 0);
+        assert_eq!(scene.enqueue(2), "a1 a2");
+        scene.subscribe('b', 1, 0);
+        assert_eq!(scene.enqueue(1), "");
+        assert_eq!(scene.settle(&[1], Outcome::Ack), "");
+        assert_eq!(scene.settle(&[2], Outcome::Requeue), "b3 b2!");
+    }
+
+    /// A newcomer of higher priority made the active consumer wait, and left before it took over: the active one
+    /// got nothing any more, because only its own removal would have woken the queue.
+    #[test]
+    fn quorum_active_one_goes_on_when_the_better_newcomer_leaves() {
+        let mut scene = Scene::single_active(QueueKind::Quorum);
+        scene.subscribe('a', 0, 0);
+        assert_eq!(scene.enqueue(1), "a1");
+        scene.subscribe('b', 1, 0);
+        assert_eq!(scene.enqueue(1), "");
+        assert_eq!(scene.unsubscribe('b'), "a2");
+    }
+
+    /// The same newcomer waited longer than it had to: the connection of the active one found room again, and the
+    /// queue took that as a reason to hand over more.
+    #[test]
+    fn quorum_room_gives_nothing_to_one_that_is_to_give_way() {
+        let mut scene = Scene::single_active(QueueKind::Quorum);
+        scene.subscribe('a', 0, 0);
+        assert_eq!(scene.enqueue(1), "a1");
+        scene.subscribe('b', 1, 0);
+        scene.enqueue(1);
+        assert_eq!(scene.resume('a'), "");
+        assert_eq!(scene.settle(&[1], Outcome::Ack), "b2");
+    }
+
+    #[test]
+    fn all_of_them_count() {
+        let mut scene = Scene::single_active(QueueKind::Classic);
+        scene.subscribe('a', 0, 0);
+        scene.subscribe('b', 0, 0);
+        assert_eq!(scene.queue.consumer_count(), 2);
+    }
+}
+
+mod exclusive {
+    use super::*;
+
+    const SHARED: Subscription = Subscription {
+        no_ack: false,
+        exclusive: false,
+        priority: 0,
+        prefetch: 0,
+    };
+    const EXCLUSIVE: Subscription = Subscription {
+        exclusive: true,
+        ..SHARED
+    };
+
+    #[track_caller]
+    fn check(settings: Settings, first: Option<Subscription>, second: Subscription, refused: bool) {
+        let mut scene = Scene::new(settings);
+        if let Some(first) = first {
+            scene.try_subscribe('a', first).expect("refused");
+        }
+        let expected = match refused {
+            true => Err("in exclusive use".to_owned()),
+            false => Ok(()),
+        };
+        assert_eq!(scene.try_subscribe('b', second), expected);
+    }
+
+    #[test]
+    fn refusals() {
+        let classic = Settings::default();
+        let single_active = Settings {
+            single_active_consumer: true,
+            ..classic
+        };
+        let quorum = Settings {
+            kind: QueueKind::Quorum,
+            ..classic
+        };
+        check(classic, None, EXCLUSIVE, false);
+        check(classic, Some(SHARED), SHARED, false);
+        check(classic, Some(SHARED), EXCLUSIVE, true);
+        check(classic, Some(EXCLUSIVE), SHARED, true);
+        check(classic, Some(EXCLUSIVE), EXCLUSIVE, true);
+        check(single_active, None, EXCLUSIVE, true);
+        check(single_active, Some(SHARED), EXCLUSIVE, true);
+        check(single_active, Some(SHARED), SHARED, false);
+        // Quorum queues ignore the flag.
+        check(quorum, Some(EXCLUSIVE), SHARED, false);
+        check(quorum, Some(SHARED), EXCLUSIVE, false);
+        check(quorum, Some(EXCLUSIVE), EXCLUSIVE, false);
+    }
+
+    #[test]
+    fn its_leaving_lets_others_in() {
+        let mut scene = Scene::classic();
+        scene.try_subscribe('a', EXCLUSIVE).expect("refused");
+        scene.unsubscribe('a');
+        scene.try_subscribe('b', SHARED).expect("refused");
+    }
+
+    #[test]
+    fn it_does_not_block_fetching() {
+        let mut scene = Scene::classic();
+        scene.try_subscribe('a', EXCLUSIVE).expect("refused");
+        scene.port('a').room.set(0);
+        scene.enqueue(1);
+        assert!(scene.queue.fetch(true, &mut Effects::default()).is_some());
+    }
+}
+
+mod blocked_consumers {
+    use super::*;
+
+    #[test]
+    fn no_room_is_reported_once_and_resume_ends_it() {
+        let mut scene = Scene::classic();
+        scene.subscribe('a', 0, 0);
+        scene.port('a').room.set(0);
+        let mut effects = Effects::default();
+        assert_eq!(scene.enqueue(0), "");
+        let message = Message::build(RecordMeta::default(), b"", b"q", &[0; 14], b"body");
+        let at = LogPosition::NONE;
+        scene.queue.enqueue([Incoming { message, at }]);
+        scene.queue.dispatch(&mut effects);
+        assert_eq!(effects.starved, [scene.id('a')]);
+        effects.clear();
+        scene.queue.dispatch(&mut effects);
+        assert!(effects.is_empty());
+        scene.port('a').room.set(PLENTY);
+        assert_eq!(scene.dispatch(), "", "nobody told the queue");
+        assert_eq!(scene.resume('a'), "a1");
+    }
+
+    #[test]
+    fn room_ends_within_a_call() {
+        let mut scene = Scene::classic();
+        scene.subscribe('a', 0, 0);
+        scene.port('a').room.set(1);
+        assert_eq!(scene.enqueue(3), "a1");
+        assert_eq!(scene.resume('a'), "a2");
+    }
+
+    #[test]
+    fn a_channel_limit_holds_back_and_resume_ends_it() {
+        let mut scene = Scene::classic();
+        scene.subscribe('a', 0, 0);
+        scene.subscribe('b', 0, 0);
+        scene.port('a').admits.set(false);
+        assert_eq!(scene.enqueue(2), "b1 b2");
+        scene.port('a').admits.set(true);
+        assert_eq!(scene.enqueue(1), "b3");
+        scene.resume('a');
+        assert_eq!(scene.enqueue(2), "b4 a5");
+    }
+
+    #[test]
+    fn settling_gives_credit_back_whatever_the_outcome() {
+        let mut scene = Scene::classic();
+        scene.subscribe('a', 0, 1);
+        assert_eq!(scene.enqueue(4), "a1");
+        assert_eq!(scene.settle(&[1], Outcome::Ack), "a2");
+        assert_eq!(scene.settle(&[2], Outcome::Discard), "a3");
+        assert_eq!(scene.settle(&[3], Outcome::Requeue), "a3!");
+        assert_eq!(scene.settle(&[3], Outcome::Unsent), "a3!");
+        assert_eq!(scene.settle(&[3], Outcome::Ack), "a4");
+    }
+
+    #[test]
+    fn prefetch_does_not_hold_for_consumers_without_acknowledgement() {
+        let mut scene = Scene::classic();
+        let subscription = Subscription {
+            no_ack: true,
+            prefetch: 1,
+            ..Subscription::default()
+        };
+        scene.try_subscribe('a', subscription).expect("refused");
+        assert_eq!(scene.enqueue(3), "a1 a2 a3");
+        assert_eq!(scene.queue.unacked_count(), 0);
+    }
+
+    #[test]
+    fn cancelling_requeues_nothing() {
+        let mut scene = Scene::classic();
+        scene.subscribe('a', 0, 0);
+        scene.enqueue(1);
+        scene.unsubscribe('a');
+        assert_eq!(scene.subscribe('b', 0, 0), "");
+        assert_eq!(scene.queue.unacked_count(), 1);
+        assert_eq!(scene.settle(&[1], Outcome::Requeue), "b1!");
+    }
+}
+
+mod requeue {
+    use super::*;
+
+    /// Delivers four messages, returns them as told, and looks at the order of everything after.
+    #[track_caller]
+    fn check(kind: QueueKind, limit: Option<u32>, returned: &[&[u64]], expected: &str) {
+        let mut scene = Scene::new(Settings {
+            kind,
+            delivery_limit: limit,
+            ..Settings::default()
+        });
+        scene.subscribe('a', 0, 4);
+        assert_eq!(scene.enqueue(6), "a1 a2 a3 a4");
+        scene.unsubscribe('a');
+        for numbers in returned {
+            scene.settle(numbers, Outcome::Requeue);
+        }
+        assert_eq!(scene.subscribe('b', 0, 0), expected);
+    }
+
+    #[test]
+    fn classic_to_the_original_place() {
+        let kind = QueueKind::Classic;
+        check(kind, None, &[&[4], &[2], &[1]], "b1! b2! b4! b5 b6");
+        check(kind, None, &[&[4, 3, 2, 1]], "b1! b2! b3! b4! b5 b6");
+    }
+
+    #[test]
+    fn quorum_to_the_front_in_order_of_return() {
+        let kind = QueueKind::Quorum;
+        check(kind, Some(20), &[&[4], &[2], &[1]], "b4! b2! b1! b5 b6");
+        check(kind, Some(20), &[&[1, 2, 3, 4]], "b1! b2! b3! b4! b5 b6");
+    }
+
+    #[test]
+    fn quorum_to_the_tail_without_a_delivery_limit() {
+        check(QueueKind::Quorum, None, &[&[2], &[1]], "b5 b6 b2! b1!");
+    }
+
+    #[test]
+    fn quorum_dies_when_the_count_exceeds_the_limit() {
+        for (limit, lives) in [(0, 0), (1, 1), (3, 3)] {
+            let mut scene = Scene::new(Settings {
+                kind: QueueKind::Quorum,
+                delivery_limit: Some(limit),
+                ..Settings::default()
+            });
+            scene.subscribe('a', 0, 0);
+            scene.enqueue(1);
+            for _ in 0..lives {
+                assert_eq!(scene.settle(&[1], Outcome::Requeue), "a1!");
+            }
+            assert_eq!(scene.settle(&[1], Outcome::Requeue), "");
+            assert_eq!(scene.queue.ready_count(), 0);
+        }
+    }
+}
