@@ -1,150 +1,153 @@
-//! An exchange: what it was declared as, and the index of its type.
+//! An exchange: what it was declared as and how its type finds destinations.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mamba_types::{FieldTable, table};
 
-use crate::{
-    binding::{Binding, Destination},
-    hashing::{ConsistentHash, HashOn, hash_keys},
-    headers::HeaderIndex,
-    route::RouteInput,
-    topic::TopicTrie,
-};
+use crate::binding::Binding;
+use crate::hashing::{self, Draw, HashIndex, ModulusIndex};
+use crate::headers::HeaderIndex;
+use crate::route::{RouteInput, Scratch, Target};
+use crate::topic::{Targets, Trie};
 
-/// The types of exchange there are (`spec: semantics §3`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a client declares.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExchangeSpec {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The type word, e.g. `topic`; [`ExchangeKind`] lists them.
+    pub kind: Arc<str>,
+    /// Survives a restart.
+    pub durable: bool,
+    /// Deleted with the last binding that has it as source.
+    pub auto_delete: bool,
+    /// Clients cannot publish to it.
+    pub internal: bool,
+    /// `alternate-exchange` and arguments of the type.
+    pub arguments: FieldTable,
+}
+
+impl ExchangeSpec {
+    /// A durable exchange without arguments.
+    pub fn durable(name: impl Into<Arc<str>>, kind: ExchangeKind) -> Self {
+        Self {
+            name: name.into(),
+            kind: kind.word().into(),
+            durable: true,
+            auto_delete: false,
+            internal: false,
+            arguments: FieldTable::default(),
+        }
+    }
+}
+
+/// How an exchange routes (`spec: semantics §3`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ExchangeKind {
     /// Binding key equals routing key.
     Direct,
     /// Every binding.
     Fanout,
-    /// Patterns of words.
+    /// Words with `*` and `#`.
     Topic,
-    /// The headers table.
+    /// By the message's headers.
     Headers,
-    /// `x-consistent-hash`: one destination by weight and hash.
+    /// One destination by hash and weight.
     ConsistentHash,
-    /// `x-modulus-hash`: one destination by hash modulo their number.
+    /// One destination by hash, all alike.
     ModulusHash,
-    /// `x-random`: one destination by chance.
+    /// One binding by chance.
     Random,
-    /// `x-local-random`: one classic queue by chance.
+    /// One binding to a classic queue by chance.
     LocalRandom,
 }
 
 impl ExchangeKind {
-    /// The kind behind a type word.
+    /// Every type.
+    pub const ALL: [Self; 8] = [
+        Self::Direct,
+        Self::Fanout,
+        Self::Headers,
+        Self::Topic,
+        Self::ConsistentHash,
+        Self::LocalRandom,
+        Self::ModulusHash,
+        Self::Random,
+    ];
+
+    /// The type of this word, if there is one.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        Some(match word {
-            "direct" => Self::Direct,
-            "fanout" => Self::Fanout,
-            "topic" => Self::Topic,
-            "headers" => Self::Headers,
-            "x-consistent-hash" => Self::ConsistentHash,
-            "x-modulus-hash" => Self::ModulusHash,
-            "x-random" => Self::Random,
-            "x-local-random" => Self::LocalRandom,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
     }
-}
 
-/// What `exchange.declare` says.
-#[derive(Clone, Debug)]
-pub struct ExchangeSpec {
-    /// Name.
-    pub name: Arc<str>,
-    /// Type word.
-    pub kind: Arc<str>,
-    /// Survives a restart.
-    pub durable: bool,
-    /// Deleted with its last binding as a source.
-    pub auto_delete: bool,
-    /// Not for publishing.
-    pub internal: bool,
-    /// Arguments as declared.
-    pub arguments: FieldTable,
-}
-
-/// Destinations, each with the number of bindings that lead there.
-pub(crate) type Targets = BTreeMap<Destination, u32>;
-
-pub(crate) fn add_target(targets: &mut Targets, destination: &Destination) {
-    *targets.entry(destination.clone()).or_default() += 1;
-}
-
-pub(crate) fn remove_target(targets: &mut Targets, destination: &Destination) {
-    if let Some(count) = targets.get_mut(destination) {
-        *count -= 1;
-        if *count == 0 {
-            targets.remove(destination);
+    /// The word on the wire.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Fanout => "fanout",
+            Self::Topic => "topic",
+            Self::Headers => "headers",
+            Self::ConsistentHash => "x-consistent-hash",
+            Self::ModulusHash => "x-modulus-hash",
+            Self::Random => "x-random",
+            Self::LocalRandom => "x-local-random",
         }
     }
 }
 
-#[derive(Debug)]
-enum Index {
-    Direct(HashMap<Box<[u8]>, Targets, foldhash::fast::FixedState>),
-    Fanout(Targets),
-    Topic(TopicTrie),
-    Headers(HeaderIndex),
-    ConsistentHash(ConsistentHash),
-    Modulus(Targets),
-    Random {
-        targets: Targets,
-        draws: AtomicU64,
-        seed: u64,
-    },
-}
-
-/// An exchange of the table.
+/// An exchange of a table.
 #[derive(Debug)]
 pub struct Exchange {
-    spec: ExchangeSpec,
+    pub(crate) spec: ExchangeSpec,
     kind: ExchangeKind,
-    alternate: Option<Arc<str>>,
     generation: Arc<AtomicU64>,
-    bindings: BTreeSet<Binding>,
-    index: Index,
+    /// The declared alternate exchange, or the policy's.
+    declared_alternate: Option<Arc<str>>,
+    pub(crate) policy_alternate: Option<Arc<str>>,
+    /// Bindings with this exchange as source, and their destinations at the same positions.
+    pub(crate) outgoing: Vec<u32>,
+    pub(crate) targets: Vec<Target>,
+    /// Bindings with this exchange as destination.
+    pub(crate) incoming: Vec<u32>,
+    pub(crate) index: Index,
 }
 
 impl Exchange {
     pub(crate) fn new(spec: ExchangeSpec, kind: ExchangeKind, seed: u64) -> Self {
+        let draw = || Draw::new(hashing::hash_octets(seed, spec.name.as_bytes()));
         let index = match kind {
+            _ if spec.name.is_empty() => Index::Queues,
             ExchangeKind::Direct => Index::Direct(HashMap::default()),
-            ExchangeKind::Fanout => Index::Fanout(Targets::new()),
-            ExchangeKind::Topic => Index::Topic(TopicTrie::default()),
+            ExchangeKind::Fanout => Index::Fanout,
+            ExchangeKind::Topic => Index::Topic(Trie::new()),
             ExchangeKind::Headers => Index::Headers(HeaderIndex::default()),
             ExchangeKind::ConsistentHash => {
-                Index::ConsistentHash(ConsistentHash::new(HashOn::of(&spec.arguments)))
+                Index::Hash(HashIndex::new(hashing::hash_on(&spec.arguments)))
             }
-            ExchangeKind::ModulusHash => Index::Modulus(Targets::new()),
-            ExchangeKind::Random | ExchangeKind::LocalRandom => Index::Random {
-                targets: Targets::new(),
-                draws: AtomicU64::new(0),
-                seed,
-            },
+            ExchangeKind::ModulusHash => Index::Modulus(ModulusIndex::default()),
+            ExchangeKind::Random | ExchangeKind::LocalRandom => Index::Draw(draw()),
         };
-        let alternate = spec
+        let declared_alternate = spec
             .arguments
             .inner()
             .get("alternate-exchange")
-            .and_then(table::text)
-            .map(Arc::from);
+            .and_then(table::octets)
+            .map(|name| String::from_utf8_lossy(name).into());
         Self {
             spec,
             kind,
-            alternate,
             generation: Arc::default(),
-            bindings: BTreeSet::new(),
+            declared_alternate,
+            policy_alternate: None,
+            outgoing: Vec::new(),
+            targets: Vec::new(),
+            incoming: Vec::new(),
             index,
         }
     }
@@ -155,149 +158,169 @@ impl Exchange {
         &self.spec
     }
 
-    /// Its type.
+    /// How it routes.
     #[must_use]
     pub const fn kind(&self) -> ExchangeKind {
         self.kind
     }
 
-    /// Its alternate exchange's name.
+    /// Changes whenever its bindings, its alternate exchange or its existence change.
     #[must_use]
-    pub const fn alternate(&self) -> Option<&Arc<str>> {
-        self.alternate.as_ref()
+    pub const fn generation(&self) -> &Arc<AtomicU64> {
+        &self.generation
     }
 
-    /// The bindings that have it as their source, in order.
-    pub fn bindings(&self) -> impl Iterator<Item = &Binding> {
-        self.bindings.iter()
+    /// The alternate exchange in force: the declared one, or else the policy's.
+    #[must_use]
+    pub fn alternate(&self) -> Option<&Arc<str>> {
+        self.declared_alternate
+            .as_ref()
+            .or(self.policy_alternate.as_ref())
     }
 
     /// Whether it is the source of no binding.
     #[must_use]
-    pub fn is_unused(&self) -> bool {
-        self.bindings.is_empty()
-    }
-
-    pub(crate) const fn generation(&self) -> &Arc<AtomicU64> {
-        &self.generation
+    pub const fn is_unused(&self) -> bool {
+        self.outgoing.is_empty()
     }
 
     pub(crate) fn changed(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.generation.fetch_add(1, Ordering::Release);
     }
+}
 
-    pub(crate) fn contains(&self, binding: &Binding) -> bool {
-        self.bindings.contains(binding)
+/// A binding key that can be looked up by octets.
+#[derive(Debug)]
+pub(crate) struct Key(pub(crate) Arc<str>);
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        self.0.as_bytes()
     }
+}
 
-    /// Whether the binding was new.
-    pub(crate) fn add(&mut self, binding: &Binding) -> bool {
-        if !self.bindings.insert(binding.clone()) {
-            return false;
-        }
-        let Binding {
-            destination,
-            routing_key,
-            arguments,
-            ..
-        } = binding;
-        match &mut self.index {
-            Index::Direct(by_key) => add_target(
-                by_key.entry(routing_key.as_bytes().into()).or_default(),
-                destination,
-            ),
-            Index::Fanout(targets) | Index::Modulus(targets) | Index::Random { targets, .. } => {
-                add_target(targets, destination)
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_bytes().hash(state);
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Key {}
+
+/// What finds an exchange's destinations without looking at every binding.
+#[derive(Debug)]
+pub(crate) enum Index {
+    /// The default exchange: the table's own queue names.
+    Queues,
+    Direct(HashMap<Key, Targets, foldhash::fast::FixedState>),
+    /// All of [`Exchange::targets`].
+    Fanout,
+    Topic(Trie),
+    Headers(HeaderIndex),
+    Hash(HashIndex),
+    Modulus(ModulusIndex),
+    /// One of [`Exchange::targets`].
+    Draw(Draw),
+}
+
+impl Index {
+    pub(crate) fn insert(&mut self, id: u32, binding: &Arc<Binding>, target: Target) {
+        match self {
+            Self::Queues | Self::Fanout | Self::Draw(_) => {}
+            Self::Direct(keys) => keys
+                .entry(Key(Arc::clone(&binding.routing_key)))
+                .or_default()
+                .insert(target),
+            Self::Topic(trie) => trie.insert(&binding.routing_key, target),
+            Self::Headers(headers) => headers.insert(id, binding, target),
+            Self::Hash(hash) => {
+                let weight = hashing::weight(&binding.routing_key).unwrap_or(1.0);
+                hash.insert(id, &binding.destination, target, weight);
             }
-            Index::Topic(trie) => trie.add(routing_key, destination),
-            Index::Headers(index) => index.add(arguments, destination),
-            Index::ConsistentHash(ring) => ring.add(routing_key, destination),
+            Self::Modulus(modulus) => modulus.insert(&binding.destination, target),
         }
-        self.changed();
-        true
     }
 
-    /// Whether the binding was there.
-    pub(crate) fn remove(&mut self, binding: &Binding) -> bool {
-        if !self.bindings.remove(binding) {
-            return false;
-        }
-        let Binding {
-            destination,
-            routing_key,
-            arguments,
-            ..
-        } = binding;
-        match &mut self.index {
-            Index::Direct(by_key) => {
-                if let Some(targets) = by_key.get_mut(routing_key.as_bytes()) {
-                    remove_target(targets, destination);
-                    if targets.is_empty() {
-                        by_key.remove(routing_key.as_bytes());
+    pub(crate) fn remove(&mut self, id: u32, binding: &Binding, target: Target) {
+        match self {
+            Self::Queues | Self::Fanout | Self::Draw(_) => {}
+            Self::Direct(keys) => {
+                let key = binding.routing_key.as_bytes();
+                if let Some(targets) = keys.get_mut(key) {
+                    targets.remove(target);
+                    if targets.as_slice().is_empty() {
+                        keys.remove(key);
                     }
                 }
+                if keys.capacity() > 64 && keys.len() < keys.capacity() / 8 {
+                    keys.shrink_to_fit();
+                }
             }
-            Index::Fanout(targets) | Index::Modulus(targets) | Index::Random { targets, .. } => {
-                remove_target(targets, destination)
-            }
-            Index::Topic(trie) => trie.remove(routing_key, destination),
-            Index::Headers(index) => index.remove(arguments, destination),
-            Index::ConsistentHash(ring) => ring.remove(routing_key, destination),
+            Self::Topic(trie) => trie.remove(&binding.routing_key, target),
+            Self::Headers(headers) => headers.remove(id),
+            Self::Hash(hash) => hash.remove(id, target),
+            Self::Modulus(modulus) => modulus.remove(&binding.destination),
         }
-        self.changed();
-        true
     }
 
-    /// Appends the destinations for a message. Returns whether the same keys always lead there while the exchange
-    /// does not change.
-    pub(crate) fn select(&self, input: &RouteInput<'_>, selected: &mut Vec<Destination>) -> bool {
-        match &self.index {
-            Index::Direct(by_key) => {
+    /// Selects destinations among `targets`, all the exchange has. Returns whether the result holds for
+    /// every message with these routing keys.
+    pub(crate) fn select(
+        &self,
+        targets: &[Target],
+        input: &RouteInput<'_>,
+        scratch: &mut Scratch,
+    ) -> bool {
+        if targets.is_empty() {
+            return true;
+        }
+        let one = |target: Option<Target>, scratch: &mut Scratch| {
+            if let Some(target) = target {
+                scratch.select(target);
+            }
+        };
+        match self {
+            Self::Queues => true,
+            Self::Direct(keys) => {
                 for key in input.keys {
-                    selected.extend(
-                        by_key
-                            .get(*key)
-                            .into_iter()
-                            .flat_map(Targets::keys)
-                            .cloned(),
-                    );
+                    for target in keys.get(*key).map(Targets::as_slice).unwrap_or_default() {
+                        scratch.select(*target);
+                    }
                 }
                 true
             }
-            Index::Fanout(targets) => {
-                selected.extend(targets.keys().cloned());
-                true
-            }
-            Index::Topic(trie) => {
-                for key in input.keys {
-                    trie.select(key, selected);
+            Self::Fanout => {
+                for target in targets {
+                    scratch.select(*target);
                 }
                 true
             }
-            Index::Headers(index) => {
-                index.select(input.properties.headers(), selected);
+            Self::Topic(trie) => {
+                for key in input.keys {
+                    trie.select(key, scratch);
+                }
+                true
+            }
+            Self::Headers(headers) => {
+                headers.select(|| input.properties.headers(), scratch);
                 false
             }
-            Index::ConsistentHash(ring) => ring.select(input, selected),
-            Index::Modulus(targets) => {
-                if !targets.is_empty() {
-                    let at = hash_keys(input.keys) % targets.len() as u64;
-                    let at = usize::try_from(at).unwrap_or(0);
-                    selected.extend(targets.keys().nth(at).cloned());
-                }
+            Self::Hash(hash) => {
+                one(hash.select(input), scratch);
+                !hash.on.needs_properties()
+            }
+            Self::Modulus(modulus) => {
+                one(modulus.select(input), scratch);
                 true
             }
-            Index::Random {
-                targets,
-                draws,
-                seed,
-            } => {
-                if !targets.is_empty() {
-                    let draw = draws.fetch_add(1, Ordering::Relaxed).to_le_bytes();
-                    let at = hash_keys(&[&draw, &seed.to_le_bytes()]) % targets.len() as u64;
-                    let at = usize::try_from(at).unwrap_or(0);
-                    selected.extend(targets.keys().nth(at).cloned());
-                }
+            Self::Draw(draw) => {
+                one(draw.select(targets), scratch);
                 false
             }
         }

@@ -14,6 +14,7 @@ mod exchange;
 mod hashing;
 mod headers;
 mod route;
+mod slots;
 mod table;
 mod topic;
 
@@ -23,3 +24,4 @@ pub use route::{MessageProperties, NoProperties, RouteInput, Routes, Stamp};
 pub use table::{
     Bound, Declared, QueueHandle, Removed, RemovedBinding, RemovedExchange, RoutingTable,
 };
+pub use topic::TOPIC_HASH_WORDS_MAX;

@@ -4,9 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mamba_types::{FieldTable, QueueId};
-
-use crate::binding::Destination;
+use mamba_types::FieldTable;
 
 /// The properties an exchange may ask for. Called only by exchanges that need them, so that an
 /// implementation can parse lazily (and should remember what it parsed: several exchanges may ask).
@@ -116,21 +114,92 @@ impl<Q> Default for Routes<Q> {
     }
 }
 
+/// What one destination of an index is: a slot in the table's queues or exchanges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Target {
+    Queue(u32),
+    Exchange(u32),
+}
+
 /// Working memory of one route.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     /// Exchanges reached so far, in order; doubles as the list of work.
-    pub(crate) visited: Vec<Arc<str>>,
-    /// What the current exchange's type selected.
-    pub(crate) selected: Vec<Destination>,
-    /// Queues selected so far, once there are many.
-    pub(crate) queues: HashSet<QueueId, foldhash::fast::FixedState>,
+    pub(crate) visited: SmallSet,
+    /// Queue slots selected so far, with repetitions.
+    pub(crate) queues: Vec<u32>,
+    /// Destinations selected so far, counted before de-duplication.
+    pub(crate) selected: usize,
+    pub(crate) topic: TopicScratch,
+}
+
+/// Working memory of one topic match.
+#[derive(Debug, Default)]
+pub(crate) struct TopicScratch {
+    pub(crate) current: Vec<u32>,
+    pub(crate) next: Vec<u32>,
+    /// `#` nodes reached: once reached, they match whatever follows.
+    pub(crate) hashes: SmallSet,
 }
 
 impl Scratch {
     fn clear(&mut self) {
         self.visited.clear();
-        self.selected.clear();
         self.queues.clear();
+        self.selected = 0;
+    }
+
+    /// Takes a destination an index selected.
+    pub(crate) fn select(&mut self, target: Target) {
+        self.selected += 1;
+        match target {
+            Target::Queue(slot) => self.queues.push(slot),
+            Target::Exchange(slot) => {
+                self.visited.insert(slot);
+            }
+        }
+    }
+}
+
+/// Elements above which looking through the list costs more than a hash set.
+const LINEAR_MAX: usize = 16;
+
+/// A set that keeps insertion order and needs no hashing while it is small.
+#[derive(Debug, Default)]
+pub(crate) struct SmallSet {
+    list: Vec<u32>,
+    set: HashSet<u32, foldhash::fast::FixedState>,
+}
+
+impl SmallSet {
+    /// Whether `value` was new.
+    pub(crate) fn insert(&mut self, value: u32) -> bool {
+        if self.list.len() < LINEAR_MAX {
+            if self.list.contains(&value) {
+                return false;
+            }
+        } else {
+            if self.set.is_empty() {
+                self.set.extend(self.list.iter().copied());
+            }
+            if !self.set.insert(value) {
+                return false;
+            }
+        }
+        self.list.push(value);
+        true
+    }
+
+    pub(crate) fn at(&self, index: usize) -> Option<u32> {
+        self.list.get(index).copied()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.set.clear();
+        self.list.clear();
     }
 }

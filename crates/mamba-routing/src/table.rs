@@ -1,80 +1,61 @@
-//! All exchanges, queues and bindings of one virtual host.
+//! The routing table of one virtual host.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use mamba_types::{FieldTable, FieldValue, QueueId, SoftError, Violation, table};
+use mamba_types::{QueueId, SoftError, Violation};
 
-use crate::{
-    binding::{Binding, Destination},
-    exchange::{Exchange, ExchangeKind, ExchangeSpec},
-    hashing::ConsistentHash,
-    route::{RouteInput, Routes, Stamp},
-};
+use crate::binding::{Binding, Destination};
+use crate::check::{self, DestinationType};
+use crate::exchange::{Exchange, ExchangeKind, ExchangeSpec, Index, Key};
+use crate::route::{RouteInput, Routes, Stamp, Target};
+use crate::slots::Slots;
 
-/// Queues up to which repetitions are found by looking through the list.
-const LINEAR_MAX: usize = 16;
-/// Most `#` words in one topic pattern: each one adds nodes that every key may reach.
-const TOPIC_HASH_WORDS_MAX: usize = 16;
-const PREDECLARED: [(&str, &str, bool); 7] = [
-    ("", "direct", false),
-    ("amq.direct", "direct", false),
-    ("amq.fanout", "fanout", false),
-    ("amq.topic", "topic", false),
-    ("amq.headers", "headers", false),
-    ("amq.match", "headers", false),
-    ("amq.rabbitmq.trace", "topic", true),
-];
-
-/// The caller's handle to a queue: a counted pointer, cheap to clone.
+/// A queue as routing knows it; cloning must be cheap, because a route returns clones.
 pub trait QueueHandle: Clone {
-    /// Identity.
+    /// Its identity.
     fn id(&self) -> QueueId;
-    /// Name.
+
+    /// Its name inside the virtual host.
     fn name(&self) -> &str;
-    /// Whether it is a classic queue; a local random exchange takes no others.
-    fn is_classic(&self) -> bool;
-    /// Changes when the queue is deleted: routes through the default exchange rest on it.
+
+    /// Whether it is a classic queue: a local random exchange takes no other.
+    fn is_classic(&self) -> bool {
+        true
+    }
+
+    /// Whether it survives a restart; [`RemovedBinding::durable`] depends on it. Implementations that do
+    /// not say so get deletions reported for bindings that were never stored.
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    /// Bumped by [`RoutingTable::remove_queue`]: what was routed here through the default exchange is
+    /// true until then.
     fn generation(&self) -> &Arc<AtomicU64>;
 }
 
-/// What became of a declaration.
+/// What [`RoutingTable::declare`] did.
 #[derive(Debug)]
 pub enum Declared<'a> {
-    /// It was made.
+    /// It is new.
     New(&'a Exchange),
-    /// It was there, and equivalent.
+    /// There was an equivalent one.
     Existing,
 }
 
-/// What became of a bind.
+/// What [`RoutingTable::bind`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// It was made.
+    /// It is new.
     New,
-    /// It was there.
+    /// There was the same one.
     Existing,
 }
 
-/// A binding that went away.
-#[derive(Clone, Debug)]
-pub struct RemovedBinding {
-    /// The binding.
-    pub binding: Binding,
-    /// The source was durable: the binding may have been stored.
-    pub durable: bool,
-}
-
-/// An exchange that went away.
-#[derive(Clone, Debug)]
-pub struct RemovedExchange {
-    /// What it was declared as.
-    pub spec: ExchangeSpec,
-}
-
-/// Everything that went away with one removal: auto-delete exchanges cascade.
+/// Everything an operation took away, in the order it went: auto-delete exchanges fall when they lose their
+/// last binding, and take others with them.
 #[derive(Clone, Debug, Default)]
 pub struct Removed {
     /// Bindings.
@@ -83,291 +64,329 @@ pub struct Removed {
     pub exchanges: Vec<RemovedExchange>,
 }
 
-/// The routing table of one virtual host. `Q` is the caller's handle to a queue.
+/// A binding that is gone.
+#[derive(Clone, Debug)]
+pub struct RemovedBinding {
+    /// What it was.
+    pub binding: Arc<Binding>,
+    /// Whether both ends were durable.
+    pub durable: bool,
+}
+
+/// An exchange that is gone.
+#[derive(Clone, Debug)]
+pub struct RemovedExchange {
+    /// What it was.
+    pub spec: ExchangeSpec,
+}
+
+#[derive(Debug)]
+struct BindingRecord {
+    binding: Arc<Binding>,
+    source: u32,
+    target: Target,
+    /// Position among the source's outgoing and the destination's incoming bindings.
+    outgoing_at: u32,
+    incoming_at: u32,
+    durable: bool,
+}
+
+#[derive(Debug)]
+struct QueueRecord<Q> {
+    handle: Q,
+    name: Arc<str>,
+    incoming: Vec<u32>,
+}
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+
+/// The exchanges, queues and bindings of one virtual host.
+///
+/// Routing needs a shared reference only; whoever changes the table holds it alone. Results do not depend
+/// on hash maps' order: the same operations give the same answers.
 #[derive(Debug)]
 pub struct RoutingTable<Q> {
     vhost: Arc<str>,
     seed: u64,
-    exchanges: BTreeMap<Arc<str>, Exchange>,
-    queues: BTreeMap<Arc<str>, Q>,
-    by_destination: BTreeMap<Destination, BTreeSet<Binding>>,
-}
-
-fn precondition(text: String) -> Violation {
-    Violation::channel(SoftError::PreconditionFailed, text)
+    exchanges: Slots<Exchange>,
+    exchange_names: Map<Arc<str>, u32>,
+    queues: Slots<QueueRecord<Q>>,
+    queue_names: Map<Key, u32>,
+    bindings: Slots<BindingRecord>,
+    identities: Map<Arc<Binding>, u32>,
 }
 
 impl<Q: QueueHandle> RoutingTable<Q> {
-    /// A virtual host with the predeclared exchanges. `seed` feeds the exchanges that draw by chance.
+    /// A table with the predeclared exchanges (`spec: semantics §2`). Exchanges that leave it to chance
+    /// draw from `seed`.
     #[must_use]
     pub fn new(vhost: &str, seed: u64) -> Self {
         let mut table = Self {
             vhost: vhost.into(),
             seed,
-            exchanges: BTreeMap::new(),
-            queues: BTreeMap::new(),
-            by_destination: BTreeMap::new(),
+            exchanges: Slots::new(),
+            exchange_names: Map::default(),
+            queues: Slots::new(),
+            queue_names: Map::default(),
+            bindings: Slots::new(),
+            identities: Map::default(),
         };
-        for (name, kind, internal) in PREDECLARED {
-            let spec = ExchangeSpec {
-                name: name.into(),
-                kind: kind.into(),
-                durable: true,
-                auto_delete: false,
-                internal,
-                arguments: FieldTable::default(),
-            };
-            if let Some(kind) = ExchangeKind::parse(kind) {
-                table
-                    .exchanges
-                    .insert(name.into(), Exchange::new(spec, kind, seed));
-            }
+        for (name, kind) in [
+            ("", ExchangeKind::Direct),
+            ("amq.direct", ExchangeKind::Direct),
+            ("amq.fanout", ExchangeKind::Fanout),
+            ("amq.topic", ExchangeKind::Topic),
+            ("amq.headers", ExchangeKind::Headers),
+            ("amq.match", ExchangeKind::Headers),
+            ("amq.rabbitmq.trace", ExchangeKind::Topic),
+        ] {
+            let mut spec = ExchangeSpec::durable(name, kind);
+            spec.internal = name == "amq.rabbitmq.trace";
+            table.insert_exchange(spec, kind);
         }
         table
     }
 
-    fn printed(&self, exchange: &str) -> String {
-        format!("exchange '{exchange}' in vhost '{}'", self.vhost)
+    /// The virtual host's name.
+    #[must_use]
+    pub const fn vhost(&self) -> &Arc<str> {
+        &self.vhost
     }
 
-    fn no_exchange(&self, name: &str) -> Violation {
-        Violation::channel(SoftError::NotFound, format!("no {}", self.printed(name)))
+    fn insert_exchange(&mut self, spec: ExchangeSpec, kind: ExchangeKind) -> u32 {
+        let name = Arc::clone(&spec.name);
+        let slot = self.exchanges.insert(Exchange::new(spec, kind, self.seed));
+        self.exchange_names.insert(name, slot);
+        slot
     }
 
-    fn no_queue(&self, name: &str) -> Violation {
-        Violation::channel(
-            SoftError::NotFound,
-            format!("no queue '{name}' in vhost '{}'", self.vhost),
-        )
-    }
-
-    /// Declares an exchange, or compares with the one that is there.
+    /// Declares an exchange, or confirms that an equivalent one exists.
     ///
     /// # Errors
-    /// 403 for a reserved name, 406 for an unknown type, a malformed argument or a different declaration.
+    /// In this order: 406 unknown type; 403 the default exchange; for a new one 403 reserved name and 406
+    /// bad arguments; for an existing one 406 with the first difference (`spec: errors §8`).
     pub fn declare(&mut self, spec: ExchangeSpec) -> Result<Declared<'_>, Violation> {
-        crate::check::kind(&spec.kind)?;
-        if let Some(existing) = self.exchanges.get(&spec.name) {
-            self.check_equivalent(existing.spec(), &spec)?;
+        let kind = check::kind(&spec.kind)?;
+        check::not_default(&spec.name)?;
+        if let Some(existing) = self.exchange(&spec.name) {
+            check::equivalent(&self.vhost, existing, &spec)?;
             return Ok(Declared::Existing);
         }
-        if spec.name.starts_with("amq.") {
-            let text = format!(
-                "exchange name '{}' contains reserved prefix 'amq.*'",
-                spec.name
-            );
-            return Err(Violation::channel(SoftError::AccessRefused, text));
-        }
-        let printed = self.printed(&spec.name);
-        if let Some(value) = spec.arguments.inner().get("alternate-exchange")
-            && table::text(value).is_none()
-        {
-            return Err(precondition(format!(
-                "invalid type '{}' for arg 'alternate-exchange' in {printed}",
-                table::type_word(value)
-            )));
-        }
-        let Some(kind) = ExchangeKind::parse(&spec.kind) else {
-            return Err(precondition(format!(
-                "unknown exchange type '{}'",
-                spec.kind
-            )));
-        };
-        if kind == ExchangeKind::ConsistentHash {
-            check_hash_arguments(&spec.arguments, &printed)?;
-        }
-        let name = Arc::clone(&spec.name);
-        let seed = self.seed;
-        // Routes that found it missing as an alternate exchange were not cached: nothing else to tell.
-        let made = self
-            .exchanges
-            .entry(name)
-            .or_insert_with(|| Exchange::new(spec, kind, seed));
-        Ok(Declared::New(made))
+        check::not_reserved(&spec.name)?;
+        check::new_arguments(&self.vhost, &spec)?;
+        let slot = self.insert_exchange(spec, kind);
+        Ok(Declared::New(&self.exchanges[slot]))
     }
 
-    fn check_equivalent(
-        &self,
-        current: &ExchangeSpec,
-        received: &ExchangeSpec,
-    ) -> Result<(), Violation> {
-        let printed = self.printed(&current.name);
-        let differs = |key: &str,
-                       received: &dyn std::fmt::Display,
-                       current: &dyn std::fmt::Display| {
-            precondition(format!(
-                "inequivalent arg '{key}' for {printed}: received {received} but current is {current}"
-            ))
-        };
-        let quoted = |value: &dyn std::fmt::Display| format!("'{value}'");
-        if received.kind != current.kind {
-            return Err(differs(
-                "type",
-                &quoted(&received.kind),
-                &quoted(&current.kind),
-            ));
-        }
-        for (key, received, current) in [
-            ("durable", received.durable, current.durable),
-            ("auto_delete", received.auto_delete, current.auto_delete),
-            ("internal", received.internal, current.internal),
-        ] {
-            if received != current {
-                return Err(differs(key, &quoted(&received), &quoted(&current)));
-            }
-        }
-        let key = "alternate-exchange";
-        match (
-            received.arguments.inner().get(key),
-            current.arguments.inner().get(key),
-        ) {
-            (None, None) => Ok(()),
-            (Some(received), Some(current)) if table::same_value(received, current) => Ok(()),
-            (Some(received), Some(current)) => Err(differs(
-                key,
-                &quoted(&table::bare(received)),
-                &quoted(&table::bare(current)),
-            )),
-            (received, current) => Err(differs(
-                key,
-                &table::described(received),
-                &table::described(current),
-            )),
-        }
-    }
-
-    /// An exchange by name.
+    /// An exchange by name; `""` is the default exchange.
     #[must_use]
     pub fn exchange(&self, name: &str) -> Option<&Exchange> {
-        self.exchanges.get(name)
+        let slot = self.exchange_names.get(name)?;
+        self.exchanges.get(*slot)
     }
 
-    /// All exchanges, by name.
-    pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
-        self.exchanges.values()
+    /// That an exchange exists, as a passive declare asks.
+    ///
+    /// # Errors
+    /// 404.
+    pub fn check_exists(&self, name: &str) -> Result<&Exchange, Violation> {
+        self.exchange(name)
+            .ok_or_else(|| check::no_exchange(&self.vhost, name))
+    }
+
+    /// That clients can publish to an exchange.
+    ///
+    /// # Errors
+    /// 404, or 403 when it is internal.
+    pub fn check_publish(&self, name: &str) -> Result<(), Violation> {
+        check::publishable(&self.vhost, self.check_exists(name)?)
+    }
+
+    /// That clients may delete an exchange of this name; it need not exist.
+    ///
+    /// # Errors
+    /// 403 for the default exchange and `amq.*`.
+    pub fn check_deletable(&self, name: &str) -> Result<(), Violation> {
+        check::deletable(&self.vhost, name)
+    }
+
+    /// Deletes an exchange with its bindings in both directions. A missing one is no error.
+    ///
+    /// # Errors
+    /// 403 for the default exchange and `amq.*`; with `if_unused`, 406 when bindings have it as source.
+    pub fn delete_exchange(&mut self, name: &str, if_unused: bool) -> Result<Removed, Violation> {
+        self.check_deletable(name)?;
+        let mut removed = Removed::default();
+        let Some(slot) = self.exchange_names.get(name).copied() else {
+            return Ok(removed);
+        };
+        if if_unused && !self.exchanges[slot].outgoing.is_empty() {
+            return Err(Violation::channel(
+                SoftError::PreconditionFailed,
+                format!("{} in use", check::printed(&self.vhost, name)),
+            ));
+        }
+        let mut affected = Vec::new();
+        self.drop_exchange(slot, &mut removed, &mut affected);
+        self.sweep(&mut affected, &mut removed);
+        Ok(removed)
+    }
+
+    /// Sets or clears the alternate exchange a policy gives; a declared one wins over it. Returns whether
+    /// the exchange exists.
+    pub fn set_policy_alternate(&mut self, name: &str, alternate: Option<Arc<str>>) -> bool {
+        let Some(slot) = self.exchange_names.get(name) else {
+            return false;
+        };
+        let exchange = &mut self.exchanges[*slot];
+        if exchange.policy_alternate != alternate {
+            exchange.policy_alternate = alternate;
+            exchange.changed();
+        }
+        true
+    }
+
+    /// Adds a queue, which the default exchange reaches at once. Returns false, and changes nothing, when
+    /// the name is taken.
+    pub fn add_queue(&mut self, queue: Q) -> bool {
+        if self.queue_names.contains_key(queue.name().as_bytes()) {
+            return false;
+        }
+        let name: Arc<str> = queue.name().into();
+        let slot = self.queues.insert(QueueRecord {
+            handle: queue,
+            name: Arc::clone(&name),
+            incoming: Vec::new(),
+        });
+        self.queue_names.insert(Key(name), slot);
+        true
+    }
+
+    /// Takes a queue away with its bindings. A missing one is no error.
+    pub fn remove_queue(&mut self, name: &str) -> Removed {
+        let mut removed = Removed::default();
+        let Some(slot) = self.queue_names.remove(name.as_bytes()) else {
+            return removed;
+        };
+        let mut affected = Vec::new();
+        while let Some(id) = self.queues[slot].incoming.last().copied() {
+            self.drop_binding(id, &mut removed, &mut affected);
+        }
+        if let Some(record) = self.queues.remove(slot) {
+            record.handle.generation().fetch_add(1, Ordering::Release);
+        }
+        self.sweep(&mut affected, &mut removed);
+        removed
     }
 
     /// A queue by name.
     #[must_use]
     pub fn queue(&self, name: &str) -> Option<&Q> {
-        self.queues.get(name)
+        let slot = self.queue_names.get(name.as_bytes())?;
+        Some(&self.queues.get(*slot)?.handle)
     }
 
-    /// All queues, by name.
-    pub fn queues(&self) -> impl Iterator<Item = &Q> {
-        self.queues.values()
-    }
-
-    /// The bindings that lead to a destination, in order.
-    pub fn bindings_to(&self, destination: &Destination) -> impl Iterator<Item = &Binding> {
-        self.by_destination.get(destination).into_iter().flatten()
-    }
-
-    /// The exchange exists.
+    /// That a binding may be made: both ends exist and the source's type takes it.
     ///
     /// # Errors
-    /// 404.
-    pub fn check_exists(&self, name: &str) -> Result<(), Violation> {
-        self.exchanges
-            .get(name)
-            .map(drop)
-            .ok_or_else(|| self.no_exchange(name))
-    }
-
-    /// The exchange exists and clients may publish to it.
-    ///
-    /// # Errors
-    /// 404, 403 for an internal exchange.
-    pub fn check_publish(&self, name: &str) -> Result<(), Violation> {
-        let exchange = self
-            .exchanges
-            .get(name)
-            .ok_or_else(|| self.no_exchange(name))?;
-        if exchange.spec().internal {
-            let text = format!("cannot publish to internal {}", self.printed(name));
-            return Err(Violation::channel(SoftError::AccessRefused, text));
-        }
-        Ok(())
-    }
-
-    /// The exchange is not one of the system's own.
-    ///
-    /// # Errors
-    /// 403.
-    pub fn check_deletable(&self, name: &str) -> Result<(), Violation> {
-        if name.starts_with("amq.") {
-            let text = format!("deletion of system {} not allowed", self.printed(name));
-            return Err(Violation::channel(SoftError::AccessRefused, text));
-        }
-        Ok(())
-    }
-
-    /// Both ends exist, and the source's type takes the binding.
-    ///
-    /// # Errors
-    /// 404 with the source first, 406 for what the type refuses.
+    /// In this order: 403 the default exchange; 404 the source; 404 the destination; 406 what the type
+    /// says.
     pub fn check_bind(&self, binding: &Binding) -> Result<(), Violation> {
-        let source = self
-            .exchanges
-            .get(&binding.source)
-            .ok_or_else(|| self.no_exchange(&binding.source))?;
-        let queue = match &binding.destination {
+        check::not_default(&binding.source)?;
+        if let Destination::Exchange(name) = &binding.destination {
+            check::not_default(name)?;
+        }
+        let source = self.check_exists(&binding.source)?;
+        let destination = match &binding.destination {
             Destination::Exchange(name) => {
                 self.check_exists(name)?;
-                None
+                DestinationType::Exchange
             }
             Destination::Queue(name) => {
-                Some(self.queues.get(name).ok_or_else(|| self.no_queue(name))?)
+                let queue = self
+                    .queue(name)
+                    .ok_or_else(|| check::no_queue(&self.vhost, name))?;
+                if queue.is_classic() {
+                    DestinationType::ClassicQueue
+                } else {
+                    DestinationType::OtherQueue("rabbit_quorum_queue")
+                }
             }
         };
-        match source.kind() {
-            ExchangeKind::Headers => check_header_match(&binding.arguments),
-            ExchangeKind::ConsistentHash => check_weight(&binding.routing_key),
-            ExchangeKind::LocalRandom => {
-                if !binding.routing_key.is_empty() {
-                    return Err(precondition(format!(
-                        "Non empty binding '{}' key not permitted",
-                        binding.routing_key
-                    )));
-                }
-                match queue {
-                    Some(queue) if queue.is_classic() => Ok(()),
-                    Some(_) => Err(precondition(
-                        "Queue type rabbit_quorum_queue not valid for this exchange type"
-                            .to_owned(),
-                    )),
-                    None => Err(precondition("Destination not found".to_owned())),
-                }
-            }
-            ExchangeKind::Topic => {
-                let hashes = binding
-                    .routing_key
-                    .split('.')
-                    .filter(|word| *word == "#")
-                    .count();
-                if hashes > TOPIC_HASH_WORDS_MAX {
-                    let key = &binding.routing_key;
-                    let text = format!(
-                        "Topic binding key '{key}' uses {hashes} '#' wildcards, at most {TOPIC_HASH_WORDS_MAX} are allowed"
-                    );
-                    return Err(precondition(text));
-                }
-                Ok(())
-            }
-            ExchangeKind::Direct
-            | ExchangeKind::Fanout
-            | ExchangeKind::ModulusHash
-            | ExchangeKind::Random => Ok(()),
-        }
+        check::binding(
+            source.kind(),
+            &binding.routing_key,
+            &binding.arguments,
+            destination,
+        )
     }
 
-    /// Whether a binding is to be stored: both its ends are durable. `queue_durable` speaks for a queue's end.
+    /// Makes a binding.
+    ///
+    /// # Errors
+    /// Those of [`Self::check_bind`].
+    pub fn bind(&mut self, mut binding: Binding) -> Result<Bound, Violation> {
+        self.check_bind(&binding)?;
+        if self.identities.contains_key(&binding) {
+            return Ok(Bound::Existing);
+        }
+        let source = self.exchange_names[&binding.source];
+        let durable_end;
+        // The names inside the binding share the memory of the ends' own.
+        let target = match &mut binding.destination {
+            Destination::Exchange(name) => {
+                let slot = self.exchange_names[name];
+                let spec = &self.exchanges[slot].spec;
+                name.clone_from(&spec.name);
+                durable_end = spec.durable;
+                Target::Exchange(slot)
+            }
+            Destination::Queue(name) => {
+                let slot = self.queue_names[name.as_bytes()];
+                let record = &self.queues[slot];
+                name.clone_from(&record.name);
+                durable_end = record.handle.is_durable();
+                Target::Queue(slot)
+            }
+        };
+        binding.source.clone_from(&self.exchanges[source].spec.name);
+        let binding = Arc::new(binding);
+        let incoming_at = position(self.incoming(target).len());
+        let exchange = &mut self.exchanges[source];
+        let id = self.bindings.insert(BindingRecord {
+            binding: Arc::clone(&binding),
+            source,
+            target,
+            outgoing_at: position(exchange.outgoing.len()),
+            incoming_at,
+            durable: exchange.spec.durable && durable_end,
+        });
+        exchange.outgoing.push(id);
+        exchange.targets.push(target);
+        exchange.index.insert(id, &binding, target);
+        exchange.changed();
+        self.incoming(target).push(id);
+        self.identities.insert(binding, id);
+        Ok(Bound::New)
+    }
+
+    /// Takes a binding away; a missing one is no error.
+    pub fn unbind(&mut self, binding: &Binding) -> Removed {
+        let mut removed = Removed::default();
+        if let Some(id) = self.identities.get(binding).copied() {
+            let mut affected = Vec::new();
+            self.drop_binding(id, &mut removed, &mut affected);
+            self.sweep(&mut affected, &mut removed);
+        }
+        removed
+    }
+
+    /// Whether a binding between the ends that exist now survives a restart: both are durable.
     #[must_use]
     pub fn is_durable(&self, binding: &Binding, queue_durable: bool) -> bool {
-        let durable = |name: &Arc<str>| {
-            self.exchanges
-                .get(name)
-                .is_some_and(|exchange| exchange.spec().durable)
+        let durable = |name: &str| {
+            self.exchange(name)
+                .is_some_and(|exchange| exchange.spec.durable)
         };
         durable(&binding.source)
             && match &binding.destination {
@@ -376,298 +395,279 @@ impl<Q: QueueHandle> RoutingTable<Q> {
             }
     }
 
-    /// Binds.
-    ///
-    /// # Errors
-    /// As [`Self::check_bind`].
-    pub fn bind(&mut self, binding: Binding) -> Result<Bound, Violation> {
-        self.check_bind(&binding)?;
-        let Some(source) = self.exchanges.get_mut(&binding.source) else {
-            return Err(self.no_exchange(&binding.source));
-        };
-        if !source.add(&binding) {
-            return Ok(Bound::Existing);
+    fn incoming(&mut self, target: Target) -> &mut Vec<u32> {
+        match target {
+            Target::Queue(slot) => &mut self.queues[slot].incoming,
+            Target::Exchange(slot) => &mut self.exchanges[slot].incoming,
         }
-        self.by_destination
-            .entry(binding.destination.clone())
-            .or_default()
-            .insert(binding);
-        Ok(Bound::New)
     }
 
-    /// Unbinds; a binding that is not there is no error.
-    pub fn unbind(&mut self, binding: &Binding) -> Removed {
-        let mut removed = Removed::default();
-        if self
-            .exchanges
-            .get(&binding.source)
-            .is_some_and(|source| source.contains(binding))
-        {
-            self.remove_binding(binding, &mut removed);
-        }
-        removed
-    }
-
-    /// Adds a queue; the default exchange leads to it from now on.
-    pub fn add_queue(&mut self, queue: Q) {
-        self.queues.insert(queue.name().into(), queue);
-    }
-
-    /// Removes a queue with all its bindings.
-    pub fn remove_queue(&mut self, name: &str) -> Removed {
-        let mut removed = Removed::default();
-        if self.queues.remove(name).is_some() {
-            self.remove_bindings_to(&Destination::Queue(name.into()), &mut removed);
-        }
-        removed
-    }
-
-    /// Deletes an exchange with all its bindings; one that is not there is no error.
-    ///
-    /// # Errors
-    /// 406 with `if_unused` while it is the source of a binding.
-    pub fn delete_exchange(&mut self, name: &str, if_unused: bool) -> Result<Removed, Violation> {
-        let mut removed = Removed::default();
-        let Some(exchange) = self.exchanges.get(name) else {
-            return Ok(removed);
-        };
-        if if_unused && !exchange.is_unused() {
-            return Err(precondition(format!("{} in use", self.printed(name))));
-        }
-        self.remove_exchange(name, &mut removed);
-        Ok(removed)
-    }
-
-    fn remove_exchange(&mut self, name: &str, removed: &mut Removed) {
-        let Some(exchange) = self.exchanges.remove(name) else {
+    /// Takes a binding out of every list; its source is noted as possibly left without bindings.
+    fn drop_binding(&mut self, id: u32, removed: &mut Removed, affected: &mut Vec<u32>) {
+        let Some(record) = self.bindings.remove(id) else {
             return;
         };
-        exchange.changed();
-        for binding in exchange.bindings() {
-            self.forget_destination(binding);
-            removed.bindings.push(RemovedBinding {
-                binding: binding.clone(),
-                durable: exchange.spec().durable,
+        self.identities.remove(&record.binding);
+        let source = &mut self.exchanges[record.source];
+        source.index.remove(id, &record.binding, record.target);
+        let at = record.outgoing_at as usize;
+        source.outgoing.swap_remove(at);
+        source.targets.swap_remove(at);
+        shrink(&mut source.outgoing);
+        shrink(&mut source.targets);
+        source.changed();
+        if let Some(moved) = source.outgoing.get(at) {
+            self.bindings[*moved].outgoing_at = record.outgoing_at;
+        }
+        let at = record.incoming_at as usize;
+        let incoming = self.incoming(record.target);
+        incoming.swap_remove(at);
+        shrink(incoming);
+        if let Some(moved) = incoming.get(at).copied() {
+            self.bindings[moved].incoming_at = record.incoming_at;
+        }
+        affected.push(record.source);
+        removed.bindings.push(RemovedBinding {
+            binding: record.binding,
+            durable: record.durable,
+        });
+    }
+
+    fn drop_exchange(&mut self, slot: u32, removed: &mut Removed, affected: &mut Vec<u32>) {
+        while let Some(id) = self.exchanges[slot].outgoing.last().copied() {
+            self.drop_binding(id, removed, affected);
+        }
+        while let Some(id) = self.exchanges[slot].incoming.last().copied() {
+            self.drop_binding(id, removed, affected);
+        }
+        if let Some(exchange) = self.exchanges.remove(slot) {
+            exchange.changed();
+            self.exchange_names.remove(&exchange.spec.name);
+            removed.exchanges.push(RemovedExchange {
+                spec: exchange.spec,
             });
         }
-        removed.exchanges.push(RemovedExchange {
-            spec: exchange.spec().clone(),
-        });
-        self.remove_bindings_to(&Destination::Exchange(name.into()), removed);
     }
 
-    fn remove_bindings_to(&mut self, destination: &Destination, removed: &mut Removed) {
-        for binding in self.by_destination.remove(destination).unwrap_or_default() {
-            self.remove_binding(&binding, removed);
-        }
-    }
-
-    fn remove_binding(&mut self, binding: &Binding, removed: &mut Removed) {
-        let Some(source) = self.exchanges.get_mut(&binding.source) else {
-            return;
-        };
-        if !source.remove(binding) {
-            return;
-        }
-        let (durable, abandoned) = (
-            source.spec().durable,
-            source.spec().auto_delete && source.is_unused(),
-        );
-        removed.bindings.push(RemovedBinding {
-            binding: binding.clone(),
-            durable,
-        });
-        self.forget_destination(binding);
-        if abandoned {
-            self.remove_exchange(&binding.source, removed);
-        }
-    }
-
-    fn forget_destination(&mut self, binding: &Binding) {
-        if let Some(bindings) = self.by_destination.get_mut(&binding.destination) {
-            bindings.remove(binding);
-            if bindings.is_empty() {
-                self.by_destination.remove(&binding.destination);
+    /// Deletes the auto-delete exchanges among `affected` that are without outgoing bindings, and what
+    /// follows from that.
+    fn sweep(&mut self, affected: &mut Vec<u32>, removed: &mut Removed) {
+        while let Some(slot) = affected.pop() {
+            let falls = self
+                .exchanges
+                .get(slot)
+                .is_some_and(|exchange| exchange.spec.auto_delete && exchange.outgoing.is_empty());
+            if falls {
+                self.drop_exchange(slot, removed, affected);
             }
         }
     }
 
-    /// Finds the queues a message goes to; `out` must be clear.
+    /// Finds the queues of a message published to `exchange` and writes them into `out`, each once.
+    ///
+    /// Exchange-to-exchange bindings are followed and an exchange that selects no destination at all passes
+    /// the message to its alternate exchange; every exchange is visited at most once. Says nothing of
+    /// whether clients may publish there: see [`Self::check_publish`].
     ///
     /// # Errors
-    /// 404 when the exchange does not exist.
+    /// 404 when there is no such exchange.
     pub fn route(
         &self,
         exchange: &str,
         input: &RouteInput<'_>,
         out: &mut Routes<Q>,
     ) -> Result<(), Violation> {
-        let Some((name, _)) = self.exchanges.get_key_value(exchange) else {
-            return Err(self.no_exchange(exchange));
+        out.clear();
+        let Some(start) = self.exchange_names.get(exchange) else {
+            return Err(check::no_exchange(&self.vhost, exchange));
         };
-        out.scratch.visited.push(Arc::clone(name));
+        let Routes {
+            queues,
+            cacheable,
+            stamps,
+            scratch,
+        } = out;
+        scratch.visited.insert(*start);
         let mut at = 0;
-        while let Some(name) = out.scratch.visited.get(at).cloned() {
+        while let Some(slot) = scratch.visited.at(at) {
             at += 1;
-            let Some(exchange) = self.exchanges.get(&name) else {
-                // An alternate exchange that does not exist (yet).
-                out.cacheable = false;
-                continue;
-            };
-            if name.is_empty() {
-                self.route_by_name(input, out);
-                continue;
-            }
-            out.stamps.push(Stamp::of(exchange.generation()));
-            out.scratch.selected.clear();
-            out.cacheable &= exchange.select(input, &mut out.scratch.selected);
-            if out.scratch.selected.is_empty() {
-                if let Some(alternate) = exchange.alternate() {
-                    visit(&mut out.scratch.visited, alternate);
-                }
-                continue;
-            }
-            for destination in std::mem::take(&mut out.scratch.selected) {
-                match destination {
-                    Destination::Exchange(name) => visit(&mut out.scratch.visited, &name),
-                    Destination::Queue(name) => {
-                        if let Some(queue) = self.queues.get(&name) {
-                            add_queue(queue, out);
+            let exchange = &self.exchanges[slot];
+            let before = scratch.selected;
+            if matches!(exchange.index, Index::Queues) {
+                for key in input.keys {
+                    match self.queue_names.get(*key) {
+                        Some(slot) => {
+                            scratch.select(Target::Queue(*slot));
+                            stamps.push(Stamp::of(self.queues[*slot].handle.generation()));
                         }
+                        // Nothing says when a queue of this name appears.
+                        None => *cacheable = false,
                     }
+                }
+            } else {
+                stamps.push(Stamp::of(exchange.generation()));
+                *cacheable &= exchange.index.select(&exchange.targets, input, scratch);
+            }
+            if scratch.selected == before
+                && let Some(alternate) = exchange.alternate()
+            {
+                match self.exchange_names.get(alternate) {
+                    Some(slot) => {
+                        scratch.visited.insert(*slot);
+                    }
+                    None => *cacheable = false,
                 }
             }
         }
+        if scratch.queues.len() > 1 {
+            scratch.queues.sort_unstable();
+            scratch.queues.dedup();
+        }
+        queues.extend(
+            scratch
+                .queues
+                .iter()
+                .map(|slot| self.queues[*slot].handle.clone()),
+        );
         Ok(())
     }
 
-    /// The default exchange: the routing key names the queue.
-    fn route_by_name(&self, input: &RouteInput<'_>, out: &mut Routes<Q>) {
-        for key in input.keys {
-            match std::str::from_utf8(key)
-                .ok()
-                .and_then(|name| self.queues.get(name))
-            {
-                Some(queue) => {
-                    out.stamps.push(Stamp::of(queue.generation()));
-                    add_queue(queue, out);
-                }
-                None => out.cacheable = false,
-            }
-        }
+    /// All exchanges in name order, the default exchange first.
+    pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
+        let mut exchanges: Vec<_> = self
+            .exchanges
+            .iter()
+            .map(|(_, exchange)| exchange)
+            .collect();
+        exchanges.sort_unstable_by(|left, right| left.spec.name.cmp(&right.spec.name));
+        exchanges.into_iter()
     }
 
-    /// Panics when the table contradicts itself; for tests.
+    /// Exchanges, the predeclared ones included.
+    #[must_use]
+    pub fn exchange_count(&self) -> usize {
+        self.exchanges.len()
+    }
+
+    /// All queues in name order.
+    pub fn queues(&self) -> impl Iterator<Item = &Q> {
+        let mut queues: Vec<_> = self.queues.iter().map(|(_, queue)| queue).collect();
+        queues.sort_unstable_by(|left, right| left.name.cmp(&right.name));
+        queues.into_iter().map(|queue| &queue.handle)
+    }
+
+    /// Queues.
+    #[must_use]
+    pub fn queue_count(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// All explicit bindings in the order of [`Binding`].
+    pub fn bindings(&self) -> impl Iterator<Item = &Binding> {
+        let all = self.bindings.iter().map(|(_, record)| &*record.binding);
+        sorted(all.collect())
+    }
+
+    /// Explicit bindings.
+    #[must_use]
+    pub fn binding_count(&self) -> usize {
+        self.bindings.len()
+    }
+
+    /// The explicit bindings with this exchange as source, in the order of [`Binding`]; none when it does
+    /// not exist.
+    pub fn bindings_from(&self, exchange: &str) -> impl Iterator<Item = &Binding> {
+        let ids = self.exchange(exchange).map(|exchange| &exchange.outgoing);
+        self.sorted_bindings(ids)
+    }
+
+    /// The explicit bindings to this queue or exchange, in the order of [`Binding`]; none when it does not
+    /// exist.
+    pub fn bindings_to(&self, destination: &Destination) -> impl Iterator<Item = &Binding> {
+        let ids = match destination {
+            Destination::Exchange(name) => self.exchange(name).map(|exchange| &exchange.incoming),
+            Destination::Queue(name) => self
+                .queue_names
+                .get(name.as_bytes())
+                .map(|slot| &self.queues[*slot].incoming),
+        };
+        self.sorted_bindings(ids)
+    }
+
+    fn sorted_bindings(&self, ids: Option<&Vec<u32>>) -> std::vec::IntoIter<&Binding> {
+        let bindings = ids
+            .into_iter()
+            .flatten()
+            .map(|id| &*self.bindings[*id].binding);
+        sorted(bindings.collect())
+    }
+
+    /// Checks that all parts of the table agree with each other.
     ///
     /// # Panics
-    /// If the two views of the bindings differ, or a binding's end is missing.
+    /// When they do not.
     pub fn check_invariants(&self) {
-        let by_source: BTreeSet<&Binding> = self
-            .exchanges
-            .values()
-            .flat_map(Exchange::bindings)
-            .collect();
-        let by_destination: BTreeSet<&Binding> = self.by_destination.values().flatten().collect();
-        assert!(
-            by_source == by_destination,
-            "the two views of the bindings differ"
-        );
-        for binding in by_source {
-            assert!(self.exchanges.contains_key(&binding.source));
-            match &binding.destination {
-                Destination::Queue(name) => assert!(self.queues.contains_key(name)),
-                Destination::Exchange(name) => assert!(self.exchanges.contains_key(name)),
+        assert_eq!(self.exchanges.len(), self.exchange_names.len());
+        assert_eq!(self.queues.len(), self.queue_names.len());
+        assert_eq!(self.bindings.len(), self.identities.len());
+        let mut outgoing = 0;
+        let mut incoming = 0;
+        for (slot, exchange) in self.exchanges.iter() {
+            assert_eq!(self.exchange_names.get(&exchange.spec.name), Some(&slot));
+            assert_eq!(exchange.outgoing.len(), exchange.targets.len());
+            outgoing += exchange.outgoing.len();
+            incoming += exchange.incoming.len();
+            match &exchange.index {
+                Index::Topic(trie) => trie.check_invariants(exchange.outgoing.len()),
+                Index::Headers(headers) => headers.check_invariants(),
+                Index::Queues
+                | Index::Direct(_)
+                | Index::Fanout
+                | Index::Hash(_)
+                | Index::Modulus(_)
+                | Index::Draw(_) => {}
             }
         }
-    }
-}
-
-fn visit(visited: &mut Vec<Arc<str>>, name: &Arc<str>) {
-    if !visited.contains(name) {
-        visited.push(Arc::clone(name));
-    }
-}
-
-fn add_queue<Q: QueueHandle>(queue: &Q, out: &mut Routes<Q>) {
-    let id = queue.id();
-    let is_new = if out.queues.len() < LINEAR_MAX {
-        !out.queues.iter().any(|known| known.id() == id)
-    } else {
-        if out.scratch.queues.is_empty() {
-            out.scratch
-                .queues
-                .extend(out.queues.iter().map(QueueHandle::id));
+        for (slot, queue) in self.queues.iter() {
+            assert_eq!(self.queue_names.get(queue.name.as_bytes()), Some(&slot));
+            incoming += queue.incoming.len();
         }
-        out.scratch.queues.insert(id)
-    };
-    if is_new {
-        out.queues.push(queue.clone());
-    }
-}
-
-fn check_header_match(arguments: &FieldTable) -> Result<(), Violation> {
-    let Some(value) = arguments.inner().get("x-match") else {
-        return Ok(());
-    };
-    match (value, table::text(value)) {
-        (FieldValue::LongString(_), Some("all" | "any" | "all-with-x" | "any-with-x")) => Ok(()),
-        (FieldValue::LongString(word), _) => {
-            let word = String::from_utf8_lossy(word.as_bytes()).into_owned();
-            let text = format!(
-                "Invalid x-match field value <<\"{word}\">>; expected all, any, all-with-x, or any-with-x"
+        assert_eq!(outgoing, self.bindings.len());
+        assert_eq!(incoming, self.bindings.len());
+        for (id, record) in self.bindings.iter() {
+            assert_eq!(self.identities.get(&record.binding), Some(&id));
+            let source = &self.exchanges[record.source];
+            let at = record.outgoing_at as usize;
+            assert_eq!(source.spec.name, record.binding.source);
+            assert_eq!(
+                (source.outgoing[at], source.targets[at]),
+                (id, record.target)
             );
-            Err(precondition(text))
-        }
-        (other, _) => {
-            let (word, value) = (table::type_word(other), table::bare(other));
-            Err(precondition(format!(
-                "Invalid x-match field type {word} (value {value}); expected longstr"
-            )))
+            let (name, incoming) = match record.target {
+                Target::Queue(slot) => (&self.queues[slot].name, &self.queues[slot].incoming),
+                Target::Exchange(slot) => (
+                    &self.exchanges[slot].spec.name,
+                    &self.exchanges[slot].incoming,
+                ),
+            };
+            assert_eq!(name, record.binding.destination.name());
+            assert_eq!(incoming[record.incoming_at as usize], id);
         }
     }
 }
 
-fn check_weight(routing_key: &str) -> Result<(), Violation> {
-    if ConsistentHash::weight(routing_key).is_some() {
-        return Ok(());
-    }
-    if routing_key.parse::<i64>().is_ok() {
-        return Err(precondition(
-            "The binding key must be greater than 0".to_owned(),
-        ));
-    }
-    Err(precondition(format!(
-        "The binding key must be an integer: <<\"{routing_key}\">>"
-    )))
+fn sorted(mut bindings: Vec<&Binding>) -> std::vec::IntoIter<&Binding> {
+    bindings.sort_unstable();
+    bindings.into_iter()
 }
 
-fn check_hash_arguments(arguments: &FieldTable, printed: &str) -> Result<(), Violation> {
-    let (header, property) = (
-        arguments.inner().get("hash-header"),
-        arguments.inner().get("hash-property"),
-    );
-    if header.is_some() && property.is_some() {
-        let text =
-            format!("hash-header and hash-property are mutually exclusive: {printed} names both");
-        return Err(precondition(text));
-    }
-    for (key, value) in [("hash-header", header), ("hash-property", property)] {
-        if let Some(value) = value
-            && table::text(value).is_none()
-        {
-            return Err(precondition(format!(
-                "invalid type '{}' for arg '{key}' in {printed}",
-                table::type_word(value)
-            )));
-        }
-    }
-    match property.and_then(table::text) {
-        None | Some("message_id" | "correlation_id" | "timestamp") => Ok(()),
-        Some(other) => {
-            let text = format!(
-                "unsupported hash-property '{other}' in {printed}; expected message_id, correlation_id or timestamp"
-            );
-            Err(precondition(text))
-        }
+fn position(len: usize) -> u32 {
+    u32::try_from(len).expect("a list of slots is no longer than slot numbers reach")
+}
+
+/// Gives memory back after mass removal.
+fn shrink<T>(list: &mut Vec<T>) {
+    if list.capacity() > 64 && list.len() < list.capacity() / 4 {
+        list.shrink_to(list.len() * 2);
     }
 }
