@@ -967,3 +967,125 @@ mod direct_reply_to {
         );
     }
 }
+
+mod together {
+    use super::*;
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        sync::atomic::{AtomicU64, Ordering},
+        thread,
+    };
+
+    const PUBLISHERS: u64 = 3;
+    const EACH: u64 = 1500;
+
+    /// What one consumer saw: bodies it acked, and bodies in the order of their first deliveries.
+    struct Seen {
+        acked: Vec<String>,
+        fresh: Vec<String>,
+    }
+
+    fn publish_all(queue: &str, publisher: u64) {
+        let client = Client::connect();
+        let channel = client.channel(1);
+        channel.call(&confirm_select());
+        for window in 0..EACH / 100 {
+            for number in window * 100..(window + 1) * 100 {
+                channel.publish("", queue, format!("{publisher}.{number}"));
+            }
+            let settled = channel.confirms(window * 100 + 1, (window + 1) * 100);
+            assert!(settled.values().all(|accepted| *accepted));
+        }
+    }
+
+    /// Acks most, requeues some one by one or with its channel, until it gets an `end`.
+    fn consume_all(queue: &str, seed: u64, settled: &AtomicU64) -> Seen {
+        let client = Client::connect();
+        let mut random = Random::new(seed);
+        let mut seen = Seen {
+            acked: Vec::new(),
+            fresh: Vec::new(),
+        };
+        let mut channel = client.channel(1);
+        channel.call(&qos(20, ""));
+        channel.consume(queue, "t", "");
+        loop {
+            let got = channel.delivery();
+            if got.text() == "end" {
+                channel.send(&ack(got.tag, ""));
+                channel.close();
+                return seen;
+            }
+            if !got.redelivered {
+                seen.fresh.push(got.text());
+            }
+            match random.below(50) {
+                0 => {
+                    channel.close();
+                    channel = client.channel(1);
+                    channel.call(&qos(20, ""));
+                    channel.consume(queue, "t", "");
+                }
+                1..=4 => channel.send(&nack(got.tag, "requeue")),
+                _ => {
+                    channel.send(&ack(got.tag, ""));
+                    seen.acked.push(got.text());
+                    settled.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Whatever consumers do, each message is settled once, none is lost, and first deliveries keep the order of each publisher.
+    #[test]
+    fn nothing_is_lost_and_nothing_comes_twice() {
+        let (queue, settled) = (name(), AtomicU64::new(0));
+        let client = Client::connect();
+        let channel = client.channel(1);
+        channel.queue(&queue, "", table([]));
+        let seen: Vec<Seen> = thread::scope(|scope| {
+            let consumers: Vec<_> = (1..=3)
+                .map(|seed| {
+                    let (queue, settled) = (&queue, &settled);
+                    scope.spawn(move || consume_all(queue, seed, settled))
+                })
+                .collect();
+            for publisher in 0..PUBLISHERS {
+                let queue = &queue;
+                scope.spawn(move || publish_all(queue, publisher));
+            }
+            eventually("everything is settled", || {
+                settled.load(Ordering::Relaxed) >= PUBLISHERS * EACH
+            });
+            for _ in 0..3 {
+                client.put(&queue, "end");
+            }
+            consumers
+                .into_iter()
+                .map(|consumer| consumer.join().unwrap())
+                .collect()
+        });
+        assert_eq!(channel.ready(&queue), 0);
+        channel.call(&queue_delete(&queue, ""));
+        let acked: Vec<&String> = seen.iter().flat_map(|seen| &seen.acked).collect();
+        let distinct: BTreeSet<&String> = acked.iter().copied().collect();
+        assert_eq!(distinct.len(), acked.len(), "a settled message came again");
+        assert_eq!(
+            u64::try_from(distinct.len()).unwrap(),
+            PUBLISHERS * EACH,
+            "a message was lost"
+        );
+        for consumer in &seen {
+            let mut last: BTreeMap<&str, u64> = BTreeMap::new();
+            for body in &consumer.fresh {
+                let (publisher, number) = body.split_once('.').unwrap();
+                let number = number.parse().unwrap();
+                let before = last.insert(publisher, number);
+                assert!(
+                    before.is_none_or(|before| before < number),
+                    "{body} after {before:?}"
+                );
+            }
+        }
+    }
+}
