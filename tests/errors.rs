@@ -609,6 +609,10 @@ mod precondition_failed {
             => 406 "PRECONDITION_FAILED - Invalid x-match field type signedint (value 1); expected longstr" (50, 20);
         consumer_priority_string: |c, n| { c.own_queue(n); c.send(&consume(n, "t", "", table([("x-priority", text("1"))]))); }
             => 406 r#"PRECONDITION_FAILED - invalid arg 'x-priority' for %q: "expected integer, got longstr""# (60, 20);
+        stream_offset_on_classic: |c, n| { c.own_queue(n); c.send(&consume(n, "t", "", table([("x-stream-offset", text("first"))]))); }
+            => 406 "PRECONDITION_FAILED - invalid arg 'x-stream-offset' for %q of queue type rabbit_classic_queue" (60, 20);
+        stream_filter_on_classic: |c, n| { c.own_queue(n); c.send(&consume(n, "t", "", table([("x-stream-filter", text("f"))]))); }
+            => 406 "PRECONDITION_FAILED - invalid arg 'x-stream-filter' for %q of queue type rabbit_classic_queue" (60, 20);
         local_random_binding_key: |c, n| {
             c.own_queue(n);
             c.exchange(n, "x-local-random");
