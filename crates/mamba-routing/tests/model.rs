@@ -62,7 +62,15 @@ fn header_table() -> impl Strategy<Value = FieldTable> {
         Just(FieldValue::LongInt(1)),
         Just(FieldValue::LongLongInt(1)),
         Just(FieldValue::LongString("1".into())),
+        Just(FieldValue::ByteArray(b"1".as_slice().into())),
         Just(FieldValue::Double(1.0)),
+        Just(FieldValue::Float(1.0)),
+        Just(FieldValue::Double(0.0)),
+        Just(FieldValue::Double(-0.0)),
+        Just(FieldValue::Double(f64::NAN)),
+        Just(FieldValue::Timestamp(1)),
+        Just(FieldValue::Boolean(true)),
+        Just(FieldValue::FieldArray(vec![FieldValue::LongInt(1)].into())),
         Just(FieldValue::Void),
     ];
     vec((select(vec!["a", "b", "x-c"]), value), 0..3).prop_map(arguments)
