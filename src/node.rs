@@ -22,6 +22,7 @@ pub(crate) fn open(config: &Config) -> Result<Arc<Broker>, OpenError> {
     let broker = Broker::open(
         broker_config(config),
         RandomState::new().hash_one(std::process::id()),
+        mamba_server::unix_ms(),
     )?;
     report(broker.recovery_report());
     Ok(broker)
@@ -95,9 +96,9 @@ fn report(report: &RecoveryReport) {
         );
     }
     if report.unknown_queue > 0 {
-        tracing::warn!(
+        tracing::debug!(
             messages = report.unknown_queue,
-            "messages of queues that no longer exist were dropped"
+            "the log still held messages of queues that were deleted"
         );
     }
     for range in &report.quarantined {

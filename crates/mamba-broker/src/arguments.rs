@@ -1,7 +1,7 @@
 //! Queue and consumer arguments: what they may be, what they mean, and when two declarations are the same
 //! (`spec: semantics §5–6, errors §2`).
 
-use mamba_queue::{QueueKind, Settings};
+use mamba_queue::{Overflow, QueueKind, Settings};
 use mamba_types::{
     FieldTable, FieldValue, SoftError, Violation,
     table::{self, ShortString},
@@ -251,6 +251,7 @@ pub(crate) fn settings(
         check_quorum(flags, printed, named_by_client)?;
     }
     let integer = |key| get(arguments, key).and_then(table::integer);
+    let unsigned = |key| integer(key).and_then(|number| u64::try_from(number).ok());
     let delivery_limit = match (kind, integer("x-delivery-limit")) {
         (QueueKind::Classic, _) => None,
         (QueueKind::Quorum, None) => Some(QUORUM_DELIVERY_LIMIT),
@@ -266,8 +267,27 @@ pub(crate) fn settings(
             .and_then(|max| u8::try_from(max).ok())
             .unwrap_or(0),
         delivery_limit,
+        message_ttl_ms: unsigned("x-message-ttl"),
+        max_length: unsigned("x-max-length"),
+        max_length_bytes: unsigned("x-max-length-bytes"),
+        overflow: overflow(arguments, kind),
         dead_letters: get(arguments, "x-dead-letter-exchange").is_some(),
     })
+}
+
+fn overflow(arguments: &FieldTable, kind: QueueKind) -> Overflow {
+    match (get(arguments, "x-overflow").and_then(table::text), kind) {
+        (Some("reject-publish"), _) => Overflow::RejectPublish,
+        (Some("reject-publish-dlx"), QueueKind::Classic) => Overflow::RejectPublishDeadLetter,
+        _ => Overflow::DropHead,
+    }
+}
+
+/// `x-expires`, in milliseconds.
+pub(crate) fn expires_ms(arguments: &FieldTable) -> Option<u64> {
+    get(arguments, "x-expires")
+        .and_then(table::integer)
+        .and_then(|ms| u64::try_from(ms).ok())
 }
 
 fn check_quorum(flags: &Flags, printed: &str, named_by_client: bool) -> Result<(), Violation> {

@@ -12,10 +12,11 @@ use std::{
 
 use mamba_session::SessionConfig;
 use mamba_store::{
-    CleanStop, OpenError, RealDisk, RecoveryReport, SequenceRun, Store, StoreConfig, SyncMode,
+    CleanStop, DefinitionChange, OpenError, RealDisk, RecoveryReport, SequenceRun, Store,
+    StoreConfig, StoreError, SyncMode,
 };
 use mamba_types::{
-    FieldTable, FieldValue, HardError, Limits, Message, QueueId, Sequence, Violation,
+    FieldTable, FieldValue, HardError, Limits, LogPosition, Message, QueueId, Sequence, Violation,
     table::ShortString,
 };
 use parking_lot::{Mutex, RwLock};
@@ -23,8 +24,10 @@ use parking_lot::{Mutex, RwLock};
 use crate::{
     auth::{Permissions, User, Users},
     connection::{Connection, Now},
-    metrics::{Metrics, Snapshot},
-    outbox::{Notice, Outbox},
+    metrics::{Counts, Metrics, Snapshot},
+    outbox::{ConsumerPort, Notice, Outbox},
+    queue_cell::QueueCell,
+    timers::{Doorbell, Timers},
     vhost::Vhost,
 };
 
@@ -33,6 +36,9 @@ const HANDSHAKES_MAX: usize = 1024;
 
 /// The one virtual host there is for now.
 pub const DEFAULT_VHOST: &str = "/";
+
+/// Queues looked at under one lock of the timers.
+const TICK_QUEUES_MAX: usize = 256;
 
 /// How a node is set up.
 #[derive(Clone, Debug)]
@@ -113,6 +119,32 @@ impl Alarms {
     }
 }
 
+/// A change of definitions, and what may be forgotten once it is durable.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) definitions: Vec<DefinitionChange>,
+    /// A deleted queue with the places of its stored messages.
+    pub(crate) forget: Option<(QueueId, Vec<LogPosition>)>,
+}
+
+impl From<Vec<DefinitionChange>> for Changes {
+    fn from(definitions: Vec<DefinitionChange>) -> Self {
+        Self {
+            definitions,
+            forget: None,
+        }
+    }
+}
+
+/// A queue that was deleted.
+#[derive(Debug, Default)]
+pub(crate) struct RemovedQueue {
+    /// Ready messages dropped with it.
+    pub(crate) ready: u64,
+    /// What is left to store.
+    pub(crate) changes: Changes,
+}
+
 /// Where replies to a direct reply-to consumer go.
 #[derive(Clone, Debug)]
 pub(crate) struct ReplyTarget {
@@ -134,6 +166,7 @@ pub struct Broker {
     next_connection: AtomicU64,
     /// Connections past `connection.open`.
     opened: AtomicUsize,
+    timers: Arc<Timers>,
     alarms: AtomicU8,
     stopping: AtomicBool,
     seed: u64,
@@ -151,16 +184,23 @@ impl std::fmt::Debug for StoreHandle {
 }
 
 impl Broker {
-    /// Opens the data folder and brings back what it holds. `seed` feeds everything that is drawn by chance.
+    /// Opens the data folder and brings back what it holds. `seed` feeds everything that is drawn by chance; `unix_ms` is the
+    /// time, in milliseconds since 1970.
     ///
     /// # Errors
     /// [`OpenError`] says what to do.
-    pub fn open(config: BrokerConfig, seed: u64) -> Result<Arc<Self>, OpenError> {
+    pub fn open(config: BrokerConfig, seed: u64, unix_ms: u64) -> Result<Arc<Self>, OpenError> {
         let mut store_config = StoreConfig::new(&config.data_dir);
         store_config.sync = config.sync;
         store_config.file_size = config.log_file_size;
         let (store, mut recovered) = Store::open(store_config, Arc::new(RealDisk::new()))?;
-        let vhost = Arc::new(Vhost::new(DEFAULT_VHOST, seed));
+        let timers: Arc<Timers> = Arc::default();
+        let vhost = Arc::new(Vhost::new(
+            DEFAULT_VHOST,
+            seed,
+            Arc::clone(&timers),
+            unix_ms,
+        ));
         vhost.recover(&store, &mut recovered);
         let (name, password) = &config.user;
         let user = User::new(name, password, DEFAULT_VHOST, Permissions::ALL);
@@ -173,6 +213,7 @@ impl Broker {
             replies: RwLock::default(),
             next_connection: AtomicU64::new(1),
             opened: AtomicUsize::new(0),
+            timers,
             alarms: AtomicU8::new(0),
             stopping: AtomicBool::new(false),
             seed,
@@ -411,6 +452,111 @@ impl Broker {
         for outbox in outboxes {
             act(&outbox);
         }
+    }
+
+    /// Has `doorbell` rung whenever [`Self::next_deadline`] comes closer.
+    pub fn on_earlier_deadline(&self, doorbell: Doorbell) {
+        self.timers.listen(doorbell);
+    }
+
+    /// When to call [`Self::tick`] next, in milliseconds since 1970.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.timers.next()
+    }
+
+    /// Does what is due: messages expire, unused queues go.
+    pub fn tick(&self, now_ms: u64) {
+        for vhost in self.vhosts() {
+            vhost.set_time(now_ms);
+        }
+        loop {
+            let due = self.timers.due(now_ms, TICK_QUEUES_MAX);
+            if due.is_empty() {
+                return;
+            }
+            for queue in due {
+                if queue.tick(now_ms) {
+                    tracing::info!(vhost = %queue.vhost, queue = %queue.name, "queue expired: unused for its x-expires");
+                    self.delete_expired(&queue);
+                }
+            }
+        }
+    }
+
+    fn delete_expired(&self, queue: &Arc<QueueCell>) {
+        let unused = |queue: &mamba_queue::Queue<_>| {
+            if queue.consumer_count() == 0 {
+                Ok(())
+            } else {
+                Err(())
+            }
+        };
+        if let Ok(Some(removed)) = self.remove_queue(queue, unused) {
+            self.submit(removed.changes, |_| {});
+        }
+    }
+
+    /// Ends a queue, takes it out of the routing table and says what that means for the definitions. `None` when it
+    /// was gone already.
+    pub(crate) fn remove_queue<E>(
+        &self,
+        queue: &Arc<QueueCell>,
+        allowed: impl FnOnce(&mamba_queue::Queue<ConsumerPort>) -> Result<(), E>,
+    ) -> Result<Option<RemovedQueue>, E> {
+        let Some(vhost) = self.vhost(&queue.vhost) else {
+            return Ok(None);
+        };
+        let mut table = vhost.table.write();
+        if queue.is_deleted() {
+            return Ok(None);
+        }
+        let ended = queue.end(allowed)?;
+        let mut definitions = vhost.changes_of(&table.remove_queue(&queue.name));
+        drop(table);
+        if queue.declaration.durable {
+            definitions.push(DefinitionChange::delete(&vhost.queue_definition(queue)));
+        }
+        let forget = queue
+            .declaration
+            .durable
+            .then_some((queue.id, ended.stored));
+        let mut counts = Counts {
+            queues_deleted: 1,
+            ..Counts::default()
+        };
+        self.metrics.add(&mut counts);
+        Ok(Some(RemovedQueue {
+            ready: ended.ready,
+            changes: Changes {
+                definitions,
+                forget,
+            },
+        }))
+    }
+
+    /// Hands changes to the definitions database; `tell` hears whether they were stored.
+    pub(crate) fn submit(&self, changes: Changes, tell: impl FnOnce(bool) + Send + 'static) {
+        let Changes {
+            definitions,
+            forget,
+        } = changes;
+        if definitions.is_empty() {
+            return;
+        }
+        let log = self.store.0.log().clone();
+        let done = move |result: Result<(), StoreError>| {
+            if let Err(error) = &result {
+                tracing::error!(%error, "a change of definitions could not be stored");
+            } else if let Some((queue, stored)) = forget {
+                log.forget_queue(queue, &stored);
+            }
+            tell(result.is_ok());
+        };
+        self.store
+            .0
+            .definitions()
+            .submit(definitions, Box::new(done));
     }
 
     /// Moves the few live messages that keep old log files from being reclaimed. Call it now and then.

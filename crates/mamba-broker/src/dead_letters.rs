@@ -9,7 +9,7 @@ use mamba_codec::{
     Change, HeaderChange, Properties, content_header, encode_table, rewrite_header,
     scan_properties, table as parse_table,
 };
-use mamba_queue::{DeathReason, Incoming, Stored};
+use mamba_queue::{DeathReason, Stored};
 use mamba_routing::{MessageProperties, RouteInput, Routes};
 use mamba_store::Settled;
 use mamba_types::{
@@ -29,7 +29,7 @@ const DEATHS: &str = "x-death";
 pub(crate) fn bury(source: &Arc<QueueCell>, vhost: &Vhost, dead: Vec<(Stored, DeathReason)>) {
     let mut settled: Vec<Settled> = Vec::new();
     for (stored, reason) in dead {
-        let burial = Burial::of(source, &stored.message, reason, vhost.unix_secs());
+        let burial = Burial::of(source, &stored.message, reason, vhost);
         for queue in burial.targets(vhost) {
             let message = burial.message.clone();
             let log = queue.log();
@@ -39,11 +39,7 @@ pub(crate) fn bury(source: &Arc<QueueCell>, vhost: &Vhost, dead: Vec<(Stored, De
             let at = appended
                 .as_ref()
                 .map_or(LogPosition::NONE, mamba_store::Appended::at);
-            let record_len = u32::try_from(message.record_len()).unwrap_or(u32::MAX);
-            queue.enqueue(&mut vec![Arrival {
-                incoming: Incoming { message, at },
-                record_len,
-            }]);
+            queue.enqueue(&mut vec![Arrival::alone(message, at)]);
         }
         settled.push(Settled {
             sequence: stored.sequence,
@@ -63,7 +59,7 @@ struct Burial {
 }
 
 impl Burial {
-    fn of(source: &QueueCell, message: &Message, reason: DeathReason, unix_secs: u64) -> Self {
+    fn of(source: &QueueCell, message: &Message, reason: DeathReason, vhost: &Vhost) -> Self {
         let arguments = &source.declaration.arguments;
         let text = |key| arguments::get(arguments, key).and_then(table::text);
         let exchange = text("x-dead-letter-exchange")
@@ -82,7 +78,7 @@ impl Burial {
             exchange: message.exchange(),
             keys: &original_keys,
             expiration: properties.expiration,
-            unix_secs,
+            unix_secs: vhost.unix_ms() / 1000,
         };
         entry.record(&mut headers, message.dead_lettered());
         let keys = text("x-dead-letter-routing-key")
@@ -96,6 +92,8 @@ impl Burial {
         let header = rewrite_header(message.header(), &change);
         let meta = RecordMeta {
             dead_lettered: true,
+            expiration_ms: None,
+            accepted_at_ms: vhost.unix_ms(),
             ..message.meta()
         };
         let first_key = keys.first().map(Vec::as_slice).unwrap_or_default();

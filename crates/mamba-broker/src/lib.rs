@@ -13,8 +13,10 @@ pub mod metrics;
 pub mod outbox;
 mod pacing;
 pub mod queue_cell;
+mod timers;
 pub mod vhost;
 
 pub use broker::{Alarms, Broker, BrokerConfig};
 pub use connection::{Connection, Now};
 pub use metrics::Snapshot;
+pub use timers::Doorbell;

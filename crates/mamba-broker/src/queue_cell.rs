@@ -13,16 +13,16 @@ use std::{
 };
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetched, Incoming, Outcome, Queue, QueueKind, Settings,
-    Stored, UnackedKey,
+    ConsumerId, DeathReason, Effects, Fetched, Incoming, Outcome, Overflow, Queue, QueueKind,
+    Settings, Stored, UnackedKey,
 };
 use mamba_routing::QueueHandle;
 use mamba_store::{EnqueuedRun, Log, Settled};
-use mamba_types::{FieldTable, LogPosition, QueueId, Sequence};
+use mamba_types::{FieldTable, LogPosition, Message, QueueId, Sequence};
 use parking_lot::Mutex;
 
 use crate::{
-    dead_letters,
+    arguments, dead_letters,
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
     vhost::Vhost,
@@ -56,6 +56,10 @@ pub struct QueueCell {
     /// Where its dead letters are routed.
     home: Weak<Vhost>,
     generation: Arc<AtomicU64>,
+    /// `x-expires`.
+    expires_ms: Option<u64>,
+    /// When the queue expires unless it is used, in milliseconds since 1970; 0 before its first lease.
+    lease_until: AtomicU64,
     log: Log,
     state: Mutex<State>,
 }
@@ -66,6 +70,8 @@ struct State {
     deleted: bool,
     /// Messages came in while nobody consumed, and the log does not know yet that they may be delivered.
     unnoted: bool,
+    /// When the node's timers will look at the queue, in milliseconds since 1970.
+    timer_at: Option<u64>,
     /// Publishers that wait until the queue is short.
     waiters: Vec<Arc<Waiter>>,
 }
@@ -86,12 +92,54 @@ pub struct QueueCounts {
 }
 
 /// What became of a batch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Enqueued {
     /// The log position that makes the stored messages safe.
     pub(crate) position: LogPosition,
     /// The queue has grown long although it has consumers.
     pub(crate) long: bool,
+    /// Items of the batch that the queue's length limit refused.
+    pub(crate) rejected: Vec<u32>,
+}
+
+/// Stored arrivals as runs of consecutive sequences whose records lie back to back.
+struct Runs {
+    list: Vec<EnqueuedRun>,
+    next: u64,
+    end: LogPosition,
+    may_be_delivered: bool,
+}
+
+impl Runs {
+    const fn new(first: Sequence, may_be_delivered: bool) -> Self {
+        Self {
+            list: Vec::new(),
+            next: first.0,
+            end: LogPosition::NONE,
+            may_be_delivered,
+        }
+    }
+
+    fn add(&mut self, arrival: &Arrival) {
+        let (sequence, at) = (self.next, arrival.incoming.at);
+        self.next += 1;
+        if at == LogPosition::NONE {
+            return;
+        }
+        match self.list.last_mut() {
+            Some(run) if self.end == at && run.first.0 + u64::from(run.count) == sequence => {
+                run.count += 1
+            }
+            _ => self.list.push(EnqueuedRun {
+                first: Sequence(sequence),
+                count: 1,
+                at,
+                may_be_delivered: self.may_be_delivered,
+                delivery_count: 0,
+            }),
+        }
+        self.end = LogPosition(at.0 + u64::from(arrival.record_len));
+    }
 }
 
 /// What a queue held when it was deleted.
@@ -118,6 +166,10 @@ impl QueueHandle for QueueRef {
 
     fn is_classic(&self) -> bool {
         self.0.declaration.settings.kind == QueueKind::Classic
+    }
+
+    fn is_durable(&self) -> bool {
+        self.0.declaration.durable
     }
 
     fn generation(&self) -> &Arc<AtomicU64> {
@@ -148,6 +200,20 @@ pub(crate) struct Arrival {
     pub(crate) incoming: Incoming,
     /// Octets of the record; records of one run lie back to back.
     pub(crate) record_len: u32,
+    /// Its number in the publishing connection's batch.
+    pub(crate) item: u32,
+}
+
+impl Arrival {
+    /// A message that is a batch of its own.
+    pub(crate) fn alone(message: Message, at: LogPosition) -> Self {
+        let record_len = u32::try_from(message.record_len()).unwrap_or(u32::MAX);
+        Self {
+            incoming: Incoming { message, at },
+            record_len,
+            item: 0,
+        }
+    }
 }
 
 impl QueueCell {
@@ -169,8 +235,11 @@ impl QueueCell {
                 effects: Effects::default(),
                 deleted: false,
                 unnoted: false,
+                timer_at: None,
                 waiters: Vec::new(),
             }),
+            expires_ms: arguments::expires_ms(&declaration.arguments),
+            lease_until: AtomicU64::new(0),
             declaration,
             generation: Arc::new(AtomicU64::new(0)),
             log,
@@ -223,51 +292,157 @@ impl QueueCell {
             effects,
             unnoted,
             waiters,
+            timer_at,
             ..
         } = &mut *state;
         let result = step(queue, effects);
         self.note_delivered(queue, unnoted);
         let position = self.carry_out(queue, effects, &mut dead);
         Self::release_waiters(queue, waiters);
-        // Other queues' locks are taken only without our own.
+        self.arm(queue, timer_at);
         drop(state);
-        if !dead.is_empty()
-            && let Some(home) = self.home.upgrade()
-        {
-            dead_letters::bury(self, &home, dead);
-        }
+        self.bury(dead);
         Some((result, position))
     }
 
     /// Takes a batch of messages in.
     pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
+        let mut enqueued = Enqueued {
+            position: LogPosition::NONE,
+            long: false,
+            rejected: Vec::new(),
+        };
+        let mut dead = Vec::new();
         let mut state = self.state.lock();
         if state.deleted {
             arrivals.clear();
-            return Enqueued {
-                position: LogPosition::NONE,
-                long: false,
-            };
+            return enqueued;
         }
+        if self.declaration.settings.overflow == Overflow::DropHead {
+            self.take_in(&mut state, arrivals.drain(..), &mut enqueued, &mut dead);
+        } else {
+            // Whether there is room for a message depends on where the one before it went.
+            for arrival in arrivals.drain(..) {
+                if state.queue.admits(arrival.incoming.message.body_len()) {
+                    self.take_in(
+                        &mut state,
+                        std::iter::once(arrival),
+                        &mut enqueued,
+                        &mut dead,
+                    );
+                } else {
+                    enqueued.rejected.push(arrival.item);
+                    self.refuse(arrival, &mut dead);
+                }
+            }
+        }
+        enqueued.long = state.queue.consumer_count() > 0
+            && (state.queue.ready_count() > pacing::LONG_MESSAGES
+                || state.queue.ready_bytes() > pacing::LONG_BYTES);
+        drop(state);
+        self.bury(dead);
+        enqueued
+    }
+
+    fn take_in(
+        self: &Arc<Self>,
+        state: &mut State,
+        arrivals: impl ExactSizeIterator<Item = Arrival>,
+        enqueued: &mut Enqueued,
+        dead: &mut Vec<(Stored, DeathReason)>,
+    ) {
         let State {
             queue,
             effects,
             unnoted,
+            timer_at,
             ..
-        } = &mut *state;
+        } = state;
         let watched = queue.consumer_count() > 0;
-        let position = self.log_arrivals(queue.next_sequence(), arrivals, watched);
-        queue.enqueue(arrivals.drain(..).map(|arrival| arrival.incoming));
-        if watched {
-            // Enqueueing kills nothing.
-            self.carry_out(queue, effects, &mut Vec::new());
-        } else {
-            *unnoted |= position != LogPosition::NONE;
+        let mut runs = Runs::new(queue.next_sequence(), watched);
+        queue.enqueue(arrivals.map(|arrival| {
+            runs.add(&arrival);
+            arrival.incoming
+        }));
+        if !runs.list.is_empty() {
+            enqueued.position = self.log.append_enqueued(self.id, &runs.list);
+            *unnoted |= !watched;
         }
-        let long = watched
-            && (queue.ready_count() > pacing::LONG_MESSAGES
-                || queue.ready_bytes() > pacing::LONG_BYTES);
-        Enqueued { position, long }
+        if watched || queue.may_expire() || queue.has_length_limit() {
+            self.carry_out(queue, effects, dead);
+            self.arm(queue, timer_at);
+        }
+    }
+
+    /// A message the length limit refused: dropped, or dead-lettered without ever having been in the queue.
+    fn refuse(&self, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
+        let settings = &self.declaration.settings;
+        if settings.overflow == Overflow::RejectPublishDeadLetter && settings.dead_letters {
+            let message = arrival.incoming.message;
+            let stored = Stored {
+                sequence: Sequence(0),
+                message,
+                at: LogPosition::NONE,
+                returns: 0,
+                redelivered: false,
+            };
+            dead.push((stored, DeathReason::MaxLength));
+        }
+    }
+
+    /// Dead-letters what died; never under the queue's lock, because other queues' locks are taken.
+    fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) {
+        if !dead.is_empty()
+            && let Some(home) = self.home.upgrade()
+        {
+            dead_letters::bury(self, &home, dead);
+        }
+    }
+
+    /// Has the node's timers look at the queue when its next message expires.
+    fn arm(self: &Arc<Self>, queue: &Queue<ConsumerPort>, timer_at: &mut Option<u64>) {
+        if let Some(deadline) = queue.next_deadline()
+            && timer_at.is_none_or(|armed| deadline < armed)
+            && let Some(home) = self.home.upgrade()
+        {
+            *timer_at = Some(deadline);
+            home.timers.add(deadline, self);
+        }
+    }
+
+    /// Something is due: messages have expired, or the queue itself. True when the queue is to be deleted.
+    pub(crate) fn tick(self: &Arc<Self>, now_ms: u64) -> bool {
+        self.state.lock().timer_at = None;
+        self.change(|_, _| ());
+        self.lease_is_over(now_ms)
+    }
+
+    /// The queue is in use: its time to live begins anew.
+    pub(crate) fn renew_lease(self: &Arc<Self>) {
+        if let (Some(expires_ms), Some(home)) = (self.expires_ms, self.home.upgrade()) {
+            let until = home.unix_ms().saturating_add(expires_ms);
+            let before = self.lease_until.swap(until, Ordering::AcqRel);
+            if before == 0 {
+                home.timers.add(until, self);
+            }
+        }
+    }
+
+    fn lease_is_over(self: &Arc<Self>, now_ms: u64) -> bool {
+        if self.expires_ms.is_none() {
+            return false;
+        }
+        if self.counts().consumers > 0 {
+            self.renew_lease();
+        }
+        let until = self.lease_until.load(Ordering::Acquire);
+        if until <= now_ms {
+            return true;
+        }
+        if let Some(home) = self.home.upgrade() {
+            home.timers.add(until, self);
+        }
+        false
     }
 
     /// Has `waiter` released once the queue is short. `None` if it is short already, else the ready messages.
@@ -295,40 +470,6 @@ impl QueueCell {
         }
     }
 
-    fn log_arrivals(
-        &self,
-        first: Sequence,
-        arrivals: &[Arrival],
-        may_be_delivered: bool,
-    ) -> LogPosition {
-        let mut runs: Vec<EnqueuedRun> = Vec::new();
-        let mut end = LogPosition::NONE;
-        for (arrival, sequence) in arrivals.iter().zip(first.0..) {
-            let at = arrival.incoming.at;
-            if at == LogPosition::NONE {
-                continue;
-            }
-            match runs.last_mut() {
-                Some(run) if end == at && run.first.0 + u64::from(run.count) == sequence => {
-                    run.count += 1
-                }
-                _ => runs.push(EnqueuedRun {
-                    first: Sequence(sequence),
-                    count: 1,
-                    at,
-                    may_be_delivered,
-                    delivery_count: 0,
-                }),
-            }
-            end = LogPosition(at.0 + u64::from(arrival.record_len));
-        }
-        if runs.is_empty() {
-            LogPosition::NONE
-        } else {
-            self.log.append_enqueued(self.id, &runs)
-        }
-    }
-
     /// Messages that come while there are consumers carry the flag themselves; those that were there before
     /// the first consumer get it here, in one entry.
     fn note_delivered(&self, queue: &Queue<ConsumerPort>, unnoted: &mut bool) {
@@ -341,7 +482,10 @@ impl QueueCell {
 
     /// Takes one message out for `basic.get`.
     pub(crate) fn fetch(self: &Arc<Self>, no_ack: bool) -> Option<Option<Fetched>> {
+        self.renew_lease();
+        let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
         self.change(|queue, effects| {
+            queue.expire(now_ms, effects);
             let fetched = queue.fetch(no_ack, effects)?;
             if fetched.stored.at != LogPosition::NONE && !no_ack {
                 self.log.append_delivered(self.id, fetched.stored.sequence);
@@ -357,8 +501,16 @@ impl QueueCell {
         dead: &mut Vec<(Stored, DeathReason)>,
     ) -> LogPosition {
         let mut position = LogPosition::NONE;
+        let now_ms = if queue.may_expire() {
+            self.home.upgrade().map_or(0, |home| home.unix_ms())
+        } else {
+            0
+        };
         loop {
+            queue.expire(now_ms, effects);
             queue.dispatch(effects);
+            queue.expire(now_ms, effects);
+            queue.trim(effects);
             if effects.is_empty() {
                 return position;
             }

@@ -21,6 +21,7 @@ use crate::{
     arguments::{self, Flags},
     broker::Broker,
     queue_cell::{Declaration, QueueCell, QueueRef},
+    timers::Timers,
 };
 
 /// A virtual host.
@@ -31,14 +32,17 @@ pub struct Vhost {
     pub(crate) table: RwLock<RoutingTable<QueueRef>>,
     /// The latest time a connection was told, in milliseconds since 1970.
     unix_ms: AtomicU64,
+    /// The node's deadlines.
+    pub(crate) timers: Arc<Timers>,
 }
 
 impl Vhost {
-    pub(crate) fn new(name: &str, seed: u64) -> Self {
+    pub(crate) fn new(name: &str, seed: u64, timers: Arc<Timers>, unix_ms: u64) -> Self {
         Self {
             name: name.into(),
             table: RwLock::new(RoutingTable::new(name, seed)),
-            unix_ms: AtomicU64::new(0),
+            unix_ms: AtomicU64::new(unix_ms),
+            timers,
         }
     }
 
@@ -50,9 +54,9 @@ impl Vhost {
         }
     }
 
-    /// Seconds since 1970.
-    pub(crate) fn unix_secs(&self) -> u64 {
-        self.unix_ms.load(Ordering::Relaxed) / 1000
+    /// Milliseconds since 1970.
+    pub(crate) fn unix_ms(&self) -> u64 {
+        self.unix_ms.load(Ordering::Relaxed)
     }
 
     /// A queue by name.

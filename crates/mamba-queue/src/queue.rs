@@ -356,6 +356,11 @@ impl<P: Port> Queue<P> {
         first
     }
 
+    /// Whether there is a limit on the queue's length.
+    pub const fn has_length_limit(&self) -> bool {
+        self.settings.max_length.is_some() || self.settings.max_length_bytes.is_some()
+    }
+
     /// Whether messages here may expire.
     pub const fn may_expire(&self) -> bool {
         self.has_expirations || self.settings.message_ttl_ms.is_some()

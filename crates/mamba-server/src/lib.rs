@@ -10,6 +10,7 @@
 
 mod clock;
 mod connection;
+mod housekeeping;
 mod input;
 mod listener;
 
@@ -23,6 +24,12 @@ use tokio::{
 };
 
 use self::clock::Clock;
+
+/// The time, in milliseconds since 1970, for whoever assembles the node.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    Clock::start().now().unix_ms
+}
 
 /// How the server listens and stops.
 #[derive(Clone, Debug)]
@@ -97,11 +104,17 @@ impl Server {
             })
             .collect();
         drop(alive);
+        let deadlines = tokio::spawn(housekeeping::keep_deadlines(
+            Arc::clone(&self.broker),
+            clock,
+        ));
+        let space = tokio::spawn(housekeeping::reclaim_space(Arc::clone(&self.broker)));
         // An error means that nobody can ask any more: stop as well.
         let _ = stop.wait_for(|stop| *stop).await;
         for task in accepting {
             task.abort();
         }
+        space.abort();
         self.broker.close_connections("shutdown");
         if timeout(self.shutdown_grace, ended.recv()).await.is_err() {
             tracing::warn!(
@@ -109,5 +122,6 @@ impl Server {
                 "some clients did not answer connection.close in time"
             );
         }
+        deadlines.abort();
     }
 }

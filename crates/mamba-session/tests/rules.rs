@@ -762,6 +762,7 @@ mod content {
             persistent: true,
             priority: Some(3),
             dead_lettered: false,
+            expiration_ms: None,
             accepted_at_ms: 99,
         };
         let message = assembled.into_message(meta);

@@ -66,6 +66,7 @@ fn chunk(count: usize, body: usize) -> Bytes {
         persistent: true,
         priority: None,
         dead_lettered: false,
+        expiration_ms: None,
         accepted_at_ms: 1,
     };
     let header = b"\0\x3c\0\0\0\0\0\0\0\0\0\x03\x10\0\x02";

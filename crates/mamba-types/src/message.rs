@@ -6,14 +6,14 @@
 //!      0    4  length of the whole record, this header included
 //!      4    4  CRC32C of everything after this field; 0 in a transient record, which never reaches a disk
 //!      8    1  version, 1
-//!      9    1  flags: bit 0 persistent (delivery-mode 2), bit 1 priority present, bit 2 dead-lettered here
+//!      9    1  flags: bit 0 persistent (delivery-mode 2), bit 1 priority present, bit 2 dead-lettered here,
+//!              bit 3 expiration present
 //!     10    1  priority property, 0 when absent
-//!     11    1  reserved, 0
-//!     12    2  address length a
-//!     14    2  reserved, 0
+//!     11    5  expiration property, milliseconds, 0 when absent
 //!     16    4  content header length h
 //!     20    4  body length b
-//!     24    8  time of acceptance, milliseconds since 1970
+//!     24    6  time of acceptance, milliseconds since 1970
+//!     30    2  address length a
 //!     32    a  address: exchange and routing key, each a short string, as in `basic.deliver`
 //!   32+a    h  content header payload as received: class, weight, body size, flags, properties
 //! 32+a+h    b  body
@@ -29,6 +29,9 @@ const VERSION: u8 = 1;
 const FLAG_PERSISTENT: u8 = 1;
 const FLAG_PRIORITY: u8 = 2;
 const FLAG_DEAD_LETTERED: u8 = 4;
+const FLAG_EXPIRATION: u8 = 8;
+/// Largest expiration a record can say, in milliseconds: 34 years.
+const EXPIRATION_MAX_MS: u64 = (1 << 40) - 1;
 
 /// What the broker knows of a message besides its octets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,7 +42,9 @@ pub struct RecordMeta {
     pub priority: Option<u8>,
     /// The broker itself has dead-lettered the message before, so that its death headers can be believed.
     pub dead_lettered: bool,
-    /// When the broker took the message, in milliseconds since 1970.
+    /// The expiration property, in milliseconds; at most 34 years.
+    pub expiration_ms: Option<u64>,
+    /// When the broker took the message, in milliseconds since 1970; 48 bits of it.
     pub accepted_at_ms: u64,
 }
 
@@ -121,7 +126,7 @@ pub fn begin_growing(
             .to_le_bytes(),
     );
     head[8] = VERSION;
-    head[12..14].copy_from_slice(&address_len.to_le_bytes());
+    head[30..32].copy_from_slice(&address_len.to_le_bytes());
     head[16..20].copy_from_slice(&header_len.to_le_bytes());
     head[20..24].copy_from_slice(&body_len.to_le_bytes());
     set_meta(&mut head, 0, meta);
@@ -145,9 +150,12 @@ pub fn set_meta(buffer: &mut [u8], start: usize, meta: RecordMeta) {
     let head = &mut buffer[start..start + RECORD_HEADER_LEN];
     head[9] = u8::from(meta.persistent) * FLAG_PERSISTENT
         + u8::from(meta.priority.is_some()) * FLAG_PRIORITY
-        + u8::from(meta.dead_lettered) * FLAG_DEAD_LETTERED;
+        + u8::from(meta.dead_lettered) * FLAG_DEAD_LETTERED
+        + u8::from(meta.expiration_ms.is_some()) * FLAG_EXPIRATION;
     head[10] = meta.priority.unwrap_or(0);
-    head[24..32].copy_from_slice(&meta.accepted_at_ms.to_le_bytes());
+    let expiration = meta.expiration_ms.unwrap_or(0).min(EXPIRATION_MAX_MS);
+    head[11..16].copy_from_slice(&expiration.to_le_bytes()[..5]);
+    head[24..30].copy_from_slice(&meta.accepted_at_ms.to_le_bytes()[..6]);
 }
 
 /// Seals the record that begins at `start` and ends with the buffer: writes its checksum.
@@ -224,7 +232,7 @@ impl Message {
         if octets[8] != VERSION {
             return Err(RecordError::Version(octets[8]));
         }
-        let address = usize::from(u16_at(octets, 12));
+        let address = usize::from(u16_at(octets, 30));
         let parts = RECORD_HEADER_LEN as u64
             + address as u64
             + u64::from(u32_at(octets, 16))
@@ -275,6 +283,7 @@ impl Message {
             persistent: self.persistent(),
             priority: self.priority(),
             dead_lettered: self.dead_lettered(),
+            expiration_ms: self.expiration_ms(),
             accepted_at_ms: self.accepted_at_ms(),
         }
     }
@@ -283,8 +292,19 @@ impl Message {
     #[must_use]
     pub fn accepted_at_ms(&self) -> u64 {
         let mut octets = [0; 8];
-        octets.copy_from_slice(&self.record[24..32]);
+        octets[..6].copy_from_slice(&self.record[24..30]);
         u64::from_le_bytes(octets)
+    }
+
+    /// The expiration property, in milliseconds.
+    #[must_use]
+    pub fn expiration_ms(&self) -> Option<u64> {
+        if self.record[9] & FLAG_EXPIRATION == 0 {
+            return None;
+        }
+        let mut octets = [0; 8];
+        octets[..5].copy_from_slice(&self.record[11..16]);
+        Some(u64::from_le_bytes(octets))
     }
 
     /// Exchange and routing key as two short strings, ready for `basic.deliver`.
@@ -332,7 +352,7 @@ impl Message {
     }
 
     fn header_at(&self) -> usize {
-        RECORD_HEADER_LEN + usize::from(u16_at(&self.record, 12))
+        RECORD_HEADER_LEN + usize::from(u16_at(&self.record, 30))
     }
 
     fn body_at(&self) -> usize {
@@ -359,6 +379,7 @@ mod tests {
             persistent: true,
             priority: Some(7),
             dead_lettered: false,
+            expiration_ms: None,
             accepted_at_ms: 12,
         };
         Message::build(

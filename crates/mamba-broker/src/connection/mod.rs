@@ -36,8 +36,8 @@ use mamba_session::{
     Confirm, Credentials, DropReason, Event, Login, Scope, Session, SessionConfig, SessionState,
     TimerOutcome,
 };
-use mamba_store::{DefinitionChange, StoreError, log::BACKLOG_BYTES_MAX};
-use mamba_types::{ChannelId, HardError, LogPosition, QueueId, Violation};
+use mamba_store::log::BACKLOG_BYTES_MAX;
+use mamba_types::{ChannelId, HardError, LogPosition, Violation};
 
 use self::{
     channel::{Channel, Mode},
@@ -47,7 +47,7 @@ use self::{
 };
 use crate::{
     auth::User,
-    broker::Broker,
+    broker::{Broker, Changes},
     metrics::Counts,
     outbox::{Notice, Outbox},
     pacing::Pacing,
@@ -139,23 +139,6 @@ pub(crate) struct Commit(AtomicU8);
 impl Commit {
     const DONE: u8 = 1;
     const FAILED: u8 = 2;
-}
-
-/// A change of definitions, and what may be forgotten once it is durable.
-#[derive(Debug, Default)]
-pub(crate) struct Changes {
-    pub(crate) definitions: Vec<DefinitionChange>,
-    /// A deleted queue with the places of its stored messages.
-    pub(crate) forget: Option<(QueueId, Vec<LogPosition>)>,
-}
-
-impl From<Vec<DefinitionChange>> for Changes {
-    fn from(definitions: Vec<DefinitionChange>) -> Self {
-        Self {
-            definitions,
-            forget: None,
-        }
-    }
 }
 
 /// A violation with the method that caused it.
@@ -719,32 +702,6 @@ impl Core {
         }
     }
 
-    /// Hands changes over that nobody waits for.
-    pub(crate) fn submit(&self, changes: Changes) {
-        self.submit_and_tell(changes, |_| {});
-    }
-
-    fn submit_and_tell(&self, changes: Changes, tell: impl FnOnce(bool) + Send + 'static) {
-        let Changes {
-            definitions,
-            forget,
-        } = changes;
-        let log = self.broker.store.0.log().clone();
-        let done = move |result: Result<(), StoreError>| {
-            if let Err(error) = &result {
-                tracing::error!(%error, "a change of definitions could not be stored");
-            } else if let Some((queue, stored)) = forget {
-                log.forget_queue(queue, &stored);
-            }
-            tell(result.is_ok());
-        };
-        self.broker
-            .store
-            .0
-            .definitions()
-            .submit(definitions, Box::new(done));
-    }
-
     /// Replies at once, or when `changes` are durable. `reply` is `None` for a method with nowait.
     pub(crate) fn reply_when_durable(
         &mut self,
@@ -762,7 +719,7 @@ impl Core {
         }
         let commit = Arc::new(Commit::default());
         let (done, outbox) = (Arc::clone(&commit), Arc::clone(&self.outbox));
-        self.submit_and_tell(changes, move |stored| {
+        self.broker.submit(changes, move |stored| {
             done.0.store(
                 if stored { Commit::DONE } else { Commit::FAILED },
                 Ordering::Release,

@@ -312,7 +312,8 @@ impl Core {
                 | Place::Nowhere => None,
             })
             .collect();
-        let arrival = |item: &Item, queue: &QueueCell| {
+        let arrival = |index: u32, queue: &QueueCell| {
+            let item = &batch.items[index as usize];
             let (message, at) = match item.place {
                 Place::Stored { offset, len } => {
                     let message = Message::from_record(
@@ -346,43 +347,43 @@ impl Core {
             Some(Arrival {
                 incoming: Incoming { message, at },
                 record_len,
+                item: index,
             })
         };
 
         let mut position = LogPosition::NONE;
+        let mut rejected: Vec<u32> = Vec::new();
         let mut arrivals = std::mem::take(&mut batch.arrivals);
+        let mut enqueue = |queue: &Arc<QueueCell>, arrivals: &mut Vec<Arrival>| {
+            let count = arrivals.len();
+            let enqueued = queue.enqueue(arrivals);
+            position = position.max(enqueued.position);
+            rejected.extend(enqueued.rejected);
+            if enqueued.long {
+                self.pacing.note_long(queue, count);
+            }
+        };
         match batch.routes.as_slice() {
             [route] => {
                 for queue in &route.queues {
-                    arrivals.extend(batch.items.iter().filter_map(|item| arrival(item, queue)));
-                    let count = arrivals.len();
-                    let enqueued = queue.enqueue(&mut arrivals);
-                    position = position.max(enqueued.position);
-                    if enqueued.long {
-                        self.pacing.note_long(queue, count);
-                    }
+                    arrivals.extend(
+                        (0..position_of(batch.items.len()))
+                            .filter_map(|index| arrival(index, queue)),
+                    );
+                    enqueue(queue, &mut arrivals);
                 }
             }
             routes => {
                 for (queue, items) in by_queue(routes, &batch.items) {
-                    arrivals.extend(
-                        items
-                            .into_iter()
-                            .filter_map(|index| arrival(&batch.items[index as usize], queue)),
-                    );
-                    let count = arrivals.len();
-                    let enqueued = queue.enqueue(&mut arrivals);
-                    position = position.max(enqueued.position);
-                    if enqueued.long {
-                        self.pacing.note_long(queue, count);
-                    }
+                    arrivals.extend(items.into_iter().filter_map(|index| arrival(index, queue)));
+                    enqueue(queue, &mut arrivals);
                 }
             }
         }
         drop(chunk);
         self.stored_up_to = self.stored_up_to.max(position);
         batch.arrivals = arrivals;
-        for item in &batch.items {
+        for (item, index) in batch.items.iter().zip(0u32..) {
             if !item.confirm {
                 continue;
             }
@@ -402,15 +403,21 @@ impl Core {
             if confirms.pending() == 0 {
                 self.confirming.push(item.channel);
             }
-            confirms.published(waits);
+            // One queue's refusal outweighs the others' consent.
+            if rejected.contains(&index) {
+                confirms.rejected();
+            } else {
+                confirms.published(waits);
+            }
         }
         batch.items.clear();
         batch.routes.clear();
         batch.own.clear();
     }
 
-    /// Enqueues one committed message and returns the log position that makes it safe.
-    pub(crate) fn enqueue_committed(&self, uncommitted: &Uncommitted) -> LogPosition {
+    /// Enqueues one committed message and returns the log position that makes it safe; `None` when a queue refused
+    /// it.
+    pub(crate) fn enqueue_committed(&self, uncommitted: &Uncommitted) -> Option<LogPosition> {
         let Uncommitted { route, message, .. } = uncommitted;
         let appended = route.stores(message.persistent()).then(|| {
             self.broker
@@ -420,25 +427,20 @@ impl Core {
                 .append_messages(message.record().clone())
         });
         let mut position = LogPosition::NONE;
+        let mut taken = true;
         for queue in &route.queues {
             let stored = appended
                 .as_ref()
                 .filter(|_| queue.stores(message.persistent()));
             let at = stored.map_or(LogPosition::NONE, mamba_store::Appended::at);
-            let record_len = u32::try_from(message.record_len()).unwrap_or(u32::MAX);
-            let mut arrivals = vec![Arrival {
-                incoming: Incoming {
-                    message: message.clone(),
-                    at,
-                },
-                record_len,
-            }];
-            position = position.max(queue.enqueue(&mut arrivals).position);
+            let enqueued = queue.enqueue(&mut vec![Arrival::alone(message.clone(), at)]);
+            position = position.max(enqueued.position);
+            taken &= enqueued.rejected.is_empty();
         }
         if let Some(token) = &route.reply_token {
             self.broker.reply(token, message.clone());
         }
-        position
+        taken.then_some(position)
     }
 }
 
@@ -497,7 +499,7 @@ impl Batch {
                 if stored {
                     message::finish(buffer, start);
                 }
-                let (offset, len) = (position(start), position(buffer.len() - start));
+                let (offset, len) = (position_of(start), position_of(buffer.len() - start));
                 if stored {
                     Place::Stored { offset, len }
                 } else {
@@ -517,7 +519,7 @@ impl Batch {
                     if stored {
                         message::finish(buffer, start);
                     }
-                    let (offset, len) = (position(start), position(buffer.len() - start));
+                    let (offset, len) = (position_of(start), position_of(buffer.len() - start));
                     if stored {
                         Place::Stored { offset, len }
                     } else {
@@ -527,7 +529,7 @@ impl Batch {
                     let message = if stored { message.sealed() } else { message };
                     self.own.push(message);
                     Place::Own {
-                        index: position(self.own.len() - 1),
+                        index: position_of(self.own.len() - 1),
                         stored,
                     }
                 }
@@ -569,15 +571,15 @@ impl Batch {
                 .iter()
                 .rposition(|known| Arc::ptr_eq(known, &route))
             {
-                return position(known);
+                return position_of(known);
             }
             self.routes.push(route);
         }
-        position(self.routes.len() - 1)
+        position_of(self.routes.len() - 1)
     }
 }
 
-fn position(of: usize) -> u32 {
+fn position_of(of: usize) -> u32 {
     u32::try_from(of).expect("a batch is far smaller than 4 GiB")
 }
 
@@ -763,9 +765,7 @@ fn check_properties<'a>(
             }
         }
     }
-    if let Some(expiration) = properties.expiration {
-        check_expiration(expiration)?;
-    }
+    let expiration_ms = properties.expiration.map(check_expiration).transpose()?;
     let mut extra_keys = Vec::new();
     let mut without_bcc = None;
     if let Some(headers) = properties.headers {
@@ -794,6 +794,7 @@ fn check_properties<'a>(
             persistent: properties.persistent(),
             priority: properties.priority,
             dead_lettered: false,
+            expiration_ms,
             accepted_at_ms: 0,
         },
         headers: properties.headers,
@@ -839,8 +840,8 @@ fn encoded_without_bcc(headers: &[u8], limits: &Limits) -> Vec<u8> {
     encode_table(&kept)
 }
 
-/// `expiration` is a decimal number of milliseconds (`spec: semantics §7`).
-fn check_expiration(octets: &[u8]) -> Result<(), Violation> {
+/// `expiration` as milliseconds: a decimal number (`spec: semantics §7`).
+fn check_expiration(octets: &[u8]) -> Result<u64, Violation> {
     let text = String::from_utf8_lossy(octets);
     let invalid = |reason: String| {
         Err(precondition(format!(
@@ -873,7 +874,7 @@ fn check_expiration(octets: &[u8]) -> Result<(), Violation> {
         return invalid(format!("{{value_negative,-{number}}}"));
     }
     match number.parse::<u64>() {
-        Ok(milliseconds) if milliseconds <= EXPIRATION_MAX_MS => Ok(()),
+        Ok(milliseconds) if milliseconds <= EXPIRATION_MAX_MS => Ok(milliseconds),
         _ => invalid(format!("{{value_too_large,{number}}}")),
     }
 }

@@ -10,14 +10,15 @@ use mamba_types::{ChannelId, FieldTable, HardError, SoftError, Violation, table:
 use protocol::{exchange, queue};
 
 use super::{
-    Changes, Core, LoggedIn,
+    Core, LoggedIn,
     consume::no_queue,
     publish::{REPLY_TO, reply_token},
 };
 use crate::{
     arguments::{self, Flags},
     auth::{Resource, Right},
-    broker::Broker,
+    broker::{Broker, Changes, RemovedQueue},
+    outbox::ConsumerPort,
     queue_cell::{Declaration, QueueCell, QueueRef},
 };
 
@@ -471,12 +472,13 @@ impl Core {
     fn declared(
         &mut self,
         id: ChannelId,
-        queue: &QueueCell,
+        queue: &Arc<QueueCell>,
         nowait: bool,
         changes: Vec<DefinitionChange>,
         out: &mut Output,
     ) -> Result<(), Violation> {
         self.counts.queues_declared += 1;
+        queue.renew_lease();
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.last_queue = Some(Arc::clone(&queue.name));
         }
@@ -598,7 +600,8 @@ impl Core {
                     Ok(())
                 }
             };
-            (count, changes) = self.remove_queue(&queue, allowed)?;
+            let removed = self.remove_queue(&queue, allowed)?;
+            (count, changes) = (removed.ready, removed.changes);
         }
         let ok = queue::DeleteOk {
             message_count: u32::try_from(count).unwrap_or(u32::MAX),
@@ -612,39 +615,16 @@ impl Core {
         Ok(())
     }
 
-    /// Ends a queue and takes it out of the routing table.
+    /// Ends a queue; `None` when it was gone already.
     fn remove_queue(
         &mut self,
         queue: &Arc<QueueCell>,
-        allowed: impl FnOnce(&mamba_queue::Queue<crate::outbox::ConsumerPort>) -> Result<(), Violation>,
-    ) -> Result<(u64, Changes), Violation> {
-        let Some(vhost) = self.broker.vhost(&queue.vhost) else {
-            return Ok((0, Changes::default()));
-        };
-        let mut table = vhost.table.write();
-        if queue.is_deleted() {
-            return Ok((0, Changes::default()));
-        }
-        let ended = queue.end(allowed)?;
-        let mut definitions = vhost.changes_of(&table.remove_queue(&queue.name));
-        drop(table);
-        if queue.declaration.durable {
-            definitions.push(DefinitionChange::delete(&vhost.queue_definition(queue)));
-        }
-        self.counts.queues_deleted += 1;
+        allowed: impl FnOnce(&mamba_queue::Queue<ConsumerPort>) -> Result<(), Violation>,
+    ) -> Result<RemovedQueue, Violation> {
+        let removed = self.broker.remove_queue(queue, allowed)?;
         self.exclusive
             .retain(|exclusive| !Arc::ptr_eq(exclusive, queue));
-        let forget = queue
-            .declaration
-            .durable
-            .then_some((queue.id, ended.stored));
-        Ok((
-            ended.ready,
-            Changes {
-                definitions,
-                forget,
-            },
-        ))
+        Ok(removed.unwrap_or_default())
     }
 
     /// Deletes an auto-delete queue whose last consumer has gone, unless another came meanwhile.
@@ -656,19 +636,15 @@ impl Core {
                 Err(precondition("in use"))
             }
         };
-        if let Ok((_, changes)) = self.remove_queue(queue, allowed)
-            && !changes.definitions.is_empty()
-        {
-            self.submit(changes);
+        if let Ok(removed) = self.remove_queue(queue, allowed) {
+            self.broker.submit(removed.changes, |_| {});
         }
     }
 
     pub(crate) fn delete_exclusive_queues(&mut self) {
         while let Some(queue) = self.exclusive.pop() {
-            if let Ok((_, changes)) = self.remove_queue(&queue, |_| Ok(()))
-                && !changes.definitions.is_empty()
-            {
-                self.submit(changes);
+            if let Ok(removed) = self.remove_queue(&queue, |_| Ok(())) {
+                self.broker.submit(removed.changes, |_| {});
             }
         }
     }

@@ -101,6 +101,7 @@ impl Core {
             ..
         } = std::mem::take(transaction);
         let mut position = LogPosition::NONE;
+        let mut partial = false;
         for uncommitted in &publishes {
             let Uncommitted {
                 route,
@@ -122,12 +123,18 @@ impl Core {
                     self.counts.messages_unroutable_dropped += 1;
                 }
             }
-            position = position.max(self.enqueue_committed(uncommitted));
+            match self.enqueue_committed(uncommitted) {
+                Some(needed) => position = position.max(needed),
+                None => partial = true,
+            }
         }
         for (kind, taken) in settlements {
             self.gather(id, taken.into_iter().map(|(_, held)| held), kind);
         }
         position = position.max(self.flush_settlements());
+        if partial {
+            return Err(precondition("partial tx completion"));
+        }
         let ok = AMQPClass::Tx(tx::AMQPMethod::CommitOk(tx::CommitOk {}));
         self.reply_when_logged(id, ok, position, out);
         Ok(())

@@ -293,6 +293,7 @@ pub fn record(body: &[u8]) -> Bytes {
         persistent: true,
         priority: None,
         dead_lettered: false,
+        expiration_ms: None,
         accepted_at_ms: 1,
     };
     Message::build(meta, b"", b"q", b"\0\x3c\0\0\0\0\0\0\0\0\0\x03\0\0", body)
