@@ -6,8 +6,8 @@
 use std::{cell::Cell, cmp::Reverse, rc::Rc};
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Incoming, Outcome, Port, Queue, QueueKind, Removed, Settings,
-    Settled, Stored, Subscription, UnackedKey,
+    ConsumerId, DeathReason, Effects, Incoming, Outcome, Overflow, Port, Queue, QueueKind, Removed,
+    Settings, Settled, Stored, Subscription, UnackedKey,
 };
 use mamba_types::{LogPosition, Message, RecordMeta, Sequence};
 use proptest::{collection::vec, prelude::*, sample::Index};
@@ -53,6 +53,7 @@ enum Command {
         priorities: Vec<Option<u8>>,
         stored: bool,
         body: usize,
+        expiration_ms: Option<u64>,
     },
     Subscribe {
         subscription: Subscription,
@@ -72,6 +73,8 @@ enum Command {
     /// Deliveries without acknowledgement turn out not to have left, the last ones first.
     GiveBack(Index),
     Purge,
+    /// Time passes, in milliseconds.
+    Expire(u64),
     Room {
         consumer: Index,
         room: usize,
@@ -106,8 +109,14 @@ fn command() -> impl Strategy<Value = Command> {
         });
     let room = prop_oneof![2 => Just(1_000_000usize), 1 => Just(0), 1 => 1usize..600];
     let loud = prop_oneof![
-        6 => (vec(prop_oneof![Just(None), (0u8..5).prop_map(Some)], 1..5), any::<bool>(), 0usize..20)
-            .prop_map(|(priorities, stored, body)| Command::Enqueue { priorities, stored, body }),
+        6 => (
+            vec(prop_oneof![Just(None), (0u8..5).prop_map(Some)], 1..5),
+            any::<bool>(),
+            0usize..20,
+            prop_oneof![4 => Just(None), 1 => (0u64..100).prop_map(Some)],
+        ).prop_map(|(priorities, stored, body, expiration_ms)| {
+            Command::Enqueue { priorities, stored, body, expiration_ms }
+        }),
         3 => (subscription, index(), room.clone()).prop_map(|(subscription, channel, room)| {
             Command::Subscribe { subscription, channel, room }
         }),
@@ -118,6 +127,7 @@ fn command() -> impl Strategy<Value = Command> {
         2 => any::<bool>().prop_map(|no_ack| Command::Fetch { no_ack }),
         1 => index().prop_map(Command::GiveBack),
         1 => Just(Command::Purge),
+        2 => (0u64..50).prop_map(Command::Expire),
         2 => (index(), room).prop_map(|(consumer, room)| Command::Room { consumer, room }),
         1 => index().prop_map(Command::Resume),
     ];
@@ -133,24 +143,39 @@ fn command() -> impl Strategy<Value = Command> {
 fn settings() -> impl Strategy<Value = Settings> {
     let limit = prop_oneof![Just(None), (0u32..3).prop_map(Some)];
     let max_priority = prop_oneof![Just(0), Just(3u8)];
+    let rarely =
+        |value: std::ops::Range<u64>| prop_oneof![3 => Just(None), 1 => value.prop_map(Some)];
+    let overflow = prop_oneof![
+        2 => Just(Overflow::DropHead),
+        1 => Just(Overflow::RejectPublish),
+        1 => Just(Overflow::RejectPublishDeadLetter),
+    ];
+    let bounds = (rarely(0..100), rarely(0..8), rarely(0..60), overflow);
     (
         any::<bool>(),
         prop::bool::weighted(0.3),
         max_priority,
         limit,
         any::<bool>(),
+        bounds,
     )
         .prop_map(
-            |(quorum, single_active_consumer, max_priority, limit, dead_letters)| Settings {
-                kind: if quorum {
-                    QueueKind::Quorum
-                } else {
-                    QueueKind::Classic
-                },
-                single_active_consumer,
-                max_priority,
-                delivery_limit: limit.filter(|_| quorum),
-                dead_letters,
+            |(quorum, single_active_consumer, max_priority, limit, dead_letters, bounds)| {
+                Settings {
+                    kind: if quorum {
+                        QueueKind::Quorum
+                    } else {
+                        QueueKind::Classic
+                    },
+                    single_active_consumer,
+                    max_priority,
+                    delivery_limit: limit.filter(|_| quorum),
+                    dead_letters,
+                    message_ttl_ms: bounds.0,
+                    max_length: bounds.1,
+                    max_length_bytes: bounds.2,
+                    overflow: bounds.3,
+                }
             },
         )
 }
@@ -162,6 +187,8 @@ struct Known {
     priority: Option<u8>,
     at: LogPosition,
     body: usize,
+    expiration_ms: Option<u64>,
+    accepted_at_ms: u64,
     returns: u32,
     redelivered: bool,
     /// Where it stands among the fresh ones.
@@ -174,8 +201,20 @@ impl Known {
             && self.at == stored.at
             && self.priority == stored.message.priority()
             && self.body == stored.message.body_len()
+            && self.expiration_ms == stored.message.expiration_ms()
+            && self.accepted_at_ms == stored.message.accepted_at_ms()
             && self.returns == stored.returns
             && self.redelivered == stored.redelivered
+    }
+
+    fn message(&self) -> Message {
+        let meta = RecordMeta {
+            priority: self.priority,
+            expiration_ms: self.expiration_ms,
+            accepted_at_ms: self.accepted_at_ms,
+            ..RecordMeta::default()
+        };
+        Message::build(meta, b"", b"q", &[0; 14], &vec![b'm'; self.body])
     }
 
     fn settled(&self) -> Option<Settled> {
@@ -226,6 +265,7 @@ struct Model {
     entered: usize,
     gone: usize,
     clock: u64,
+    now_ms: u64,
 }
 
 impl Model {
@@ -241,6 +281,7 @@ impl Model {
             entered: 0,
             gone: 0,
             clock: 0,
+            now_ms: 5000,
         }
     }
 
@@ -296,6 +337,56 @@ impl Model {
             expected.dead.push((known.sequence, reason));
         } else {
             expected.settled.extend(known.settled());
+        }
+    }
+
+    /// When a message's time is over.
+    fn deadline(&self, known: &Known) -> Option<u64> {
+        let times = [known.expiration_ms, self.settings.message_ttl_ms];
+        let time = times.into_iter().flatten().min()?;
+        Some(known.accepted_at_ms + time)
+    }
+
+    /// The first message of each level.
+    fn heads(&mut self) -> impl Iterator<Item = (usize, &Known)> {
+        self.sort();
+        let ready = &self.ready;
+        let is_first = |at: usize| at == 0 || ready[at - 1].0.0 != ready[at].0.0;
+        (0..ready.len())
+            .filter(move |at| is_first(*at))
+            .map(|at| (at, &ready[at].1))
+    }
+
+    fn next_deadline(&mut self) -> Option<u64> {
+        let heads: Vec<Known> = self.heads().map(|(_, known)| known.clone()).collect();
+        heads.iter().filter_map(|known| self.deadline(known)).min()
+    }
+
+    fn expire(&mut self, expected: &mut Expected) {
+        loop {
+            let heads: Vec<_> = self.heads().map(|(at, k)| (at, k.clone())).collect();
+            let is_over = |known: &Known| self.deadline(known).is_some_and(|at| at <= self.now_ms);
+            let Some((at, known)) = heads.into_iter().find(|(_, known)| is_over(known)) else {
+                return;
+            };
+            self.ready.remove(at);
+            self.die(&known, DeathReason::Expired, expected);
+        }
+    }
+
+    /// Whether the ready messages and one more of this size, if any, are too many.
+    fn is_too_long(&self, more: Option<usize>) -> bool {
+        let messages = self.ready.len() + usize::from(more.is_some());
+        let bodies: usize = self.ready.iter().map(|(_, known)| known.body).sum();
+        let bytes = bodies + more.unwrap_or(0);
+        let above = |max: Option<u64>, value: usize| max.is_some_and(|max| value as u64 > max);
+        above(self.settings.max_length, messages) || above(self.settings.max_length_bytes, bytes)
+    }
+
+    fn trim(&mut self, expected: &mut Expected) {
+        while self.settings.overflow == Overflow::DropHead && self.is_too_long(None) {
+            let known = self.pop().expect("an empty queue is not too long");
+            self.die(&known, DeathReason::MaxLength, expected);
         }
     }
 
@@ -451,13 +542,15 @@ impl Harness {
             priority: None,
             at: LogPosition(LOG_START + sequence.0),
             body: 3,
+            expiration_ms: None,
+            accepted_at_ms: self.model.now_ms - 40,
             returns,
             redelivered: redelivered || returns > 0,
             arrival: 0,
         };
         self.queue.restore(Stored {
             sequence,
-            message: message(known.priority, known.body),
+            message: known.message(),
             at: known.at,
             returns,
             redelivered: known.redelivered,
@@ -478,6 +571,8 @@ impl Harness {
         self.model.note_who_is_entitled();
         if !quietly {
             self.dispatch(&mut effects);
+            self.queue.trim(&mut effects);
+            self.model.trim(&mut expected);
         }
         assert_eq!(effects.settled, expected.settled);
         assert_eq!(effects.returned, expected.returned);
@@ -497,27 +592,34 @@ impl Harness {
                 priorities,
                 stored,
                 body,
+                expiration_ms,
             } => {
                 let first = self.queue.next_sequence();
                 let mut incoming = Vec::new();
+                let rejects = model.settings.overflow != Overflow::DropHead;
+                let rejected = rejects && model.is_too_long(Some(body));
+                assert_eq!(self.queue.admits(body), !rejected);
                 for (priority, sequence) in priorities.into_iter().zip(first.0..) {
                     let at = match stored {
                         true => LogPosition(LOG_START + sequence),
                         false => LogPosition::NONE,
                     };
-                    incoming.push(Incoming {
-                        message: message(priority, body),
-                        at,
-                    });
-                    model.enter(Known {
+                    let known = Known {
                         sequence: Sequence(sequence),
                         priority,
                         at,
                         body,
+                        expiration_ms,
+                        accepted_at_ms: model.now_ms,
                         returns: 0,
                         redelivered: false,
                         arrival: 0,
+                    };
+                    incoming.push(Incoming {
+                        message: known.message(),
+                        at,
                     });
+                    model.enter(known);
                 }
                 assert_eq!(self.queue.enqueue(incoming), first);
             }
@@ -625,7 +727,7 @@ impl Harness {
                 for known in model.handed_over.split_off(from) {
                     self.queue.give_back(Stored {
                         sequence: known.sequence,
-                        message: message(known.priority, known.body),
+                        message: known.message(),
                         at: known.at,
                         returns: known.returns,
                         redelivered: known.redelivered,
@@ -642,6 +744,11 @@ impl Harness {
                 expected
                     .settled
                     .extend(ready.filter_map(|(_, known)| known.settled()));
+            }
+            Command::Expire(passed_ms) => {
+                model.now_ms += passed_ms;
+                self.queue.expire(model.now_ms, effects);
+                model.expire(expected);
             }
             Command::Room { consumer, room } if !model.members.is_empty() => {
                 let member = consumer.get(&model.members);
@@ -686,6 +793,7 @@ impl Harness {
         assert_eq!(queue.ready_count(), model.ready.len());
         assert_eq!(queue.unacked_count(), model.out.len());
         assert_eq!(queue.consumer_count(), model.members.len());
+        assert_eq!(queue.next_deadline(), model.next_deadline());
         assert_eq!(
             queue.ready_bytes(),
             bytes(&mut model.ready.iter().map(|(_, known)| known))
@@ -724,16 +832,8 @@ impl Harness {
     }
 }
 
-fn message(priority: Option<u8>, body: usize) -> Message {
-    let meta = RecordMeta {
-        priority,
-        ..RecordMeta::default()
-    };
-    Message::build(meta, b"", b"q", &[0; 14], &vec![b'm'; body])
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_queue_does_what_a_list_would(
