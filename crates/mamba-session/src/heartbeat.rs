@@ -14,6 +14,8 @@ pub(crate) struct Heartbeat {
     wrote: bool,
     /// The first heartbeat goes out whatever else was written.
     sent: bool,
+    /// A heartbeat is on its way to the socket: its own octets are no sign that anything else was written.
+    own_pending: bool,
     /// When to look whether something was heard, every interval. `None` while the driver does not read.
     receive_look: Option<Instant>,
     heard: bool,
@@ -39,6 +41,7 @@ impl Heartbeat {
             send_look: None,
             wrote: false,
             sent: false,
+            own_pending: false,
             receive_look: None,
             heard: false,
             silent_looks: 0,
@@ -67,7 +70,11 @@ impl Heartbeat {
     }
 
     pub(crate) const fn wrote(&mut self) {
-        self.wrote = true;
+        if self.own_pending {
+            self.own_pending = false;
+        } else {
+            self.wrote = true;
+        }
     }
 
     pub(crate) const fn pause(&mut self) {
@@ -111,6 +118,7 @@ impl Heartbeat {
             let wrote = std::mem::take(&mut self.wrote);
             if !wrote || !self.sent {
                 self.sent = true;
+                self.own_pending = true;
                 return Pulse::Send;
             }
         }
@@ -119,5 +127,40 @@ impl Heartbeat {
 
     fn interval(&self) -> Duration {
         Duration::from_secs(u64::from(self.interval_secs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A heartbeat's own octets used to count as traffic, so that an idle connection heard from us only once per
+    /// interval; a client that gives up after one silent interval then lost its connections.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn idle_connection_gets_a_heartbeat_every_half_interval() {
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::start(2, start);
+        for second in 1..=6 {
+            heartbeat.heard();
+            let pulse = heartbeat.timer(start + Duration::from_secs(second));
+            assert_eq!(pulse, Pulse::Send, "after {second} s");
+            heartbeat.wrote();
+        }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn traffic_takes_the_place_of_a_heartbeat() {
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::start(2, start);
+        assert_eq!(heartbeat.timer(start + Duration::from_secs(1)), Pulse::Send);
+        heartbeat.wrote();
+        heartbeat.wrote();
+        heartbeat.heard();
+        assert_eq!(
+            heartbeat.timer(start + Duration::from_secs(2)),
+            Pulse::Quiet
+        );
     }
 }
