@@ -337,8 +337,13 @@ mod heartbeats {
             [AMQPFrame::Heartbeat],
             "the first one whatever was written"
         );
+        talk.say(&raw_frame(8, 0, &[]));
         talk.wait(secs(5));
-        assert!(talk.flush().is_empty(), "the heartbeat itself was written");
+        assert_eq!(
+            talk.heard(),
+            [AMQPFrame::Heartbeat],
+            "its own octets are no traffic"
+        );
         talk.say(&raw_frame(8, 0, &[]));
         talk.wait(secs(5));
         assert_eq!(talk.heard(), [AMQPFrame::Heartbeat]);
