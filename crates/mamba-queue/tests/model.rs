@@ -196,15 +196,21 @@ struct Known {
 }
 
 impl Known {
+    /// Whether it is that message as it lies in the queue.
     fn is(&self, stored: &Stored) -> bool {
-        self.sequence == stored.sequence
+        self.redelivered == (stored.redelivered || stored.returns > 0)
+            && self.sequence == stored.sequence
             && self.at == stored.at
             && self.priority == stored.message.priority()
             && self.body == stored.message.body_len()
             && self.expiration_ms == stored.message.expiration_ms()
             && self.accepted_at_ms == stored.message.accepted_at_ms()
             && self.returns == stored.returns
-            && self.redelivered == stored.redelivered
+    }
+
+    /// Whether it is that message as it is handed over.
+    fn is_handed_over_as(&self, stored: &Stored) -> bool {
+        self.is(stored) && self.redelivered == stored.redelivered
     }
 
     fn message(&self) -> Message {
@@ -244,6 +250,8 @@ struct Member {
     /// When it was last served, and since when it could be.
     served: u64,
     entitled_since: Option<u64>,
+    /// The queue said that only room was missing, and none came since.
+    starved: bool,
 }
 
 #[derive(Debug, Default)]
@@ -450,6 +458,11 @@ impl Model {
     }
 
     fn is_entitled(&self, member: &Member) -> bool {
+        self.wants_room(member) && member.port.room.get() > 0
+    }
+
+    /// Whether nothing but room can keep it from getting messages.
+    fn wants_room(&self, member: &Member) -> bool {
         let Member {
             port, subscription, ..
         } = member;
@@ -462,7 +475,7 @@ impl Model {
             .is_none_or(|limit| self.channel_out(&port.channel) < limit as usize);
         let turn = !self.settings.single_active_consumer
             || (self.active == Some(member.id) && !self.active_gives_way(member));
-        credit && admitted && turn && port.room.get() > 0
+        credit && admitted && turn
     }
 
     fn note_who_is_entitled(&mut self) {
@@ -477,7 +490,10 @@ impl Model {
     /// Judges one delivery and books it.
     fn deliver(&mut self, id: ConsumerId, key: Option<UnackedKey>, stored: &Stored) {
         let known = self.pop().expect("a delivery from an empty queue");
-        assert!(known.is(stored), "{known:?} is next, not {stored:?}");
+        assert!(
+            known.is_handed_over_as(stored),
+            "{known:?} is next, not {stored:?}"
+        );
         let member = self.member(id);
         assert!(self.is_entitled(member), "{member:?} may not have it");
         for other in &self.members {
@@ -553,7 +569,7 @@ impl Harness {
             message: known.message(),
             at: known.at,
             returns,
-            redelivered: known.redelivered,
+            redelivered,
         });
         self.model.enter(known);
         self.check();
@@ -647,6 +663,7 @@ impl Harness {
                         subscription,
                         served: 0,
                         entitled_since: None,
+                        starved: false,
                     });
                 }
             }
@@ -706,7 +723,7 @@ impl Harness {
                 let (Some(fetched), Some(known)) = (fetched, known) else {
                     return;
                 };
-                assert!(known.is(&fetched.stored));
+                assert!(known.is_handed_over_as(&fetched.stored));
                 assert_eq!(fetched.remaining, model.ready.len());
                 assert_eq!(fetched.key.is_none(), no_ack);
                 match fetched.key {
@@ -770,16 +787,24 @@ impl Harness {
             self.model
                 .deliver(delivery.consumer, delivery.key, &delivery.stored);
         }
-        for starved in &effects.starved {
-            assert_eq!(self.model.member(*starved).port.room.get(), 0);
+        let model = &mut self.model;
+        for member in &mut model.members {
+            let has_room = member.port.room.get() > 0;
+            if effects.starved.contains(&member.id) {
+                assert!(!has_room, "{member:?} has room");
+                member.starved = true;
+            }
+            member.starved &= !has_room;
         }
-        if !self.model.ready.is_empty() {
-            let forgotten = self
-                .model
-                .members
-                .iter()
-                .find(|m| m.entitled_since.is_some());
-            assert!(forgotten.is_none(), "{forgotten:?} should have been served");
+        if model.ready.is_empty() {
+            return;
+        }
+        for member in &model.members {
+            assert!(!model.is_entitled(member), "{member:?} was left out");
+            assert!(
+                member.starved || !model.wants_room(member),
+                "nobody is told that {member:?} wants room"
+            );
         }
     }
 
