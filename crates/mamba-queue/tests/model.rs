@@ -117,10 +117,10 @@ fn command() -> impl Strategy<Value = Command> {
         ).prop_map(|(priorities, stored, body, expiration_ms)| {
             Command::Enqueue { priorities, stored, body, expiration_ms }
         }),
-        3 => (subscription, index(), room.clone()).prop_map(|(subscription, channel, room)| {
+        4 => (subscription, index(), room.clone()).prop_map(|(subscription, channel, room)| {
             Command::Subscribe { subscription, channel, room }
         }),
-        1 => index().prop_map(Command::Unsubscribe),
+        3 => index().prop_map(Command::Unsubscribe),
         6 => (vec(index(), 1..4), outcome())
             .prop_map(|(picks, outcome)| Command::Settle { picks, outcome }),
         1 => index().prop_map(Command::SettleAgain),
@@ -153,7 +153,7 @@ fn settings() -> impl Strategy<Value = Settings> {
     let bounds = (rarely(0..100), rarely(0..8), rarely(0..60), overflow);
     (
         any::<bool>(),
-        prop::bool::weighted(0.3),
+        prop::bool::weighted(0.4),
         max_priority,
         limit,
         any::<bool>(),

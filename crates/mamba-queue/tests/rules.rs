@@ -3,8 +3,8 @@
 use std::{cell::Cell, fmt::Write, rc::Rc};
 
 use mamba_queue::{
-    ConsumerId, Effects, Incoming, Outcome, Port, Queue, QueueKind, Settings, Subscription,
-    UnackedKey,
+    ConsumerId, DeathReason, Effects, Incoming, Outcome, Overflow, Port, Queue, QueueKind,
+    Settings, Subscription, UnackedKey,
 };
 use mamba_types::{LogPosition, Message, RecordMeta, Sequence};
 
@@ -520,5 +520,165 @@ mod requeue {
             assert_eq!(scene.settle(&[1], Outcome::Requeue), "");
             assert_eq!(scene.queue.ready_count(), 0);
         }
+    }
+}
+
+mod time_to_live {
+    use super::*;
+
+    /// Messages accepted at moment 0, with these times of their own; what is over at `now_ms` dies.
+    #[track_caller]
+    fn check(ttl_ms: Option<u64>, own_ms: &[Option<u64>], now_ms: u64, expected: &[u64]) {
+        let settings = Settings {
+            message_ttl_ms: ttl_ms,
+            dead_letters: true,
+            ..Settings::default()
+        };
+        let mut queue = Queue::<TestPort>::new(settings, Sequence(1));
+        for expiration_ms in own_ms.iter().copied() {
+            let meta = RecordMeta {
+                expiration_ms,
+                ..RecordMeta::default()
+            };
+            let message = Message::build(meta, b"", b"q", &[0; 14], b"");
+            let at = LogPosition::NONE;
+            queue.enqueue([Incoming { message, at }]);
+        }
+        let mut effects = Effects::default();
+        queue.expire(now_ms, &mut effects);
+        let dead = effects.dead.iter();
+        let dead: Vec<_> = dead
+            .map(|(stored, reason)| (stored.sequence.0, *reason))
+            .collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|n| (*n, DeathReason::Expired))
+            .collect();
+        assert_eq!(dead, expected);
+    }
+
+    #[test]
+    fn the_smaller_time_counts() {
+        check(None, &[None], u64::MAX, &[]);
+        check(None, &[Some(10)], 9, &[]);
+        check(None, &[Some(10)], 10, &[1]);
+        check(Some(10), &[None, None], 10, &[1, 2]);
+        check(Some(10), &[Some(20)], 10, &[1]);
+        check(Some(20), &[Some(10)], 10, &[1]);
+        check(Some(0), &[None], 0, &[1]);
+        check(None, &[Some(0)], 0, &[1]);
+    }
+
+    #[test]
+    fn only_at_the_head() {
+        check(None, &[Some(50), Some(10)], 10, &[]);
+        check(None, &[Some(50), Some(10)], 50, &[1, 2]);
+        check(None, &[Some(10), None, Some(10)], 10, &[1]);
+    }
+
+    #[test]
+    fn what_is_out_does_not_expire_and_keeps_its_deadline() {
+        let mut scene = Scene::new(Settings {
+            message_ttl_ms: Some(10),
+            ..Settings::default()
+        });
+        scene.subscribe('a', 0, 1);
+        assert_eq!(scene.enqueue(1), "a1");
+        assert_eq!(scene.queue.next_deadline(), None);
+        scene.queue.expire(100, &mut Effects::default());
+        assert_eq!(scene.queue.unacked_count(), 1);
+        scene.unsubscribe('a');
+        scene.settle(&[1], Outcome::Requeue);
+        assert_eq!(scene.queue.next_deadline(), Some(10));
+        scene.queue.expire(100, &mut Effects::default());
+        assert_eq!(scene.queue.ready_count(), 0);
+    }
+}
+
+mod length_limits {
+    use super::*;
+
+    /// Four octets each. `expected` is what is left, as the next consumer gets it.
+    #[track_caller]
+    fn check(max_length: Option<u64>, max_length_bytes: Option<u64>, expected: &str) {
+        let mut scene = Scene::new(Settings {
+            max_length,
+            max_length_bytes,
+            ..Settings::default()
+        });
+        scene.enqueue(4);
+        scene.queue.trim(&mut Effects::default());
+        assert_eq!(scene.subscribe('a', 0, 0), expected);
+    }
+
+    #[test]
+    fn the_head_gives_way() {
+        check(None, None, "a1 a2 a3 a4");
+        check(Some(4), None, "a1 a2 a3 a4");
+        check(Some(2), None, "a3 a4");
+        check(Some(0), None, "");
+        check(None, Some(16), "a1 a2 a3 a4");
+        check(None, Some(15), "a2 a3 a4");
+        check(None, Some(3), "");
+        check(Some(3), Some(8), "a3 a4");
+        check(Some(1), Some(8), "a4");
+    }
+
+    #[test]
+    fn consumers_come_first_and_what_they_hold_does_not_count() {
+        let mut scene = Scene::new(Settings {
+            max_length: Some(0),
+            ..Settings::default()
+        });
+        scene.subscribe('a', 0, 2);
+        assert_eq!(scene.enqueue(3), "a1 a2");
+        let mut effects = Effects::default();
+        scene.queue.trim(&mut effects);
+        assert_eq!(
+            (scene.queue.ready_count(), scene.queue.unacked_count()),
+            (0, 2)
+        );
+    }
+
+    #[test]
+    fn the_new_one_gives_way() {
+        for overflow in [Overflow::RejectPublish, Overflow::RejectPublishDeadLetter] {
+            let mut scene = Scene::new(Settings {
+                max_length: Some(2),
+                max_length_bytes: Some(10),
+                overflow,
+                ..Settings::default()
+            });
+            assert!(scene.queue.admits(10) && !scene.queue.admits(11));
+            scene.enqueue(1);
+            assert!(scene.queue.admits(6) && !scene.queue.admits(7));
+            scene.enqueue(1);
+            assert!(!scene.queue.admits(0));
+            scene.enqueue(1);
+            scene.queue.trim(&mut Effects::default());
+            assert_eq!(
+                scene.queue.ready_count(),
+                3,
+                "nothing that is in is dropped"
+            );
+        }
+    }
+
+    #[test]
+    fn the_dropped_die_of_the_length() {
+        let mut scene = Scene::new(Settings {
+            max_length: Some(1),
+            dead_letters: true,
+            ..Settings::default()
+        });
+        scene.enqueue(2);
+        let mut effects = Effects::default();
+        scene.queue.trim(&mut effects);
+        let (stored, reason) = &effects.dead[0];
+        assert_eq!((stored.sequence.0, reason.word()), (1, "maxlen"));
+        assert!(
+            effects.settled.is_empty(),
+            "the owner settles it when it is safe elsewhere"
+        );
     }
 }
