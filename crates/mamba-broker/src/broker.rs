@@ -37,6 +37,8 @@ const HANDSHAKES_MAX: usize = 1024;
 /// The one virtual host there is for now.
 pub const DEFAULT_VHOST: &str = "/";
 
+/// Characters of a drawn name behind its prefix.
+pub(crate) const DRAWN_LEN: usize = 22;
 /// Queues looked at under one lock of the timers.
 const TICK_QUEUES_MAX: usize = 256;
 
@@ -386,7 +388,7 @@ impl Broker {
         let mut number =
             (u128::from(mix(0x9E37_79B9_7F4A_7C15)) << 64) | u128::from(mix(0xC2B2_AE3D_27D4_EB4F));
         let mut name = prefix.to_owned();
-        for _ in 0..22 {
+        for _ in 0..DRAWN_LEN {
             name.push(char::from(DIGITS[(number & 63) as usize]));
             number >>= 6;
         }

@@ -507,7 +507,7 @@ impl QueueCell {
             0
         };
         loop {
-            queue.expire(now_ms, effects);
+            queue.expire_waited(now_ms, effects);
             queue.dispatch(effects);
             queue.expire(now_ms, effects);
             queue.trim(effects);

@@ -127,6 +127,14 @@ impl Output {
         }
     }
 
+    /// Gives back an empty buffer that is small: an idle connection keeps nothing, and getting it anew costs less than a
+    /// system call. A large one stays: bursts come again.
+    pub fn release_small(&mut self) {
+        if self.is_empty() && self.buffer.capacity() <= KEPT {
+            self.buffer = Vec::new();
+        }
+    }
+
     fn emptied(&mut self) {
         let burst = self.buffer.len();
         self.buffer.clear();

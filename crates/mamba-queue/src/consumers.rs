@@ -42,6 +42,8 @@ pub(crate) struct Consumer<P> {
     pub(crate) unacked: u32,
     /// In its priority's ring; a blocked consumer waits outside.
     listed: bool,
+    /// About to go: gets nothing any more.
+    retired: bool,
     /// Octets left to hand over in the current call, read from the port once per call.
     pub(crate) room: usize,
     /// The call `room` belongs to.
@@ -146,6 +148,7 @@ impl<P> Consumers<P> {
             subscription,
             unacked: 0,
             listed: false,
+            retired: false,
             room: 0,
             room_call: 0,
             arrival: self.arrivals,
@@ -214,7 +217,7 @@ impl<P> Consumers<P> {
         let Some(consumer) = self.get_mut(id) else {
             return;
         };
-        if consumer.listed {
+        if consumer.listed || consumer.retired {
             return;
         }
         consumer.listed = true;
@@ -249,6 +252,14 @@ impl<P> Consumers<P> {
             if ring.is_empty() {
                 self.rings.remove(index);
             }
+        }
+    }
+
+    /// Takes a consumer out of the turn for good.
+    pub(crate) fn retire(&mut self, id: ConsumerId) {
+        self.unlist(id);
+        if let Some(consumer) = self.get_mut(id) {
+            consumer.retired = true;
         }
     }
 

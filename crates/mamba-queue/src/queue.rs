@@ -385,16 +385,29 @@ impl<P: Port> Queue<P> {
             .min()
     }
 
-    /// Takes out the messages at the head whose time is over.
+    /// Takes out the messages at the head whose time is over. Call it after [`Self::dispatch`], so that a message
+    /// without any time to wait still reaches a consumer that is ready.
     pub fn expire(&mut self, now_ms: u64, effects: &mut Effects) {
+        self.expire_from(now_ms, 0, effects);
+    }
+
+    /// Takes out the messages at the head that have waited their time. Call it before [`Self::dispatch`].
+    pub fn expire_waited(&mut self, now_ms: u64, effects: &mut Effects) {
+        self.expire_from(now_ms, 1, effects);
+    }
+
+    /// Expires what had at least `ttl_min` milliseconds.
+    fn expire_from(&mut self, now_ms: u64, ttl_min: u64, effects: &mut Effects) {
         if !self.may_expire() {
             return;
         }
-        let settings = self.settings;
+        let queue_ttl = self.settings.message_ttl_ms;
         let is_over = |stored: &Stored| {
-            let own = stored.message.expiration_ms();
-            let ttl = own.into_iter().chain(settings.message_ttl_ms).min();
-            ttl.is_some_and(|ttl| stored.message.accepted_at_ms().saturating_add(ttl) <= now_ms)
+            let message = &stored.message;
+            let ttl = message.expiration_ms().into_iter().chain(queue_ttl).min();
+            ttl.is_some_and(|ttl| {
+                ttl >= ttl_min && message.accepted_at_ms().saturating_add(ttl) <= now_ms
+            })
         };
         while let Some(stored) = self.ready.pop_if(is_over) {
             self.drop_or_bury(stored, DeathReason::Expired, effects);
@@ -533,6 +546,12 @@ impl<P: Port> Queue<P> {
         } else {
             Removed::OthersRemain
         }
+    }
+
+    /// A consumer is about to go: it gets nothing any more, but nobody takes its place yet, so that what it holds can
+    /// come back first.
+    pub fn retire(&mut self, id: ConsumerId) {
+        self.consumers.retire(id);
     }
 
     /// A consumer may have room or credit again. Call [`Self::dispatch`] after.

@@ -179,6 +179,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             Reading::Held => self.connection.wants_input(),
         };
         let out_of_output = self.connection.output().is_empty();
+        if !more {
+            self.connection.output().release_small();
+        }
         if out_of_output && (self.connection.is_finished() || (self.at_end && !more)) {
             return Ok(Poll::Ready(()));
         }

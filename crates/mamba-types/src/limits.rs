@@ -38,7 +38,7 @@ pub struct Limits {
     pub consumers_per_channel_max: usize,
     /// Connections on this node.
     pub connections_max: usize,
-    /// Deliveries a channel may hold unsettled, whatever its prefetch says.
+    /// Deliveries a consumer without a prefetch limit may hold unsettled.
     pub unacked_max: usize,
 }
 

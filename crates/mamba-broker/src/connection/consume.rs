@@ -1,6 +1,9 @@
 //! Consumers, `basic.get`, prefetch, and deliveries on their way out.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use mamba_codec::{
     AMQPClass, Change, HeaderChange, Output, encode_table, protocol, rewrite_header,
@@ -10,7 +13,8 @@ use mamba_queue::{ConsumerId, Delivery, Outcome, QueueKind, Removed, Stored, Sub
 use mamba_session::{Capabilities, SettlementKind};
 use mamba_store::Settled;
 use mamba_types::{
-    ChannelId, FieldTable, FieldValue, HardError, Message, SoftError, Violation, table::ShortString,
+    ChannelId, FieldTable, FieldValue, HardError, Message, QueueId, SoftError, Violation,
+    table::ShortString,
 };
 use protocol::basic;
 
@@ -88,25 +92,30 @@ impl Consumers {
 pub(crate) struct InternedQueues {
     slots: Vec<Option<(Arc<QueueCell>, usize)>>,
     free: Vec<u32>,
+    by_id: BTreeMap<QueueId, u32>,
 }
 
 impl InternedQueues {
     /// The queue's number, with one more reference to it.
     fn retain(&mut self, queue: &Arc<QueueCell>) -> u32 {
-        let known = self.slots.iter().position(|slot| {
-            slot.as_ref()
-                .is_some_and(|(known, _)| Arc::ptr_eq(known, queue))
-        });
-        if let Some(index) = known {
-            self.add(position(index), 1);
-            return position(index);
-        }
-        if let Some(index) = self.free.pop() {
-            self.slots[index as usize] = Some((Arc::clone(queue), 1));
+        if let Some(index) = self.by_id.get(&queue.id).copied() {
+            self.add(index, 1);
             return index;
         }
-        self.slots.push(Some((Arc::clone(queue), 1)));
-        position(self.slots.len() - 1)
+        let entry = Some((Arc::clone(queue), 1));
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.slots[index as usize] = entry;
+                index
+            }
+            None => {
+                self.slots.push(entry);
+                u32::try_from(self.slots.len() - 1)
+                    .expect("a connection uses far fewer queues than 2^32")
+            }
+        };
+        self.by_id.insert(queue.id, index);
+        index
     }
 
     fn add(&mut self, index: u32, references: usize) {
@@ -126,18 +135,15 @@ impl InternedQueues {
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
-        if let Some((_, count)) = slot {
+        if let Some((queue, count)) = slot {
             *count = count.saturating_sub(references);
             if *count == 0 {
+                self.by_id.remove(&queue.id);
                 *slot = None;
                 self.free.push(index);
             }
         }
     }
-}
-
-fn position(index: usize) -> u32 {
-    u32::try_from(index).expect("a connection uses far fewer queues than 2^32")
 }
 
 fn not_implemented(text: impl Into<String>) -> Violation {
@@ -296,7 +302,11 @@ impl Core {
             no_ack: consume.no_ack,
             exclusive: consume.exclusive,
             priority,
-            prefetch: u32::from(channel.prefetch),
+            // No prefetch still has an end: what is out is remembered.
+            prefetch: match channel.prefetch {
+                0 => u32::try_from(self.broker.config.limits.unacked_max).unwrap_or(u32::MAX),
+                count => u32::from(count),
+            },
         };
         let limit = Arc::clone(&channel.limit);
         let index = self.queues.retain(&queue);
@@ -396,15 +406,15 @@ impl Core {
         Some(consumer)
     }
 
-    /// Gives back what a closed channel held.
+    /// Gives back what a closed channel held: its consumers get nothing any more, what was on its way and what was
+    /// unsettled goes back, and only then others take the consumers' place.
     pub(crate) fn give_up(&mut self, mut channel: Channel) {
         let slots: Vec<ConsumerSlot> = channel.consumers.values().copied().collect();
-        let abandoned: Vec<Arc<QueueCell>> = slots
-            .iter()
-            .filter_map(|slot| self.unsubscribe(*slot))
-            .collect();
+        for slot in &slots {
+            self.with_consumer(*slot, |queue, id| queue.change(|queue, _| queue.retire(id)));
+        }
         self.outbox.take(&mut self.backlog);
-        let mut kept = std::collections::VecDeque::new();
+        let mut kept = VecDeque::new();
         let mut freed = 0;
         for notice in std::mem::take(&mut self.backlog) {
             let cost = Outbox::cost(&notice);
@@ -420,9 +430,6 @@ impl Core {
         if freed > 0 {
             Outbox::resume(self.outbox.sent(freed));
         }
-        for slot in slots {
-            self.remove_consumer(slot);
-        }
         if let super::channel::Mode::Transaction(transaction) = &mut channel.mode {
             for (_, taken) in std::mem::take(transaction).settlements.into_iter().rev() {
                 channel.unacked.put_back(taken);
@@ -431,9 +438,22 @@ impl Core {
         let held: Vec<Held> = channel.unacked.drain().map(|(_, held)| held).collect();
         self.gather(ChannelId(0), held.into_iter(), SettlementKind::Requeue);
         self.flush_settlements();
-        for queue in abandoned {
-            self.delete_unused(&queue);
+        for slot in slots {
+            let abandoned = self.unsubscribe(slot);
+            self.remove_consumer(slot);
+            if let Some(queue) = abandoned {
+                self.delete_unused(&queue);
+            }
         }
+    }
+
+    fn with_consumer<R>(
+        &self,
+        slot: ConsumerSlot,
+        act: impl FnOnce(&Arc<QueueCell>, ConsumerId) -> R,
+    ) -> Option<R> {
+        let consumer = self.consumers.get(slot)?;
+        Some(act(self.queues.get(consumer.queue)?, consumer.id?))
     }
 
     fn return_unsent(&self, slot: ConsumerSlot, delivery: Delivery) {
@@ -463,12 +483,7 @@ impl Core {
             return;
         };
         for slot in channel.consumers.values() {
-            let Some(consumer) = self.consumers.get(*slot) else {
-                continue;
-            };
-            if let (Some(queue), Some(id)) = (self.queues.get(consumer.queue), consumer.id) {
-                queue.change(|queue, _| queue.resume(id));
-            }
+            self.with_consumer(*slot, |queue, id| queue.change(|queue, _| queue.resume(id)));
         }
     }
 

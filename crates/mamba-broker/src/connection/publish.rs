@@ -5,7 +5,7 @@ use std::{cell::OnceCell, collections::HashMap, sync::Arc};
 use bytes::Bytes;
 use mamba_codec::{
     Change, HeaderChange, Parts, Properties, Returned, content_header, encode_table,
-    rewrite_header, scan_properties, table as parse_table, table_get, write_return,
+    rewrite_header, scan_properties, table as parse_table, table_entries, table_get, write_return,
 };
 use mamba_queue::Incoming;
 use mamba_routing::{MessageProperties, RouteInput, Routes, Stamp};
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     auth::{Resource, Right},
-    broker::Broker,
+    broker::{Broker, DRAWN_LEN},
     queue_cell::{Arrival, QueueCell, QueueRef},
     vhost::Vhost,
 };
@@ -30,6 +30,8 @@ use crate::{
 const BATCH_BYTES_MAX: usize = 65_536;
 /// … or this many messages.
 const BATCH_MESSAGES_MAX: usize = 2048;
+/// Routes of the batch that are compared before a route is listed once more.
+const ROUTES_LOOKED_BACK: usize = 8;
 /// A body from here on is not copied into the batch's chunk but stays where it was assembled.
 const OWN_CHUNK_FROM: usize = 16_384;
 /// Routes a connection remembers; at the limit it starts over.
@@ -566,12 +568,13 @@ impl Batch {
             .last()
             .is_some_and(|last| Arc::ptr_eq(last, &route))
         {
-            if let Some(known) = self
-                .routes
+            // A few back is enough: a batch that names a route twice is only a little slower.
+            let recent = self.routes.len().saturating_sub(ROUTES_LOOKED_BACK);
+            if let Some(known) = self.routes[recent..]
                 .iter()
                 .rposition(|known| Arc::ptr_eq(known, &route))
             {
-                return position_of(known);
+                return position_of(recent + known);
             }
             self.routes.push(route);
         }
@@ -686,12 +689,16 @@ impl Publisher {
     }
 }
 
-/// The token of a reply's routing key.
+/// A reply's routing key, if its token has the form that [`Broker::draw_name`] gives it.
 pub(crate) fn reply_token(routing_key: &[u8]) -> Option<&str> {
     let token = routing_key
         .strip_prefix(REPLY_TO.as_bytes())?
         .strip_prefix(b".")?;
-    (!token.is_empty()).then_some(std::str::from_utf8(routing_key).ok()?)
+    let is_drawn = token.len() == DRAWN_LEN
+        && token
+            .iter()
+            .all(|octet| octet.is_ascii_alphanumeric() || b"-_".contains(octet));
+    std::str::from_utf8(routing_key).ok().filter(|_| is_drawn)
 }
 
 struct LazyProperties<'a> {
@@ -771,7 +778,7 @@ fn check_properties<'a>(
     if let Some(headers) = properties.headers {
         extra_keys_of(headers, "CC", limits, &mut extra_keys)?;
         if extra_keys_of(headers, "BCC", limits, &mut extra_keys)? {
-            without_bcc = Some(encoded_without_bcc(headers, limits));
+            without_bcc = Some(encoded_without_bcc(headers, limits)?);
         }
     }
     if let Some(user_id) = properties.user_id
@@ -784,10 +791,18 @@ fn check_properties<'a>(
             login.user.name
         )));
     }
-    if let Some(headers) = &without_bcc {
+    let normalised = match (&without_bcc, properties.headers) {
+        (None, Some(headers)) if !is_normal(headers) => {
+            Some(encode_table(&parsed(headers, limits)?))
+        }
+        _ => None,
+    };
+    if let Some(headers) = without_bcc.as_ref().or(normalised.as_ref()) {
         change.headers = Change::Set(headers);
     }
-    let rewritten = (change.reply_to != Change::Keep || change.headers != Change::Keep)
+    let rewritten = (change.reply_to != Change::Keep
+        || change.headers != Change::Keep
+        || properties.reserved_flags)
         .then(|| rewrite_header(header, &change));
     Ok(Checked {
         meta: RecordMeta {
@@ -829,15 +844,36 @@ fn extra_keys_of(
     Ok(true)
 }
 
-fn encoded_without_bcc(headers: &[u8], limits: &Limits) -> Vec<u8> {
-    let parsed = parse_table(headers, limits).unwrap_or_default();
+fn parsed(headers: &[u8], limits: &Limits) -> Result<FieldTable, Violation> {
+    parse_table(headers, limits).map_err(|error| {
+        Violation::connection(HardError::SyntaxError, format!("message headers: {error}"))
+    })
+}
+
+/// Whether headers already look as they go out: sorted by name, each name once, small `l`, booleans 0 or 1
+/// (`spec: wire §11`). Looks at the outermost table only.
+fn is_normal(headers: &[u8]) -> bool {
+    let mut before: Option<&[u8]> = None;
+    table_entries(headers).all(|(name, value)| {
+        let rises = before.is_none_or(|before| before < name);
+        before = Some(name);
+        let is_plain = match value.tag {
+            b'L' => false,
+            b't' => matches!(value.octets, [0 | 1]),
+            _ => true,
+        };
+        rises && is_plain
+    })
+}
+
+fn encoded_without_bcc(headers: &[u8], limits: &Limits) -> Result<Vec<u8>, Violation> {
     let mut kept = FieldTable::default();
-    for (key, value) in &parsed {
+    for (key, value) in &parsed(headers, limits)? {
         if key.as_str() != "BCC" {
             kept.insert(ShortString::from(key.as_str()), value.clone());
         }
     }
-    encode_table(&kept)
+    Ok(encode_table(&kept))
 }
 
 /// `expiration` as milliseconds: a decimal number (`spec: semantics §7`).
