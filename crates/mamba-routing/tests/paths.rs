@@ -327,6 +327,71 @@ fn chance_follows_the_seed() {
     }
 }
 
+#[test]
+fn hashes_take_every_key_in() {
+    for kind in ["x-consistent-hash", "x-modulus-hash"] {
+        let table = table(&format!("x:{kind} x-1>q1 x-1>q2 x-1>q3"));
+        for keys in [|n: &'static str| [n, "same"], |n| ["same", n]] {
+            let numbers = [
+                "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12",
+            ];
+            let chosen = numbers.map(|n| route(&table, "x", &keys(n), &NoProperties));
+            let first = &chosen[0];
+            assert!(chosen.iter().any(|other| other != first), "{kind}");
+        }
+    }
+}
+
+#[test]
+fn a_route_through_headers_is_not_cacheable() {
+    let table = table("x:fanout y:headers x->y y->q1");
+    for exchange in ["x", "y"] {
+        let mut routes = Routes::new();
+        let input = RouteInput {
+            keys: &[b"k"],
+            properties: &NoProperties,
+        };
+        table
+            .route(exchange, &input, &mut routes)
+            .expect("it exists");
+        assert_eq!(routes.queues.len(), 1);
+        assert!(!routes.cacheable);
+    }
+}
+
+#[test]
+fn every_exchange_is_visited_once_however_many_there_are() {
+    const COUNT: usize = 60;
+    let mut table = table("x:fanout x->q1");
+    let names: Vec<String> = (0..COUNT).map(|number| format!("x{number}")).collect();
+    for name in &names {
+        let spec = ExchangeSpec {
+            name: name.as_str().into(),
+            kind: "fanout".into(),
+            durable: false,
+            auto_delete: false,
+            internal: false,
+            arguments: FieldTable::default(),
+        };
+        table.declare(spec).expect("a new exchange");
+        for (source, destination) in [("x", name.as_str()), (name, "x")] {
+            let bound = table.bind(Binding::to_exchange(source, destination, ""));
+            bound.expect("both ends exist");
+        }
+    }
+    for (name, next) in names.iter().zip(&names[1..]) {
+        let bound = table.bind(Binding::to_exchange(name.as_str(), next.as_str(), ""));
+        bound.expect("both ends exist");
+    }
+    let mut routes = Routes::new();
+    let input = RouteInput {
+        keys: &[b"k"],
+        properties: &NoProperties,
+    };
+    table.route("x", &input, &mut routes).expect("it exists");
+    assert_eq!((routes.queues.len(), routes.stamps.len()), (1, COUNT + 1));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
