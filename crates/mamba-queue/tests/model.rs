@@ -73,8 +73,11 @@ enum Command {
     /// Deliveries without acknowledgement turn out not to have left, the last ones first.
     GiveBack(Index),
     Purge,
-    /// Time passes, in milliseconds.
-    Expire(u64),
+    /// Time passes. With `waited`, what has no time to wait may still be delivered.
+    Expire {
+        passed_ms: u64,
+        waited: bool,
+    },
     Room {
         consumer: Index,
         room: usize,
@@ -113,7 +116,7 @@ fn command() -> impl Strategy<Value = Command> {
             vec(prop_oneof![Just(None), (0u8..5).prop_map(Some)], 1..5),
             any::<bool>(),
             0usize..20,
-            prop_oneof![4 => Just(None), 1 => (0u64..100).prop_map(Some)],
+            prop_oneof![6 => Just(None), 1 => Just(Some(0)), 2 => (0u64..100).prop_map(Some)],
         ).prop_map(|(priorities, stored, body, expiration_ms)| {
             Command::Enqueue { priorities, stored, body, expiration_ms }
         }),
@@ -127,7 +130,8 @@ fn command() -> impl Strategy<Value = Command> {
         2 => any::<bool>().prop_map(|no_ack| Command::Fetch { no_ack }),
         1 => index().prop_map(Command::GiveBack),
         1 => Just(Command::Purge),
-        2 => (0u64..50).prop_map(Command::Expire),
+        2 => (0u64..50, any::<bool>())
+            .prop_map(|(passed_ms, waited)| Command::Expire { passed_ms, waited }),
         2 => (index(), room).prop_map(|(consumer, room)| Command::Room { consumer, room }),
         1 => index().prop_map(Command::Resume),
     ];
@@ -370,10 +374,14 @@ impl Model {
         heads.iter().filter_map(|known| self.deadline(known)).min()
     }
 
-    fn expire(&mut self, expected: &mut Expected) {
+    fn expire(&mut self, waited: bool, expected: &mut Expected) {
         loop {
             let heads: Vec<_> = self.heads().map(|(at, k)| (at, k.clone())).collect();
-            let is_over = |known: &Known| self.deadline(known).is_some_and(|at| at <= self.now_ms);
+            let is_over = |known: &Known| {
+                let deadline = self.deadline(known);
+                deadline.is_some_and(|at| at <= self.now_ms)
+                    && !(waited && deadline == Some(known.accepted_at_ms))
+            };
             let Some((at, known)) = heads.into_iter().find(|(_, known)| is_over(known)) else {
                 return;
             };
@@ -762,10 +770,14 @@ impl Harness {
                     .settled
                     .extend(ready.filter_map(|(_, known)| known.settled()));
             }
-            Command::Expire(passed_ms) => {
+            Command::Expire { passed_ms, waited } => {
                 model.now_ms += passed_ms;
-                self.queue.expire(model.now_ms, effects);
-                model.expire(expected);
+                if waited {
+                    self.queue.expire_waited(model.now_ms, effects);
+                } else {
+                    self.queue.expire(model.now_ms, effects);
+                }
+                model.expire(waited, expected);
             }
             Command::Room { consumer, room } if !model.members.is_empty() => {
                 let member = consumer.get(&model.members);
