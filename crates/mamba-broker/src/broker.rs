@@ -23,6 +23,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{
     auth::{Permissions, User, Users},
+    commit::Commit,
     connection::{Connection, Now},
     metrics::{Counts, Metrics, Snapshot},
     outbox::{ConsumerPort, Notice, Outbox},
@@ -143,8 +144,8 @@ impl From<Vec<DefinitionChange>> for Changes {
 pub(crate) struct RemovedQueue {
     /// Ready messages dropped with it.
     pub(crate) ready: u64,
-    /// What is left to store.
-    pub(crate) changes: Changes,
+    /// The change of definitions, if there is one.
+    pub(crate) commit: Option<Arc<Commit>>,
 }
 
 /// Where replies to a direct reply-to consumer go.
@@ -204,6 +205,9 @@ impl Broker {
             unix_ms,
         ));
         vhost.recover(&store, &mut recovered);
+        for queue in vhost.queues() {
+            queue.start();
+        }
         let (name, password) = &config.user;
         let user = User::new(name, password, DEFAULT_VHOST, Permissions::ALL);
         Ok(Arc::new(Self {
@@ -494,13 +498,12 @@ impl Broker {
                 Err(())
             }
         };
-        if let Ok(Some(removed)) = self.remove_queue(queue, unused) {
-            self.submit(removed.changes, |_| {});
-        }
+        // Refused when somebody began to use it just now: its lease runs anew.
+        let _ = self.remove_queue(queue, unused);
     }
 
-    /// Ends a queue, takes it out of the routing table and says what that means for the definitions. `None` when it
-    /// was gone already.
+    /// Ends a queue, takes it out of the routing table and hands the change to the definitions database. `None` when
+    /// it was gone already.
     pub(crate) fn remove_queue<E>(
         &self,
         queue: &Arc<QueueCell>,
@@ -514,8 +517,8 @@ impl Broker {
             return Ok(None);
         }
         let ended = queue.end(allowed)?;
+        self.timers.remove(queue.id);
         let mut definitions = vhost.changes_of(&table.remove_queue(&queue.name));
-        drop(table);
         if queue.declaration.durable {
             definitions.push(DefinitionChange::delete(&vhost.queue_definition(queue)));
         }
@@ -523,6 +526,11 @@ impl Broker {
             .declaration
             .durable
             .then_some((queue.id, ended.stored));
+        let commit = self.commit(Changes {
+            definitions,
+            forget,
+        });
+        drop(table);
         let mut counts = Counts {
             queues_deleted: 1,
             ..Counts::default()
@@ -530,35 +538,36 @@ impl Broker {
         self.metrics.add(&mut counts);
         Ok(Some(RemovedQueue {
             ready: ended.ready,
-            changes: Changes {
-                definitions,
-                forget,
-            },
+            commit,
         }))
     }
 
-    /// Hands changes to the definitions database; `tell` hears whether they were stored.
-    pub(crate) fn submit(&self, changes: Changes, tell: impl FnOnce(bool) + Send + 'static) {
+    /// Hands a change to the definitions database; `None` when there is nothing to store. Call it under the lock of
+    /// the routing table that the change was made in, so that the database sees changes in the table's order.
+    pub(crate) fn commit(&self, changes: impl Into<Changes>) -> Option<Arc<Commit>> {
         let Changes {
             definitions,
             forget,
-        } = changes;
+        } = changes.into();
         if definitions.is_empty() {
-            return;
+            return None;
         }
         let log = self.store.0.log().clone();
+        let commit = Arc::new(Commit::default());
+        let decided = Arc::clone(&commit);
         let done = move |result: Result<(), StoreError>| {
             if let Err(error) = &result {
                 tracing::error!(%error, "a change of definitions could not be stored");
             } else if let Some((queue, stored)) = forget {
                 log.forget_queue(queue, &stored);
             }
-            tell(result.is_ok());
+            decided.decide(result.is_ok());
         };
         self.store
             .0
             .definitions()
             .submit(definitions, Box::new(done));
+        Some(commit)
     }
 
     /// Moves the few live messages that keep old log files from being reclaimed. Call it now and then.

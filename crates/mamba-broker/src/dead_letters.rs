@@ -3,7 +3,7 @@
 //! The targets have the message in the log before the source lets go of it: both entries lie in one log, in this
 //! order, so that no crash can lose the message between the two queues.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use mamba_codec::{
     Change, HeaderChange, Properties, content_header, encode_table, rewrite_header,
@@ -25,28 +25,36 @@ use crate::{
 
 const DEATHS: &str = "x-death";
 
-/// Publishes dead messages of `source` to its dead-letter exchange, then settles them.
+/// Publishes dead messages of `source` to its dead-letter exchange, then settles them. What dies of that in turn is
+/// worked off here as well: a long chain of queues costs time, not stack.
 pub(crate) fn bury(source: &Arc<QueueCell>, vhost: &Vhost, dead: Vec<(Stored, DeathReason)>) {
-    let mut settled: Vec<Settled> = Vec::new();
-    for (stored, reason) in dead {
-        let burial = Burial::of(source, &stored.message, reason, vhost);
-        for queue in burial.targets(vhost) {
-            let message = burial.message.clone();
-            let log = queue.log();
-            let appended = queue
-                .stores(message.persistent())
-                .then(|| log.append_messages(message.record().clone()));
-            let at = appended
-                .as_ref()
-                .map_or(LogPosition::NONE, mamba_store::Appended::at);
-            queue.enqueue(&mut vec![Arrival::alone(message, at)]);
+    let mut work = VecDeque::from([(Arc::clone(source), dead)]);
+    while let Some((source, dead)) = work.pop_front() {
+        let mut settled: Vec<Settled> = Vec::new();
+        for (stored, reason) in dead {
+            let burial = Burial::of(&source, &stored.message, reason, vhost);
+            for queue in burial.targets(vhost) {
+                let message = burial.message.clone();
+                let log = queue.log();
+                let appended = queue
+                    .stores(message.persistent())
+                    .then(|| log.append_messages(message.record().clone()));
+                let at = appended
+                    .as_ref()
+                    .map_or(LogPosition::NONE, mamba_store::Appended::at);
+                let mut died = Vec::new();
+                queue.enqueue_only(&mut vec![Arrival::alone(message, at)], &mut died);
+                if !died.is_empty() {
+                    work.push_back((queue, died));
+                }
+            }
+            settled.push(Settled {
+                sequence: stored.sequence,
+                at: stored.at,
+            });
         }
-        settled.push(Settled {
-            sequence: stored.sequence,
-            at: stored.at,
-        });
+        source.sent(&settled);
     }
-    source.sent(&settled);
 }
 
 /// A message as it leaves its queue for good.

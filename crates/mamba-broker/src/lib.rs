@@ -7,6 +7,7 @@
 mod arguments;
 pub mod auth;
 pub mod broker;
+mod commit;
 pub mod connection;
 mod dead_letters;
 pub mod metrics;

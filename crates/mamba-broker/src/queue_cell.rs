@@ -7,7 +7,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -22,7 +22,9 @@ use mamba_types::{FieldTable, LogPosition, Message, QueueId, Sequence};
 use parking_lot::Mutex;
 
 use crate::{
-    arguments, dead_letters,
+    arguments,
+    commit::{Commit, CommitState},
+    dead_letters,
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
     vhost::Vhost,
@@ -56,6 +58,8 @@ pub struct QueueCell {
     /// Where its dead letters are routed.
     home: Weak<Vhost>,
     generation: Arc<AtomicU64>,
+    /// Its own definition, on its way to the disk or there.
+    definition: OnceLock<Arc<Commit>>,
     /// `x-expires`.
     expires_ms: Option<u64>,
     /// When the queue expires unless it is used, in milliseconds since 1970; 0 before its first lease.
@@ -238,6 +242,7 @@ impl QueueCell {
                 timer_at: None,
                 waiters: Vec::new(),
             }),
+            definition: OnceLock::new(),
             expires_ms: arguments::expires_ms(&declaration.arguments),
             lease_until: AtomicU64::new(0),
             declaration,
@@ -307,32 +312,38 @@ impl QueueCell {
 
     /// Takes a batch of messages in.
     pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
+        let mut dead = Vec::new();
+        let enqueued = self.enqueue_only(arrivals, &mut dead);
+        self.bury(dead);
+        enqueued
+    }
+
+    /// Like [`Self::enqueue`], and leaves what died of it to the caller.
+    pub(crate) fn enqueue_only(
+        self: &Arc<Self>,
+        arrivals: &mut Vec<Arrival>,
+        dead: &mut Vec<(Stored, DeathReason)>,
+    ) -> Enqueued {
         let mut enqueued = Enqueued {
             position: LogPosition::NONE,
             long: false,
             rejected: Vec::new(),
         };
-        let mut dead = Vec::new();
         let mut state = self.state.lock();
         if state.deleted {
             arrivals.clear();
             return enqueued;
         }
         if self.declaration.settings.overflow == Overflow::DropHead {
-            self.take_in(&mut state, arrivals.drain(..), &mut enqueued, &mut dead);
+            self.take_in(&mut state, arrivals.drain(..), &mut enqueued, dead);
         } else {
             // Whether there is room for a message depends on where the one before it went.
             for arrival in arrivals.drain(..) {
                 if state.queue.admits(arrival.incoming.message.body_len()) {
-                    self.take_in(
-                        &mut state,
-                        std::iter::once(arrival),
-                        &mut enqueued,
-                        &mut dead,
-                    );
+                    self.take_in(&mut state, std::iter::once(arrival), &mut enqueued, dead);
                 } else {
                     enqueued.rejected.push(arrival.item);
-                    self.refuse(arrival, &mut dead);
+                    self.refuse(arrival, dead);
                 }
             }
         }
@@ -340,7 +351,6 @@ impl QueueCell {
             && (state.queue.ready_count() > pacing::LONG_MESSAGES
                 || state.queue.ready_bytes() > pacing::LONG_BYTES);
         drop(state);
-        self.bury(dead);
         enqueued
     }
 
@@ -399,6 +409,26 @@ impl QueueCell {
         }
     }
 
+    /// Remembers what makes the queue itself durable.
+    pub(crate) fn set_definition(&self, commit: Arc<Commit>) {
+        // Set once, by the declaration that made the queue.
+        let _ = self.definition.set(commit);
+    }
+
+    /// What has to be durable before the queue, and anything in it, can be relied upon.
+    pub(crate) fn definition_on_its_way(&self) -> Option<Arc<Commit>> {
+        self.definition
+            .get()
+            .filter(|commit| commit.state() != CommitState::Done)
+            .cloned()
+    }
+
+    /// Begins the queue's time after a restart: deadlines are armed, its lease runs anew.
+    pub(crate) fn start(self: &Arc<Self>) {
+        self.change(|_, _| ());
+        self.renew_lease();
+    }
+
     /// Has the node's timers look at the queue when its next message expires.
     fn arm(self: &Arc<Self>, queue: &Queue<ConsumerPort>, timer_at: &mut Option<u64>) {
         if let Some(deadline) = queue.next_deadline()
@@ -421,10 +451,8 @@ impl QueueCell {
     pub(crate) fn renew_lease(self: &Arc<Self>) {
         if let (Some(expires_ms), Some(home)) = (self.expires_ms, self.home.upgrade()) {
             let until = home.unix_ms().saturating_add(expires_ms);
-            let before = self.lease_until.swap(until, Ordering::AcqRel);
-            if before == 0 {
-                home.timers.add(until, self);
-            }
+            self.lease_until.store(until, Ordering::Release);
+            home.timers.add(until, self);
         }
     }
 

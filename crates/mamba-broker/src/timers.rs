@@ -23,12 +23,24 @@ pub(crate) struct Timers {
     doorbell: Mutex<Option<Doorbell>>,
 }
 
-type Entries = BTreeMap<(u64, QueueId), Weak<QueueCell>>;
+#[derive(Default)]
+struct Entries {
+    by_time: BTreeMap<(u64, QueueId), Weak<QueueCell>>,
+    by_queue: BTreeMap<QueueId, u64>,
+}
+
+impl Entries {
+    fn remove(&mut self, queue: QueueId) {
+        if let Some(at) = self.by_queue.remove(&queue) {
+            self.by_time.remove(&(at, queue));
+        }
+    }
+}
 
 impl fmt::Debug for Timers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Timers")
-            .field("entries", &self.entries.lock().len())
+            .field("entries", &self.entries.lock().by_queue.len())
             .finish_non_exhaustive()
     }
 }
@@ -39,23 +51,41 @@ impl Timers {
         *self.doorbell.lock() = Some(doorbell);
     }
 
-    /// Notes that `queue` has something due at `at_ms`, milliseconds since 1970.
+    /// Notes that `queue` has something due at `at_ms`, milliseconds since 1970, unless it has something earlier.
     pub(crate) fn add(&self, at_ms: u64, queue: &Arc<QueueCell>) {
         let mut entries = self.entries.lock();
+        if entries
+            .by_queue
+            .get(&queue.id)
+            .is_some_and(|known| *known <= at_ms)
+        {
+            return;
+        }
+        entries.remove(queue.id);
         let is_earliest = entries
+            .by_time
             .first_key_value()
             .is_none_or(|((first, _), _)| at_ms < *first);
-        entries.insert((at_ms, queue.id), Arc::downgrade(queue));
+        entries
+            .by_time
+            .insert((at_ms, queue.id), Arc::downgrade(queue));
+        entries.by_queue.insert(queue.id, at_ms);
         drop(entries);
         if is_earliest && let Some(doorbell) = self.doorbell.lock().as_ref() {
             doorbell();
         }
     }
 
+    /// Forgets a queue that is gone.
+    pub(crate) fn remove(&self, queue: QueueId) {
+        self.entries.lock().remove(queue);
+    }
+
     /// The earliest deadline, in milliseconds since 1970.
     pub(crate) fn next(&self) -> Option<u64> {
         self.entries
             .lock()
+            .by_time
             .first_key_value()
             .map(|((at, _), _)| *at)
     }
@@ -65,10 +95,12 @@ impl Timers {
         let mut entries = self.entries.lock();
         let mut due = Vec::new();
         while due.len() < max
-            && let Some(entry) = entries.first_entry()
+            && let Some(entry) = entries.by_time.first_entry()
             && entry.key().0 <= now_ms
         {
-            due.extend(entry.remove().upgrade());
+            let ((_, id), queue) = entry.remove_entry();
+            entries.by_queue.remove(&id);
+            due.extend(queue.upgrade());
         }
         due
     }

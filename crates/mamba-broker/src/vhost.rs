@@ -180,7 +180,6 @@ impl Vhost {
             name: cell.name.to_string(),
             id: cell.id,
             auto_delete: cell.declaration.auto_delete,
-            exclusive: false,
             arguments: encode_table(&cell.declaration.arguments),
         }
     }

@@ -1,7 +1,7 @@
 //! Sockets, tasks, timers and shutdown around the broker.
 //!
 //! Reads and writes octets and reads the clock; what the octets mean is the broker's affair. One task per
-//! connection, one per listener. Start reading at [`Server`], then [`connection`](self).
+//! connection, one per listener. Start reading at [`Server`], then the task of a connection in `connection.rs`.
 
 #![expect(
     clippy::disallowed_methods,
@@ -38,6 +38,18 @@ pub struct ServerConfig {
     pub listeners: Vec<SocketAddr>,
     /// How long clients may take to answer `connection.close` at a shutdown.
     pub shutdown_grace: Duration,
+}
+
+/// How long connections that are dropped at a shutdown may take to give back what they held.
+const DROP_TIME: Duration = Duration::from_secs(2);
+
+/// What ties a connection's task to the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Lifeline {
+    /// Dropped when the task ends.
+    alive: mpsc::Sender<()>,
+    /// Becomes true when the task has to end at once.
+    dropping: watch::Receiver<bool>,
 }
 
 /// An address that cannot be listened on.
@@ -91,6 +103,7 @@ impl Server {
         let clock = Clock::start();
         // Every connection task holds a sender: the last one to end closes the mailbox.
         let (alive, mut ended) = mpsc::channel::<()>(1);
+        let (drop_all, dropping) = watch::channel(false);
         let accepting: Vec<_> = self
             .listeners
             .into_iter()
@@ -99,7 +112,10 @@ impl Server {
                     listener,
                     Arc::clone(&self.broker),
                     clock,
-                    alive.clone(),
+                    Lifeline {
+                        alive: alive.clone(),
+                        dropping: dropping.clone(),
+                    },
                 ))
             })
             .collect();
@@ -119,8 +135,11 @@ impl Server {
         if timeout(self.shutdown_grace, ended.recv()).await.is_err() {
             tracing::warn!(
                 connections = self.broker.connection_count(),
-                "some clients did not answer connection.close in time"
+                "some clients did not answer connection.close in time and are dropped"
             );
+            let _ = drop_all.send(true);
+            // They only have to give back what they held.
+            let _ = timeout(DROP_TIME, ended.recv()).await;
         }
         deadlines.abort();
     }

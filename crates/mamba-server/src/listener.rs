@@ -6,11 +6,10 @@ use mamba_broker::Broker;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
     time::sleep,
 };
 
-use crate::{clock::Clock, connection::Driver};
+use crate::{Lifeline, clock::Clock, connection::Driver};
 
 /// Connections the system may hold for us before we accept them.
 const BACKLOG: i32 = 1024;
@@ -39,14 +38,14 @@ pub(crate) async fn accept(
     listener: TcpListener,
     broker: Arc<Broker>,
     clock: Clock,
-    alive: mpsc::Sender<()>,
+    lifeline: Lifeline,
 ) {
     let mut failing = false;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 failing = false;
-                serve(stream, peer, &broker, clock, alive.clone());
+                serve(stream, peer, &broker, clock, lifeline.clone());
             }
             // The peer gave up before we got to it.
             Err(error)
@@ -70,7 +69,7 @@ fn serve(
     peer: SocketAddr,
     broker: &Arc<Broker>,
     clock: Clock,
-    alive: mpsc::Sender<()>,
+    lifeline: Lifeline,
 ) {
     let local = stream
         .local_addr()
@@ -81,7 +80,15 @@ fn serve(
         return;
     };
     tokio::spawn(async move {
-        Driver::new(stream, connection, clock).await;
+        let Lifeline {
+            alive,
+            mut dropping,
+        } = lifeline;
+        tokio::select! {
+            () = Driver::new(stream, connection, clock) => {}
+            // An error means that the server is gone: end as well.
+            _ = dropping.wait_for(|dropping| *dropping) => {}
+        }
         drop(alive);
     });
 }

@@ -241,7 +241,6 @@ fn declares(dir: PathBuf, in_flight: usize) {
                 name: format!("queue-{sent}"),
                 id: definitions.next_queue_id(),
                 auto_delete: false,
-                exclusive: false,
                 arguments: vec![0; 4],
             };
             definitions.submit(

@@ -47,8 +47,6 @@ pub struct QueueDefinition {
     pub id: QueueId,
     /// Deleted with its last consumer.
     pub auto_delete: bool,
-    /// Belonged to one connection; kept so that the broker can tell what to delete at a start.
-    pub exclusive: bool,
     /// The arguments as an encoded field table; opaque here.
     #[serde(with = "octets")]
     pub arguments: Vec<u8>,

@@ -30,7 +30,6 @@ fn queue(name: &str, id: QueueId) -> QueueDefinition {
         name: name.to_owned(),
         id,
         auto_delete: false,
-        exclusive: false,
         arguments: vec![0, 1, 254, 255],
     }
 }

@@ -10,7 +10,7 @@ use mamba_codec::{
     table as parse_table, write_deliver, write_get_ok, write_method,
 };
 use mamba_queue::{ConsumerId, Delivery, Outcome, QueueKind, Removed, Stored, Subscription};
-use mamba_session::{Capabilities, SettlementKind};
+use mamba_session::SettlementKind;
 use mamba_store::Settled;
 use mamba_types::{
     ChannelId, FieldTable, FieldValue, HardError, Message, QueueId, SoftError, Violation,
@@ -373,7 +373,7 @@ impl Core {
             // What the queue has handed over goes out before cancel-ok, even past the output's high-water mark:
             // it is one outbox at most.
             self.outbox.take(&mut self.backlog);
-            self.deliver(usize::MAX, Capabilities::default(), out);
+            self.deliver(usize::MAX, out);
             self.remove_consumer(slot);
             if let Some(queue) = abandoned {
                 self.delete_unused(&queue);
@@ -397,6 +397,9 @@ impl Core {
         let queue = Arc::clone(self.queues.get(consumer.queue)?);
         let id = consumer.id?;
         let removed = queue.change(|queue, _| queue.unsubscribe(id));
+        if removed == Some(Removed::WasLast) {
+            queue.renew_lease();
+        }
         (removed == Some(Removed::WasLast) && queue.declaration.auto_delete).then_some(queue)
     }
 
@@ -472,7 +475,14 @@ impl Core {
                 );
             }
             None => {
-                queue.change(|queue, _| queue.give_back(delivery.stored));
+                let settled = settled_of(&delivery.stored);
+                // A deleted queue takes nothing back: its record may go.
+                if queue
+                    .change(|queue, _| queue.give_back(delivery.stored))
+                    .is_none()
+                {
+                    queue.sent(settled.as_slice());
+                }
             }
         }
     }
@@ -563,15 +573,9 @@ impl Core {
         Ok(())
     }
 
-    /// Sends what waits in the backlog until the output holds `high` octets. Returns a wish to close.
-    pub(crate) fn deliver(
-        &mut self,
-        high: usize,
-        able: Capabilities,
-        out: &mut Output,
-    ) -> Option<Violation> {
+    /// Sends what waits in the backlog until the output holds `high` octets.
+    pub(crate) fn deliver(&mut self, high: usize, out: &mut Output) {
         let mut freed = 0;
-        let mut close = None;
         let mut sent: Vec<Settled> = Vec::new();
         let mut sent_from = None;
         while out.len() < high {
@@ -686,7 +690,7 @@ impl Core {
                     if let Some(channel) = self.channels.get_mut(&consumer.channel) {
                         channel.consumers.remove(&consumer.tag);
                     }
-                    if able.consumer_cancel_notify {
+                    if self.able.consumer_cancel_notify {
                         let cancel = basic::Cancel {
                             consumer_tag: ShortString::from(&*consumer.tag),
                             nowait: true,
@@ -698,14 +702,13 @@ impl Core {
                         );
                     }
                 }
-                Notice::Close(violation) => close = Some(violation),
+                Notice::Close(violation) => self.close_wish = Some(violation),
             }
         }
         note_sent(&self.queues, sent_from, &mut sent);
         if freed > 0 {
             Outbox::resume(self.outbox.sent(freed));
         }
-        close
     }
 }
 

@@ -20,10 +20,7 @@ mod transaction;
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::Arc,
     task::Waker,
     time::Instant,
 };
@@ -33,8 +30,8 @@ use mamba_codec::{
     write_nack,
 };
 use mamba_session::{
-    Confirm, Credentials, DropReason, Event, Login, Scope, Session, SessionConfig, SessionState,
-    TimerOutcome,
+    Capabilities, Confirm, Credentials, DropReason, Event, Login, Scope, Session, SessionConfig,
+    SessionState, TimerOutcome,
 };
 use mamba_store::log::BACKLOG_BYTES_MAX;
 use mamba_types::{ChannelId, HardError, LogPosition, Violation};
@@ -47,7 +44,8 @@ use self::{
 };
 use crate::{
     auth::User,
-    broker::{Broker, Changes},
+    broker::Broker,
+    commit::{Commit, CommitState},
     metrics::Counts,
     outbox::{Notice, Outbox},
     pacing::Pacing,
@@ -107,6 +105,15 @@ pub(crate) struct Core {
     pub(crate) pacing: Pacing,
     /// The log position that makes everything this connection published durable.
     stored_up_to: LogPosition,
+    /// It has published stored messages in this turn.
+    published_stored: bool,
+    /// Reading waits until the log is durable up to here: it is far behind.
+    log_pause: Option<LogPosition>,
+    /// Definitions on their way of queues that were published to.
+    definitions: Vec<Arc<Commit>>,
+    /// A wish to close that came while something else was sent.
+    close_wish: Option<Violation>,
+    able: Capabilities,
     /// What the connection waits for before it reads on.
     waiting: Option<Waiting>,
     backlog: VecDeque<Notice>,
@@ -130,15 +137,6 @@ struct Waiting {
 enum Until {
     Committed(Arc<Commit>),
     Durable(LogPosition),
-}
-
-/// A change of definitions on its way to the disk.
-#[derive(Debug, Default)]
-pub(crate) struct Commit(AtomicU8);
-
-impl Commit {
-    const DONE: u8 = 1;
-    const FAILED: u8 = 2;
 }
 
 /// A violation with the method that caused it.
@@ -183,6 +181,11 @@ impl Connection {
                 expecting: None,
                 pacing: Pacing::default(),
                 stored_up_to: LogPosition::NONE,
+                published_stored: false,
+                log_pause: None,
+                definitions: Vec::new(),
+                close_wish: None,
+                able: Capabilities::default(),
                 waiting: None,
                 backlog: VecDeque::new(),
                 held_back: Vec::new(),
@@ -210,13 +213,12 @@ impl Connection {
     /// disk or the client's own socket is behind.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        let log = self.core.broker.store.0.log();
         !self.ended
             && !self.blocked
             && self.core.waiting.is_none()
             && !self.core.pacing.is_paused()
             && self.out.len() < self.core.broker.config.limits.output_bytes_max
-            && log.backlog_bytes() < BACKLOG_BYTES_MAX
+            && self.core.log_pause.is_none()
     }
 
     /// Takes octets from the client; returns how many are done with.
@@ -239,6 +241,9 @@ impl Connection {
         self.confirm(now);
         self.core.add_up();
         self.core.wait_for_log();
+        if self.core.log_pause.is_some() {
+            self.session.pause_monitor();
+        }
         self.core.pacing.end_turn(&self.core.outbox, now.instant);
         done
     }
@@ -313,6 +318,7 @@ impl Connection {
                 Ok(()) => {
                     session.open_accepted(out);
                     core.frame_max = session.frame_max();
+                    core.able = session.capabilities();
                 }
                 Err(violation) => session.close(&violation, 10, 40, now.instant, out),
             },
@@ -356,6 +362,18 @@ impl Connection {
         }
     }
 
+    /// Reads on once the log has caught up; the client could not show life meanwhile.
+    fn end_log_pause(&mut self, now: Now) {
+        let Some(position) = self.core.log_pause else {
+            return;
+        };
+        let log = self.core.broker.store.0.log();
+        if log.is_durable(position) || log.failed() {
+            self.core.log_pause = None;
+            self.session.resume_monitor(now.instant);
+        }
+    }
+
     fn block(&mut self) {
         if self.blocked {
             return;
@@ -380,6 +398,7 @@ impl Connection {
             self.session.resume_monitor(now.instant);
         }
         self.core.pacing.check(now.instant);
+        self.end_log_pause(now);
         self.finish_waiting(now);
         self.confirm(now);
         loop {
@@ -387,10 +406,8 @@ impl Connection {
             if self.core.backlog.is_empty() || self.out.len() >= OUTPUT_HIGH {
                 break;
             }
-            if let Some(violation) =
-                self.core
-                    .deliver(OUTPUT_HIGH, self.session.capabilities(), &mut self.out)
-            {
+            self.core.deliver(OUTPUT_HIGH, &mut self.out);
+            if let Some(violation) = self.core.close_wish.take() {
                 self.core.clean_up();
                 self.session
                     .close(&violation, 0, 0, now.instant, &mut self.out);
@@ -406,8 +423,20 @@ impl Connection {
         }
         let log = self.core.broker.store.0.log().clone();
         if log.failed() {
-            self.log_failed(now);
+            self.storage_failed("the message log has failed: nothing can be stored; the broker's operator has to look at the disk", now);
             return;
+        }
+        // A message is safe only with the queue it lies in.
+        match self.core.definitions_pending() {
+            CommitState::Done => {}
+            CommitState::Pending => return,
+            CommitState::Failed => {
+                self.storage_failed(
+                    "a queue's definition could not be stored; see the broker's log",
+                    now,
+                );
+                return;
+            }
         }
         let durable = log.durable();
         let Self { core, out, .. } = self;
@@ -447,18 +476,6 @@ impl Connection {
         core.expect(latest, durable);
     }
 
-    /// The log will never be durable again: nothing can be confirmed, and the publisher has to know.
-    fn log_failed(&mut self, now: Now) {
-        let Self {
-            core, session, out, ..
-        } = self;
-        let text = "the message log has failed: nothing can be stored; the broker's operator has to look at the disk";
-        let violation = Violation::connection(HardError::InternalError, text);
-        core.confirming.clear();
-        core.clean_up();
-        session.close(&violation, 0, 0, now.instant, out);
-    }
-
     /// Sends the reply that waited, once its change is durable.
     fn finish_waiting(&mut self, now: Now) {
         let Some(waiting) = &self.core.waiting else {
@@ -466,14 +483,14 @@ impl Connection {
         };
         let log = self.core.broker.store.0.log();
         let outcome = match &waiting.until {
-            Until::Committed(commit) => commit.0.load(Ordering::Acquire),
-            Until::Durable(position) if log.is_durable(*position) => Commit::DONE,
-            Until::Durable(_) if log.failed() => Commit::FAILED,
-            Until::Durable(_) => 0,
+            Until::Committed(commit) => commit.state(),
+            Until::Durable(position) if log.is_durable(*position) => CommitState::Done,
+            Until::Durable(_) if log.failed() => CommitState::Failed,
+            Until::Durable(_) => CommitState::Pending,
         };
         match outcome {
-            0 => {}
-            Commit::DONE => {
+            CommitState::Pending => {}
+            CommitState::Done => {
                 if let Some(Waiting {
                     channel,
                     reply: Some(reply),
@@ -485,15 +502,21 @@ impl Connection {
                 let held_back = self.core.held_back.drain(..);
                 self.core.backlog.extend(held_back);
             }
-            _ => {
-                self.core.waiting = None;
-                let text = "the change could not be stored; see the broker's log";
-                let violation = Violation::connection(HardError::InternalError, text);
-                self.core.clean_up();
-                self.session
-                    .close(&violation, 0, 0, now.instant, &mut self.out);
+            CommitState::Failed => {
+                self.storage_failed("a change could not be stored; see the broker's log", now)
             }
         }
+    }
+
+    /// What was to be durable never will be: the client has to know.
+    fn storage_failed(&mut self, text: &str, now: Now) {
+        let Self {
+            core, session, out, ..
+        } = self;
+        let violation = Violation::connection(HardError::InternalError, text);
+        core.confirming.clear();
+        core.clean_up();
+        session.close(&violation, 0, 0, now.instant, out);
     }
 
     /// Whether deliveries wait for room in the output.
@@ -693,45 +716,50 @@ impl Core {
         }
     }
 
-    /// Has the log ring once it has caught up, if it is so far behind that reading pauses.
+    /// Pauses reading while the log is far behind, if this connection has added to it.
     fn wait_for_log(&mut self) {
         let log = self.broker.store.0.log();
-        if log.backlog_bytes() >= BACKLOG_BYTES_MAX {
+        if self.published_stored && log.backlog_bytes() >= BACKLOG_BYTES_MAX {
             let waker: Arc<dyn mamba_store::DurableWaker> = Arc::clone(&self.outbox) as _;
             log.wake_at(self.stored_up_to, waker);
+            self.log_pause = Some(self.stored_up_to);
         }
+        self.published_stored = false;
     }
 
-    /// Replies at once, or when `changes` are durable. `reply` is `None` for a method with nowait.
+    /// Where the definitions of the queues stand that this connection published to.
+    fn definitions_pending(&mut self) -> CommitState {
+        self.definitions
+            .retain(|commit| commit.state() != CommitState::Done);
+        self.definitions
+            .iter()
+            .map(|commit| commit.state())
+            .find(|state| *state == CommitState::Failed)
+            .unwrap_or(if self.definitions.is_empty() {
+                CommitState::Done
+            } else {
+                CommitState::Pending
+            })
+    }
+
+    /// Replies at once, or when the change is durable. `reply` is `None` for a method with nowait; what follows it
+    /// waits all the same.
     pub(crate) fn reply_when_durable(
         &mut self,
         channel: ChannelId,
         reply: Option<AMQPClass>,
-        changes: impl Into<Changes>,
+        commit: Option<Arc<Commit>>,
         out: &mut Output,
     ) {
-        let changes = changes.into();
-        if changes.definitions.is_empty() {
-            if let Some(reply) = reply {
-                write_method(out.buffer(), channel, &reply);
-            }
-            return;
-        }
-        let commit = Arc::new(Commit::default());
-        let (done, outbox) = (Arc::clone(&commit), Arc::clone(&self.outbox));
-        self.broker.submit(changes, move |stored| {
-            done.0.store(
-                if stored { Commit::DONE } else { Commit::FAILED },
-                Ordering::Release,
-            );
-            outbox.ring();
-        });
-        if reply.is_some() {
+        if let Some(commit) = commit {
+            commit.ring_when_decided(&self.outbox);
             self.waiting = Some(Waiting {
                 until: Until::Committed(commit),
                 channel,
                 reply,
             });
+        } else if let Some(reply) = reply {
+            write_method(out.buffer(), channel, &reply);
         }
     }
 

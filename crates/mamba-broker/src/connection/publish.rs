@@ -209,6 +209,12 @@ impl Core {
                     &login.vhost,
                     &self.broker.config.limits,
                 )?);
+                for queue in route.iter().flat_map(|route| &route.queues) {
+                    if let Some(commit) = queue.definition_on_its_way() {
+                        commit.ring_when_decided(&self.outbox);
+                        self.definitions.push(commit);
+                    }
+                }
             }
             if checked.plain {
                 publisher.plain.clear();
@@ -384,6 +390,8 @@ impl Core {
         }
         drop(chunk);
         self.stored_up_to = self.stored_up_to.max(position);
+        self.published_stored |= position != LogPosition::NONE;
+        rejected.sort_unstable();
         batch.arrivals = arrivals;
         for (item, index) in batch.items.iter().zip(0u32..) {
             if !item.confirm {
@@ -406,7 +414,7 @@ impl Core {
                 self.confirming.push(item.channel);
             }
             // One queue's refusal outweighs the others' consent.
-            if rejected.contains(&index) {
+            if rejected.binary_search(&index).is_ok() {
                 confirms.rejected();
             } else {
                 confirms.published(waits);

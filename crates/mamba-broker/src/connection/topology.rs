@@ -17,7 +17,8 @@ use super::{
 use crate::{
     arguments::{self, Flags},
     auth::{Resource, Right},
-    broker::{Broker, Changes, RemovedQueue},
+    broker::{Broker, RemovedQueue},
+    commit::Commit,
     outbox::ConsumerPort,
     queue_cell::{Declaration, QueueCell, QueueRef},
 };
@@ -166,7 +167,7 @@ impl Core {
             mamba_routing::check::not_default(&name)?;
             user.check_any(&vhost.name, Resource::Exchange(&name))?;
             vhost.table.read().check_exists(&name)?;
-            self.reply_when_durable(id, ok, Vec::new(), out);
+            self.reply_when_durable(id, ok, None, out);
             return Ok(());
         }
         let spec = ExchangeSpec {
@@ -196,8 +197,9 @@ impl Core {
             }
             Declared::New(_) | Declared::Existing => Vec::new(),
         };
+        let commit = self.broker.commit(changes);
         drop(table);
-        self.reply_when_durable(id, ok, changes, out);
+        self.reply_when_durable(id, ok, commit, out);
         Ok(())
     }
 
@@ -212,17 +214,12 @@ impl Core {
         mamba_routing::check::not_default(&name)?;
         vhost.table.read().check_deletable(&name)?;
         self.check_right(Right::Configure, Resource::Exchange(&name))?;
-        let removed = vhost
-            .table
-            .write()
-            .delete_exchange(&name, delete.if_unused)?;
+        let mut table = vhost.table.write();
+        let removed = table.delete_exchange(&name, delete.if_unused)?;
+        let commit = self.broker.commit(vhost.changes_of(&removed));
+        drop(table);
         let ok = AMQPClass::Exchange(exchange::AMQPMethod::DeleteOk(exchange::DeleteOk {}));
-        self.reply_when_durable(
-            id,
-            (!delete.nowait).then_some(ok),
-            vhost.changes_of(&removed),
-            out,
-        );
+        self.reply_when_durable(id, (!delete.nowait).then_some(ok), commit, out);
         Ok(())
     }
 
@@ -285,8 +282,9 @@ impl Core {
             }
             vhost.changes_of(&table.unbind(&binding))
         };
+        let commit = self.broker.commit(changes);
         drop(table);
-        self.reply_when_durable(id, ok, changes, out);
+        self.reply_when_durable(id, ok, commit, out);
         Ok(())
     }
 
@@ -340,7 +338,7 @@ impl Core {
                 self.reply_when_durable(
                     id,
                     (!purge.nowait).then_some(AMQPClass::Queue(M::PurgeOk(ok))),
-                    Vec::new(),
+                    None,
                     out,
                 );
                 Ok(())
@@ -394,7 +392,8 @@ impl Core {
                 .user
                 .check_any(&login.vhost.name, Resource::Queue(&name))?;
             let queue = self.usable_queue(&name)?;
-            return self.declared(id, &queue, declare.nowait, Vec::new(), out);
+            let commit = queue.definition_on_its_way();
+            return self.declared(id, &queue, declare.nowait, commit, out);
         }
         if given.starts_with(RESERVED) {
             return Err(refused(format!(
@@ -424,7 +423,8 @@ impl Core {
                 &flags,
                 arguments::with_queue_type(declare.arguments),
             )?;
-            return self.declared(id, &existing, declare.nowait, Vec::new(), out);
+            let commit = existing.definition_on_its_way();
+            return self.declared(id, &existing, declare.nowait, commit, out);
         }
         let printed = format!("queue '{name}' in vhost '{}'", vhost.name);
         if let Some(exchange) = arguments::dead_letter_exchange(&declare.arguments, &printed)? {
@@ -461,12 +461,16 @@ impl Core {
         } else {
             Vec::new()
         };
+        let commit = self.broker.commit(changes);
+        if let Some(commit) = &commit {
+            cell.set_definition(Arc::clone(commit));
+        }
         drop(table);
         if flags.exclusive {
             self.exclusive.push(Arc::clone(&cell));
         }
         self.counts.queues_created += 1;
-        self.declared(id, &cell, declare.nowait, changes, out)
+        self.declared(id, &cell, declare.nowait, commit, out)
     }
 
     fn declared(
@@ -474,11 +478,13 @@ impl Core {
         id: ChannelId,
         queue: &Arc<QueueCell>,
         nowait: bool,
-        changes: Vec<DefinitionChange>,
+        commit: Option<Arc<Commit>>,
         out: &mut Output,
     ) -> Result<(), Violation> {
         self.counts.queues_declared += 1;
-        queue.renew_lease();
+        if queue.declaration.settings.kind == QueueKind::Classic {
+            queue.renew_lease();
+        }
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.last_queue = Some(Arc::clone(&queue.name));
         }
@@ -492,7 +498,7 @@ impl Core {
         self.reply_when_durable(
             id,
             (!nowait).then_some(AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))),
-            changes,
+            commit,
             out,
         );
         Ok(())
@@ -520,7 +526,7 @@ impl Core {
         self.reply_when_durable(
             id,
             (!nowait).then_some(AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))),
-            Vec::new(),
+            None,
             out,
         );
         Ok(())
@@ -573,7 +579,7 @@ impl Core {
         self.check_right(Right::Configure, Resource::Queue(&name))?;
         let vhost = Arc::clone(&self.login()?.vhost);
         let mut count = 0;
-        let mut changes = Changes::default();
+        let mut commit = None;
         if let Some(queue) = vhost.queue(&name) {
             self.check_owner(&queue)?;
             let printed = queue.printed();
@@ -601,7 +607,7 @@ impl Core {
                 }
             };
             let removed = self.remove_queue(&queue, allowed)?;
-            (count, changes) = (removed.ready, removed.changes);
+            (count, commit) = (removed.ready, removed.commit);
         }
         let ok = queue::DeleteOk {
             message_count: u32::try_from(count).unwrap_or(u32::MAX),
@@ -609,7 +615,7 @@ impl Core {
         self.reply_when_durable(
             id,
             (!delete.nowait).then_some(AMQPClass::Queue(queue::AMQPMethod::DeleteOk(ok))),
-            changes,
+            commit,
             out,
         );
         Ok(())
@@ -636,16 +642,13 @@ impl Core {
                 Err(precondition("in use"))
             }
         };
-        if let Ok(removed) = self.remove_queue(queue, allowed) {
-            self.broker.submit(removed.changes, |_| {});
-        }
+        // Refused when another consumer came meanwhile.
+        let _ = self.remove_queue(queue, allowed);
     }
 
     pub(crate) fn delete_exclusive_queues(&mut self) {
         while let Some(queue) = self.exclusive.pop() {
-            if let Ok(removed) = self.remove_queue(&queue, |_| Ok(())) {
-                self.broker.submit(removed.changes, |_| {});
-            }
+            let _ = self.remove_queue(&queue, |_| Ok(()));
         }
     }
 }
