@@ -182,12 +182,15 @@ impl Core {
         mamba_routing::check::not_default(&name)?;
         user.check(&vhost.name, Right::Configure, Resource::Exchange(&name))?;
         let mut table = vhost.table.write();
-        if table.exchange(&name).is_none()
-            && let Some(alternate) = arguments::get(&spec.arguments, "alternate-exchange")
-                .and_then(mamba_types::table::text)
-        {
-            user.check(&vhost.name, Right::Read, Resource::Exchange(&name))?;
-            user.check(&vhost.name, Right::Write, Resource::Exchange(alternate))?;
+        if table.exchange(&name).is_none() {
+            mamba_routing::check::not_reserved(&name)?;
+            let alternate =
+                mamba_routing::check::alternate_exchange(&vhost.name, &name, &spec.arguments)?;
+            if let Some(alternate) = alternate {
+                user.check(&vhost.name, Right::Read, Resource::Exchange(&name))?;
+                let alternate = String::from_utf8_lossy(alternate);
+                user.check(&vhost.name, Right::Write, Resource::Exchange(&alternate))?;
+            }
         }
         let changes = match table.declare(spec)? {
             Declared::New(exchange) if exchange.spec().durable => {
