@@ -100,6 +100,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             .connection
             .receive(self.input.octets(), self.clock.now());
         self.input.consume(consumed);
+        // Between turns a connection keeps only what is left over: a thousand busy ones must not hold a thousand buffers.
+        self.input.settle();
         consumed > 0
     }
 
