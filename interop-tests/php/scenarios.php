@@ -570,7 +570,10 @@ function dead_peer_detection(): void
 {
     $channel = connect()->channel();
     $queue = durable_queue($channel, 'dead-peer');
+    // Another connection looks for it: it has to be there first.
+    $channel->confirm_select();
     publish($channel, '', $queue, 'held');
+    $channel->wait_for_pending_acks(10);
     // The library sends heartbeats only while it is asked to do something; left alone, this connection falls silent.
     $doomed = connect(['heartbeat' => 1]);
     $doomedChannel = $doomed->channel();

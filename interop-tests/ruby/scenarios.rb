@@ -441,7 +441,10 @@ def dead_peer_detection
   watcher = connect
   channel = watcher.create_channel
   queue = durable_queue(channel, "dead-peer")
+  # Another connection looks for it: it has to be there first.
+  channel.confirm_select
   publish(channel, "", queue, "held")
+  channel.wait_for_confirms
   proxy = FreezableProxy.new(watcher.host, watcher.port)
   errors = ErrorSink.new
   doomed = connect(host: "127.0.0.1", port: proxy.port, heartbeat: 1, session_error_handler: errors)

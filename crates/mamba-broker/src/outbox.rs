@@ -172,7 +172,9 @@ impl Outbox {
                 *current = Some(waker.clone());
             }
         }
-        self.rung.store(false, Ordering::Release);
+        // A swap, not a store: whoever rang before it is seen with all it left, whoever rings after it wakes us. A plain
+        // store could pass the reads that follow, and a ring in between would be lost.
+        self.rung.swap(false, Ordering::AcqRel);
     }
 }
 
