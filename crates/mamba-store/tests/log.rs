@@ -364,7 +364,7 @@ fn shrink_to(log: &Log, files: u64) {
             settle(log, Q, 1_000_000 + round, at);
             assert!(log.flush());
         }
-        std::thread::park_timeout(std::time::Duration::from_millis(1));
+        std::thread::park_timeout(Duration::from_millis(1));
     }
     panic!("the log never shrank: {:?}", log.stats());
 }
