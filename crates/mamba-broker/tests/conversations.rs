@@ -377,6 +377,33 @@ fn a_long_chain_of_dead_letter_queues_needs_no_stack() {
     assert_eq!(world.ready(&format!("q{HOPS}")), 1);
 }
 
+/// A cancel sends what is on its way ahead of its reply; a wish to close that lay among it used to be lost.
+#[test]
+fn a_shutdown_reaches_a_client_that_is_cancelling() {
+    let folder = TempDir::new().unwrap();
+    let world = World::open(&folder, START_MS);
+    let mut client = world.client();
+    client.declare("q", false, &[]);
+    client.consume("q", true);
+    world.broker.close_connections("shutdown");
+    let cancel = basic::Cancel {
+        consumer_tag: "c".into(),
+        nowait: false,
+    };
+    let mut octets = Vec::new();
+    write_method(
+        &mut octets,
+        ONE,
+        &AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)),
+    );
+    assert_eq!(
+        client.connection.receive(&octets, world.now()),
+        octets.len()
+    );
+    client.listen();
+    assert!(client.heard("CONNECTION_FORCED"), "{:?}", client.heard);
+}
+
 #[test]
 fn a_rejecting_queue_nacks_its_publisher() {
     let folder = TempDir::new().unwrap();

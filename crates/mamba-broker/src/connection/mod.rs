@@ -30,7 +30,7 @@ use mamba_codec::{
     write_nack,
 };
 use mamba_session::{
-    Capabilities, Confirm, Credentials, DropReason, Event, Login, Scope, Session, SessionConfig,
+    Capabilities, Confirm, Credentials, DropReason, Event, Login, Session, SessionConfig,
     SessionState, TimerOutcome,
 };
 use mamba_store::log::BACKLOG_BYTES_MAX;
@@ -357,9 +357,7 @@ impl Connection {
                 core.clean_up();
             }
         }
-        match session.fail(channel, violation, *class, *method, now.instant, out) {
-            Scope::Channel | Scope::Connection => {}
-        }
+        session.fail(channel, violation, *class, *method, now.instant, out);
     }
 
     /// Reads on once the log has caught up; the client could not show life meanwhile.
@@ -402,16 +400,17 @@ impl Connection {
         self.finish_waiting(now);
         self.confirm(now);
         loop {
-            self.core.outbox.take(&mut self.core.backlog);
-            if self.core.backlog.is_empty() || self.out.len() >= OUTPUT_HIGH {
-                break;
-            }
-            self.core.deliver(OUTPUT_HIGH, &mut self.out);
+            // It may have come with what a cancel sent ahead of its reply, and not from here.
             if let Some(violation) = self.core.close_wish.take() {
                 self.core.clean_up();
                 self.session
                     .close(&violation, 0, 0, now.instant, &mut self.out);
             }
+            self.core.outbox.take(&mut self.core.backlog);
+            if self.core.backlog.is_empty() || self.out.len() >= OUTPUT_HIGH {
+                break;
+            }
+            self.core.deliver(OUTPUT_HIGH, &mut self.out);
         }
         self.core.add_up();
     }
