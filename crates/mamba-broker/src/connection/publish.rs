@@ -210,7 +210,10 @@ impl Core {
                     &self.broker.config.limits,
                 )?);
                 for queue in route.iter().flat_map(|route| &route.queues) {
-                    if let Some(commit) = queue.definition_on_its_way() {
+                    if let Some(commit) = queue.definition_on_its_way()
+                        // Once each: a route that cannot be cached comes by here with every message.
+                        && !self.definitions.iter().any(|known| Arc::ptr_eq(known, &commit))
+                    {
                         commit.ring_when_decided(&self.outbox);
                         self.definitions.push(commit);
                     }
