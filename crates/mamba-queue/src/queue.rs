@@ -612,7 +612,9 @@ impl<P: Port> Queue<P> {
     }
 
     /// Takes back a message that was handed over but never sent: to its original place.
-    pub fn give_back(&mut self, stored: Stored) {
+    pub fn give_back(&mut self, mut stored: Stored) {
+        // Later messages may have gone out meanwhile: the mark tells the next consumer why it is out of order.
+        stored.redelivered = true;
         let rank = self.rank(&stored);
         let priority = self.priority_of(&stored.message);
         self.ready.put_back(priority, rank, stored);

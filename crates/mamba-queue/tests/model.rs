@@ -315,7 +315,8 @@ impl Model {
     }
 
     /// Back without counting as a return.
-    fn give_back(&mut self, known: Known) {
+    fn give_back(&mut self, mut known: Known) {
+        known.redelivered = true;
         let place = match self.settings.kind {
             QueueKind::Classic => (self.level(&known), true, known.arrival),
             QueueKind::Quorum => (self.level(&known), false, self.tick()),
