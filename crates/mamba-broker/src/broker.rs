@@ -12,8 +12,8 @@ use std::{
 
 use mamba_session::SessionConfig;
 use mamba_store::{
-    CleanStop, DefinitionChange, OpenError, RealDisk, RecoveryReport, SequenceRun, Store,
-    StoreConfig, StoreError, SyncMode,
+    CleanStop, DefinitionChange, OpenError, RealDisk, Recovered, RecoveryReport, SequenceRun,
+    Store, StoreConfig, StoreError, SyncMode,
 };
 use mamba_types::{
     FieldTable, FieldValue, HardError, Limits, LogPosition, Message, QueueId, Sequence, Violation,
@@ -193,10 +193,24 @@ impl Broker {
     /// # Errors
     /// [`OpenError`] says what to do.
     pub fn open(config: BrokerConfig, seed: u64, unix_ms: u64) -> Result<Arc<Self>, OpenError> {
+        let open = |store_config| Store::open(store_config, Arc::new(RealDisk::new()));
+        Self::open_on(config, open, seed, unix_ms)
+    }
+
+    /// Like [`Self::open`], with the store opened by `open`: on another disk, or without threads.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do.
+    pub fn open_on(
+        config: BrokerConfig,
+        open: impl FnOnce(StoreConfig) -> Result<(Store, Recovered), OpenError>,
+        seed: u64,
+        unix_ms: u64,
+    ) -> Result<Arc<Self>, OpenError> {
         let mut store_config = StoreConfig::new(&config.data_dir);
         store_config.sync = config.sync;
         store_config.file_size = config.log_file_size;
-        let (store, mut recovered) = Store::open(store_config, Arc::new(RealDisk::new()))?;
+        let (store, mut recovered) = open(store_config)?;
         let timers: Arc<Timers> = Arc::default();
         let vhost = Arc::new(Vhost::new(
             DEFAULT_VHOST,
