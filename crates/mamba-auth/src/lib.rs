@@ -1,0 +1,21 @@
+//! Users and what they may do, as plain values: password hashes, tags, limits, permissions and topic permissions, and a
+//! brake on guessing.
+//!
+//! Knows no disk, no socket and no clock: time and randomness are arguments. Start reading at [`Directory`], which holds
+//! everyone, and at [`Grants`], which answers what one user may do in one virtual host.
+
+mod directory;
+mod limit;
+mod password;
+mod permission;
+mod throttle;
+mod user;
+
+pub use directory::{Directory, Grants};
+pub use limit::{Limit, UserLimits, VhostLimits};
+pub use password::{HashAlgorithm, InvalidHash, PasswordHash, is_same};
+pub use permission::{
+    InvalidPattern, Pattern, Permissions, Resource, Right, TopicPermissions, TopicRight,
+};
+pub use throttle::{Throttle, Verdict};
+pub use user::{TAGS_MAX, Tags, TooManyTags, User};
