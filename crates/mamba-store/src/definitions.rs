@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{self, IoSlice},
+    ops::Bound,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -84,6 +85,109 @@ pub struct BindingDefinition {
     pub arguments: Vec<u8>,
 }
 
+/// A virtual host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VhostDefinition {
+    /// Name.
+    pub name: String,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+    /// For people.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Type of queues that are declared without one; `None`: classic.
+    #[serde(default)]
+    pub default_queue_type: Option<String>,
+    /// Refuses to be deleted.
+    #[serde(default)]
+    pub protected_from_deletion: bool,
+    /// Copies messages to the trace exchange.
+    #[serde(default)]
+    pub tracing: bool,
+    /// Open connections it may have; negative or `None`: any number.
+    #[serde(default)]
+    pub max_connections: Option<i64>,
+    /// Queues it may have; negative or `None`: any number.
+    #[serde(default)]
+    pub max_queues: Option<i64>,
+}
+
+/// A user. The password is kept as a salted hash only.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserDefinition {
+    /// Login name.
+    pub name: String,
+    /// Salt and digest in base64; empty: nobody logs in with a password.
+    #[serde(default)]
+    pub password_hash: String,
+    /// Name of the hash algorithm.
+    #[serde(default)]
+    pub hashing_algorithm: String,
+    /// Tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Open connections it may have; negative or `None`: any number.
+    #[serde(default)]
+    pub max_connections: Option<i64>,
+    /// Open channels it may have; negative or `None`: any number.
+    #[serde(default)]
+    pub max_channels: Option<i64>,
+}
+
+impl fmt::Debug for UserDefinition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserDefinition")
+            .field("name", &self.name)
+            .field("tags", &self.tags)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a user may do in a virtual host: three regular expressions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PermissionDefinition {
+    /// Virtual host.
+    pub vhost: String,
+    /// User.
+    pub user: String,
+    /// What it may create and delete.
+    #[serde(default)]
+    pub configure: String,
+    /// Where it may publish and bind to.
+    #[serde(default)]
+    pub write: String,
+    /// What it may consume and bind from.
+    #[serde(default)]
+    pub read: String,
+}
+
+/// Which topics of an exchange a user may use: two regular expressions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicPermissionDefinition {
+    /// Virtual host.
+    pub vhost: String,
+    /// User.
+    pub user: String,
+    /// Topic exchange.
+    pub exchange: String,
+    /// Routing keys to publish with.
+    #[serde(default)]
+    pub write: String,
+    /// Binding keys to bind with.
+    #[serde(default)]
+    pub read: String,
+}
+
+/// A value of the whole node that operators and extensions keep.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GlobalParameterDefinition {
+    /// Name.
+    pub name: String,
+    /// Any JSON.
+    pub value: serde_json::Value,
+}
+
 /// Everything the database held at open, each list in key order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredDefinitions {
@@ -93,6 +197,60 @@ pub struct StoredDefinitions {
     pub queues: Vec<QueueDefinition>,
     /// Durable bindings.
     pub bindings: Vec<BindingDefinition>,
+    /// Virtual hosts.
+    pub vhosts: Vec<VhostDefinition>,
+    /// Users.
+    pub users: Vec<UserDefinition>,
+    /// Permissions.
+    pub permissions: Vec<PermissionDefinition>,
+    /// Topic permissions.
+    pub topic_permissions: Vec<TopicPermissionDefinition>,
+    /// Global parameters.
+    pub global_parameters: Vec<GlobalParameterDefinition>,
+}
+
+impl Stored for VhostDefinition {
+    const TABLE: &'static str = "vhosts";
+
+    fn key(&self) -> Vec<&[u8]> {
+        vec![self.name.as_bytes()]
+    }
+}
+
+impl Stored for UserDefinition {
+    const TABLE: &'static str = "users";
+
+    fn key(&self) -> Vec<&[u8]> {
+        vec![self.name.as_bytes()]
+    }
+}
+
+impl Stored for PermissionDefinition {
+    const TABLE: &'static str = "permissions";
+
+    fn key(&self) -> Vec<&[u8]> {
+        vec![self.vhost.as_bytes(), self.user.as_bytes()]
+    }
+}
+
+impl Stored for TopicPermissionDefinition {
+    const TABLE: &'static str = "topic_permissions";
+
+    fn key(&self) -> Vec<&[u8]> {
+        vec![
+            self.vhost.as_bytes(),
+            self.user.as_bytes(),
+            self.exchange.as_bytes(),
+        ]
+    }
+}
+
+impl Stored for GlobalParameterDefinition {
+    const TABLE: &'static str = "global_parameters";
+
+    fn key(&self) -> Vec<&[u8]> {
+        vec![self.name.as_bytes()]
+    }
 }
 
 impl Stored for ExchangeDefinition {
@@ -147,8 +305,24 @@ pub trait Stored: Serialize + DeserializeOwned {
 pub struct DefinitionChange {
     table: &'static str,
     key: Vec<u8>,
-    /// `None` removes.
-    value: Option<Result<Vec<u8>, StoreError>>,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Put(Result<Vec<u8>, StoreError>),
+    Delete,
+    /// Everything whose key begins like this one.
+    DeleteAll,
+}
+
+impl DefinitionChange {
+    fn fault(&self) -> Option<&StoreError> {
+        match &self.kind {
+            Kind::Put(Err(error)) => Some(error),
+            Kind::Put(Ok(_)) | Kind::Delete | Kind::DeleteAll => None,
+        }
+    }
 }
 
 impl DefinitionChange {
@@ -160,7 +334,7 @@ impl DefinitionChange {
         Self {
             table: T::TABLE,
             key: encode_key(&definition.key()),
-            value: Some(value),
+            kind: Kind::Put(value),
         }
     }
 
@@ -170,7 +344,17 @@ impl DefinitionChange {
         Self {
             table: T::TABLE,
             key: encode_key(&definition.key()),
-            value: None,
+            kind: Kind::Delete,
+        }
+    }
+
+    /// Removes all definitions of a kind whose key begins with these parts, such as everything in a virtual host.
+    #[must_use]
+    pub fn delete_all<T: Stored>(parts: &[&[u8]]) -> Self {
+        Self {
+            table: T::TABLE,
+            key: encode_key(parts),
+            kind: Kind::DeleteAll,
         }
     }
 }
@@ -241,6 +425,21 @@ impl Definitions {
         }
     }
 
+    /// Hands over changes for somebody who will wait for them.
+    pub fn begin(&self, changes: Vec<DefinitionChange>) -> PendingChange {
+        let (tell, outcome) = std::sync::mpsc::channel();
+        self.submit(
+            changes,
+            Box::new(move |result| {
+                let _ = tell.send(result);
+            }),
+        );
+        PendingChange {
+            definitions: self.clone(),
+            outcome,
+        }
+    }
+
     /// Waits until everything submitted before is durable or has failed; blocks the thread.
     pub fn flush(&self) {
         if self.manual.is_some() {
@@ -275,6 +474,25 @@ impl Definitions {
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::Relaxed)
+    }
+}
+
+/// Changes that were handed over and may not be durable yet.
+#[derive(Debug)]
+#[must_use]
+pub struct PendingChange {
+    definitions: Definitions,
+    outcome: std::sync::mpsc::Receiver<Result<(), StoreError>>,
+}
+
+impl PendingChange {
+    /// Waits until they are durable; blocks the thread.
+    ///
+    /// # Errors
+    /// [`StoreError`]: none of them is.
+    pub fn wait(self) -> Result<(), StoreError> {
+        while self.definitions.turn() {}
+        self.outcome.recv().unwrap_or(Err(StoreError::Closed))
     }
 }
 
@@ -536,6 +754,11 @@ fn read_all(path: &Path, database: &redb::Database) -> Result<StoredDefinitions,
         exchanges: read_table(path, &read)?,
         queues: read_table(path, &read)?,
         bindings: read_table(path, &read)?,
+        vhosts: read_table(path, &read)?,
+        users: read_table(path, &read)?,
+        permissions: read_table(path, &read)?,
+        topic_permissions: read_table(path, &read)?,
+        global_parameters: read_table(path, &read)?,
     })
 }
 
@@ -620,7 +843,7 @@ impl Worker {
             let own = submission
                 .changes
                 .iter()
-                .find_map(|change| change.value.as_ref()?.as_ref().err().cloned());
+                .find_map(|change| change.fault().cloned());
             (submission.done)(own.map_or_else(|| outcome.clone(), Err));
         }
     }
@@ -667,11 +890,7 @@ fn apply(write: &redb::WriteTransaction, submissions: &[Submission]) -> Result<(
     let mut open: Option<(&str, OpenTable<'_>)> = None;
     let changes = submissions
         .iter()
-        .filter(|one| {
-            one.changes
-                .iter()
-                .all(|change| !matches!(change.value, Some(Err(_))))
-        })
+        .filter(|one| one.changes.iter().all(|change| change.fault().is_none()))
         .flat_map(|one| &one.changes);
     for change in changes {
         if open.as_ref().is_none_or(|(name, _)| *name != change.table) {
@@ -681,12 +900,35 @@ fn apply(write: &redb::WriteTransaction, submissions: &[Submission]) -> Result<(
         let Some((_, table)) = &mut open else {
             continue;
         };
-        match &change.value {
-            Some(Ok(value)) => drop(table.insert(change.key.as_slice(), value.as_slice())?),
-            _ => drop(table.remove(change.key.as_slice())?),
+        match &change.kind {
+            Kind::Put(Ok(value)) => drop(table.insert(change.key.as_slice(), value.as_slice())?),
+            Kind::Put(Err(_)) => {}
+            Kind::Delete => drop(table.remove(change.key.as_slice())?),
+            Kind::DeleteAll => {
+                let after = after_prefix(&change.key);
+                let range = (
+                    Bound::Included(change.key.as_slice()),
+                    Bound::Excluded(after.as_slice()),
+                );
+                for removed in table.extract_from_if::<&[u8], _>(range, |_, _| true)? {
+                    removed?;
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// The first key behind all that begin with this one. No key consists of 0xFF alone: each part begins with its length.
+fn after_prefix(prefix: &[u8]) -> Vec<u8> {
+    let mut after = prefix.to_vec();
+    while let Some(last) = after.pop() {
+        if last < u8::MAX {
+            after.push(last + 1);
+            break;
+        }
+    }
+    after
 }
 
 fn store_error(error: redb::Error) -> StoreError {

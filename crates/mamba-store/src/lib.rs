@@ -19,7 +19,8 @@ mod store;
 
 pub use definitions::{
     BindingDefinition, DefinitionChange, Definitions, DestinationKind, ExchangeDefinition,
-    QueueDefinition, Stored, StoredDefinitions,
+    GlobalParameterDefinition, PendingChange, PermissionDefinition, QueueDefinition, Stored,
+    StoredDefinitions, TopicPermissionDefinition, UserDefinition, VhostDefinition,
 };
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{OpenError, StoreError};

@@ -15,7 +15,8 @@ use std::{
 
 use mamba_store::{
     BindingDefinition, DefinitionChange, DestinationKind, EnqueuedRun, ExchangeDefinition,
-    OpenError, QueueDefinition, RealDisk, Recovered, Store, StoreConfig, StoreError,
+    OpenError, PermissionDefinition, QueueDefinition, RealDisk, Recovered, Store, StoreConfig,
+    StoreError,
 };
 use mamba_types::{QueueId, Sequence};
 use support::record;
@@ -214,4 +215,29 @@ fn a_folder_without_permission_says_so() {
     let temp = tempfile::tempdir().unwrap();
     fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o500)).unwrap();
     check_refused(temp.path(), "no permission");
+}
+
+#[test]
+fn what_belongs_to_a_virtual_host_goes_together() {
+    let temp = tempfile::tempdir().unwrap();
+    let (store, _) = open(temp.path()).unwrap();
+    let permission = |vhost: &str, user: &str| PermissionDefinition {
+        vhost: vhost.to_owned(),
+        user: user.to_owned(),
+        ..PermissionDefinition::default()
+    };
+    let kept = [permission("a", "u"), permission("bb", "u")];
+    let all = [
+        &kept[0],
+        &permission("b", "u"),
+        &permission("b", "v"),
+        &kept[1],
+    ];
+    let puts = all.into_iter().map(DefinitionChange::put).collect();
+    store.definitions().begin(puts).wait().unwrap();
+    let gone = DefinitionChange::delete_all::<PermissionDefinition>(&[b"b"]);
+    store.definitions().begin(vec![gone]).wait().unwrap();
+    store.close();
+    let (_store, recovered) = open(temp.path()).unwrap();
+    assert_eq!(recovered.definitions.permissions, kept);
 }
