@@ -276,6 +276,7 @@ fn answer(session: &mut Session, event: Event<'_>, refuse: bool, now: Instant, o
         Event::Open { .. } if refuse => session.close(&refusal, 10, 40, now, out),
         Event::Open { .. } => session.open_accepted(out),
         Event::UpdateSecret { .. } => session.secret_updated(out),
+        Event::OpenChannel(channel) => session.channel_accepted(channel, out),
         Event::CloseChannel(channel) => session.channel_closed(channel, out),
         Event::CloseConnection => session.connection_closed(now, out),
         Event::Publish(_, publish) => {
@@ -297,7 +298,7 @@ fn answer(session: &mut Session, event: Event<'_>, refuse: bool, now: Instant, o
             }
         }
         Event::WrongProtocol { .. } => assert!(session.is_finished()),
-        Event::ChannelOpened(_) | Event::Settle(..) | Event::Method(..) | Event::Closing(_) => {}
+        Event::Settle(..) | Event::Method(..) | Event::Closing(_) => {}
     }
 }
 

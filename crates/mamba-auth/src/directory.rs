@@ -218,6 +218,12 @@ impl Grants {
         self.generation
     }
 
+    /// Takes everything away: the user is gone.
+    pub fn revoke(&mut self) {
+        self.permissions = None;
+        self.answers.clear();
+    }
+
     /// Whether the user may open the virtual host: any entry will do.
     #[must_use]
     pub const fn may_open(&self) -> bool {

@@ -173,12 +173,12 @@ fn type_name(arguments: &FieldTable) -> Option<&str> {
 }
 
 /// Makes the queue type explicit, as it is stored, shown and compared.
-pub(crate) fn with_queue_type(mut arguments: FieldTable) -> FieldTable {
+pub(crate) fn with_queue_type(mut arguments: FieldTable, default: &str) -> FieldTable {
     if !matches!(get(&arguments, "x-queue-type"), Some(value) if table::text(value) != Some("") && table::text(value) != Some("undefined"))
     {
         arguments.insert(
             ShortString::from("x-queue-type"),
-            FieldValue::LongString("classic".into()),
+            FieldValue::LongString(default.into()),
         );
     }
     arguments

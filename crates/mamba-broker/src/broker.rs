@@ -1,7 +1,7 @@
 //! The node: its virtual hosts, users, connections, store and alarms.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -22,20 +22,21 @@ use mamba_types::{
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    auth::{Permissions, User, Users},
+    access::Access,
     commit::Commit,
     connection::{Connection, Now},
     metrics::{Counts, Metrics, Snapshot},
     outbox::{ConsumerPort, Notice, Outbox},
     queue_cell::QueueCell,
+    tenants,
     timers::{Doorbell, Timers},
-    vhost::Vhost,
+    vhost::{Vhost, VhostSettings},
 };
 
 /// Connections that may be in the handshake beyond the limit of open ones: they are told why they are refused.
 const HANDSHAKES_MAX: usize = 1024;
 
-/// The one virtual host there is for now.
+/// The virtual host of a new node.
 pub const DEFAULT_VHOST: &str = "/";
 
 /// Characters of a drawn name behind its prefix.
@@ -62,8 +63,14 @@ pub struct BrokerConfig {
     pub product: String,
     /// `version` in the server properties, `x.y.z`.
     pub version: String,
-    /// Name and password of the built-in user.
+    /// Name and password of a new node's user; no user if the name is empty.
     pub user: (String, String),
+    /// That user's tags.
+    pub user_tags: Vec<String>,
+    /// The virtual host of a new node.
+    pub default_vhost: String,
+    /// Who a client is that logs in by ANONYMOUS; `None`: the mechanism is not offered.
+    pub anonymous_user: Option<String>,
     /// Users that may only log in from this machine.
     pub loopback_users: Vec<String>,
 }
@@ -82,6 +89,9 @@ impl BrokerConfig {
             product: "RabbitMQ".to_owned(),
             version: "4.0.5".to_owned(),
             user: ("guest".to_owned(), "guest".to_owned()),
+            user_tags: vec!["administrator".to_owned()],
+            default_vhost: DEFAULT_VHOST.to_owned(),
+            anonymous_user: None,
             loopback_users: vec!["guest".to_owned()],
         }
     }
@@ -126,15 +136,15 @@ impl Alarms {
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     pub(crate) definitions: Vec<DefinitionChange>,
-    /// A deleted queue with the places of its stored messages.
-    pub(crate) forget: Option<(QueueId, Vec<LogPosition>)>,
+    /// Deleted queues with the places of their stored messages.
+    pub(crate) forget: Vec<(QueueId, Vec<LogPosition>)>,
 }
 
 impl From<Vec<DefinitionChange>> for Changes {
     fn from(definitions: Vec<DefinitionChange>) -> Self {
         Self {
             definitions,
-            forget: None,
+            forget: Vec::new(),
         }
     }
 }
@@ -162,19 +172,30 @@ pub struct Broker {
     pub(crate) store: StoreHandle,
     pub(crate) metrics: Metrics,
     session_config: Arc<SessionConfig>,
-    pub(crate) users: Users,
-    vhosts: RwLock<HashMap<Arc<str>, Arc<Vhost>>>,
-    connections: Mutex<HashMap<u64, Arc<Outbox>>>,
+    pub(crate) access: Arc<Access>,
+    pub(crate) vhosts: RwLock<HashMap<Arc<str>, Arc<Vhost>>>,
+    /// Held while a tenant changes: validated, applied and handed to the disk in one order.
+    pub(crate) changing: Mutex<()>,
+    pub(crate) global_parameters: RwLock<BTreeMap<String, serde_json::Value>>,
+    connections: Mutex<HashMap<u64, Registered>>,
     replies: RwLock<HashMap<Arc<str>, ReplyTarget>>,
     next_connection: AtomicU64,
     /// Connections past `connection.open`.
     opened: AtomicUsize,
-    timers: Arc<Timers>,
+    pub(crate) timers: Arc<Timers>,
     alarms: AtomicU8,
     stopping: AtomicBool,
-    seed: u64,
+    pub(crate) seed: u64,
     draws: AtomicU64,
     report: RecoveryReport,
+}
+
+/// A connection the node knows of.
+#[derive(Debug)]
+struct Registered {
+    outbox: Arc<Outbox>,
+    /// Who it is and where, from `connection.open` on.
+    login: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// The store with a name for `Debug`.
@@ -212,23 +233,34 @@ impl Broker {
         store_config.file_size = config.log_file_size;
         let (store, mut recovered) = open(store_config)?;
         let timers: Arc<Timers> = Arc::default();
-        let vhost = Arc::new(Vhost::new(
-            DEFAULT_VHOST,
-            seed,
-            Arc::clone(&timers),
-            unix_ms,
-        ));
-        vhost.recover(&store, &mut recovered);
-        for queue in vhost.queues() {
+        let mut definitions = std::mem::take(&mut recovered.definitions);
+        tenants::seed_new_node(&store, &config, &mut definitions)?;
+        let directory = tenants::directory(&definitions);
+        let global_parameters = std::mem::take(&mut definitions.global_parameters);
+        let mut vhosts = HashMap::new();
+        for (vhost, own) in tenants::by_vhost(definitions) {
+            let settings = tenants::settings(&vhost);
+            let made = Vhost::new(&vhost.name, settings, seed, Arc::clone(&timers), unix_ms);
+            let vhost = Arc::new(made);
+            vhost.recover(&store, own, &mut recovered);
+            vhosts.insert(Arc::clone(&vhost.name), vhost);
+        }
+        for queue in vhosts.values().flat_map(|vhost| vhost.queues()) {
             queue.start();
         }
-        let (name, password) = &config.user;
-        let user = User::new(name, password, DEFAULT_VHOST, Permissions::ALL);
+        let access = Access::new(directory, config.loopback_users.clone(), seed);
         Ok(Arc::new(Self {
-            users: Users::new(vec![user], config.loopback_users.clone()),
+            access: Arc::new(access),
+            changing: Mutex::default(),
+            global_parameters: RwLock::new(
+                global_parameters
+                    .into_iter()
+                    .map(|parameter| (parameter.name, parameter.value))
+                    .collect(),
+            ),
             metrics: Metrics::default(),
             session_config: Self::session_config(&config),
-            vhosts: RwLock::new(HashMap::from([(Arc::clone(&vhost.name), vhost)])),
+            vhosts: RwLock::new(vhosts),
             connections: Mutex::default(),
             replies: RwLock::default(),
             next_connection: AtomicU64::new(1),
@@ -242,6 +274,10 @@ impl Broker {
             store: StoreHandle(store),
             config,
         }))
+    }
+
+    pub(crate) fn new_vhost(&self, name: &str, settings: VhostSettings, unix_ms: u64) -> Vhost {
+        Vhost::new(name, settings, self.seed, Arc::clone(&self.timers), unix_ms)
     }
 
     /// What recovery met at the start.
@@ -292,7 +328,11 @@ impl Broker {
         }
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let outbox = Outbox::new(id, self.config.limits.outbox_bytes_max);
-        connections.insert(id, Arc::clone(&outbox));
+        let registered = Registered {
+            outbox: Arc::clone(&outbox),
+            login: None,
+        };
+        connections.insert(id, registered);
         drop(connections);
         Some(Connection::new(
             Arc::clone(self),
@@ -319,6 +359,37 @@ impl Broker {
         self.opened.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// Notes who a connection is and where, so that it can be closed with its user or virtual host.
+    pub(crate) fn register_login(&self, id: u64, user: &Arc<str>, vhost: &Arc<str>) {
+        if let Some(registered) = self.connections.lock().get_mut(&id) {
+            registered.login = Some((Arc::clone(user), Arc::clone(vhost)));
+        }
+    }
+
+    /// Asks the connections to close (320) whose user and virtual host `concerned` says yes to.
+    pub(crate) fn close_connections_of(
+        &self,
+        concerned: impl Fn(&str, &str) -> bool,
+        text: &str,
+    ) -> usize {
+        let mut outboxes: Vec<Arc<Outbox>> = self
+            .connections
+            .lock()
+            .values()
+            .filter(|registered| {
+                let login = registered.login.as_ref();
+                login.is_some_and(|(user, vhost)| concerned(user, vhost))
+            })
+            .map(|registered| Arc::clone(&registered.outbox))
+            .collect();
+        outboxes.sort_unstable_by_key(|outbox| outbox.connection);
+        for outbox in &outboxes {
+            let violation = Violation::connection(HardError::ConnectionForced, text);
+            outbox.push(Notice::Close(violation));
+        }
+        outboxes.len()
+    }
+
     pub(crate) fn forget_connection(&self, id: u64) {
         self.connections.lock().remove(&id);
     }
@@ -333,7 +404,11 @@ impl Broker {
         Arc::new(SessionConfig {
             limits: config.limits.clone(),
             server_properties: Self::server_properties(config),
-            mechanisms: "PLAIN AMQPLAIN".to_owned(),
+            mechanisms: if config.anonymous_user.is_some() {
+                "PLAIN AMQPLAIN ANONYMOUS".to_owned()
+            } else {
+                "PLAIN AMQPLAIN".to_owned()
+            },
         })
     }
 
@@ -466,7 +541,7 @@ impl Broker {
             let mut ids: Vec<_> = connections.iter().collect();
             ids.sort_unstable_by_key(|(id, _)| **id);
             ids.into_iter()
-                .map(|(_, outbox)| Arc::clone(outbox))
+                .map(|(_, registered)| Arc::clone(&registered.outbox))
                 .collect()
         };
         for outbox in outboxes {
@@ -539,7 +614,9 @@ impl Broker {
         let forget = queue
             .declaration
             .durable
-            .then_some((queue.id, ended.stored));
+            .then_some((queue.id, ended.stored))
+            .into_iter()
+            .collect();
         let commit = self.commit(Changes {
             definitions,
             forget,
@@ -572,8 +649,10 @@ impl Broker {
         let done = move |result: Result<(), StoreError>| {
             if let Err(error) = &result {
                 tracing::error!(%error, "a change of definitions could not be stored");
-            } else if let Some((queue, stored)) = forget {
-                log.forget_queue(queue, &stored);
+            } else {
+                for (queue, stored) in forget {
+                    log.forget_queue(queue, &stored);
+                }
             }
             decided.decide(result.is_ok());
         };

@@ -4,8 +4,8 @@
 //! drives it. Start reading at [`connection`] for a client's way through the broker, at [`queue_cell`] for what
 //! happens under a queue's lock, at [`broker`] for the node.
 
+mod access;
 mod arguments;
-pub mod auth;
 pub mod broker;
 mod commit;
 pub mod connection;
@@ -14,9 +14,11 @@ pub mod metrics;
 pub mod outbox;
 mod pacing;
 pub mod queue_cell;
+pub mod tenants;
 mod timers;
 pub mod vhost;
 
+pub use access::LoginRefused;
 pub use broker::{Alarms, Broker, BrokerConfig};
 pub use connection::{Connection, Now};
 pub use metrics::Snapshot;

@@ -4,25 +4,44 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
+use mamba_auth::VhostLimits;
 use mamba_codec::{encode_table, table as parse_table};
 use mamba_queue::Stored;
 use mamba_routing::{Binding, Destination, ExchangeSpec, Removed, RoutingTable};
 use mamba_store::{
     BindingDefinition, DefinitionChange, DestinationKind, ExchangeDefinition, QueueDefinition,
-    Recovered, RecoveredMessage, Store,
+    Recovered, RecoveredMessage, Store, StoredDefinitions, VhostDefinition,
 };
-use mamba_types::{FieldTable, Limits, Violation};
+use mamba_types::{FieldTable, HardError, Limits, Violation};
 use parking_lot::RwLock;
 
 use crate::{
+    access,
     arguments::{self, Flags},
     broker::Broker,
     queue_cell::{Declaration, QueueCell, QueueRef},
     timers::Timers,
 };
+
+/// What an operator sets about a virtual host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VhostSettings {
+    /// For people.
+    pub description: String,
+    /// For people.
+    pub tags: Vec<String>,
+    /// Type of queues that are declared without one, if they can be of that type; `None`: classic.
+    pub default_queue_type: Option<String>,
+    /// Refuses to be deleted.
+    pub protected_from_deletion: bool,
+    /// Copies of messages go to the trace exchange.
+    pub tracing: bool,
+    /// Connections and queues it may have.
+    pub limits: VhostLimits,
+}
 
 /// A virtual host.
 #[derive(Debug)]
@@ -30,6 +49,11 @@ pub struct Vhost {
     /// Its name.
     pub name: Arc<str>,
     pub(crate) table: RwLock<RoutingTable<QueueRef>>,
+    settings: RwLock<Arc<VhostSettings>>,
+    /// Open connections.
+    connections: AtomicUsize,
+    /// It is being deleted or gone: nothing new may be made in it. Written under the table's lock.
+    deleted: AtomicBool,
     /// The latest time a connection was told, in milliseconds since 1970.
     unix_ms: AtomicU64,
     /// The node's deadlines.
@@ -37,12 +61,77 @@ pub struct Vhost {
 }
 
 impl Vhost {
-    pub(crate) fn new(name: &str, seed: u64, timers: Arc<Timers>, unix_ms: u64) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        settings: VhostSettings,
+        seed: u64,
+        timers: Arc<Timers>,
+        unix_ms: u64,
+    ) -> Self {
         Self {
             name: name.into(),
             table: RwLock::new(RoutingTable::new(name, seed)),
+            settings: RwLock::new(Arc::new(settings)),
+            connections: AtomicUsize::new(0),
+            deleted: AtomicBool::new(false),
             unix_ms: AtomicU64::new(unix_ms),
             timers,
+        }
+    }
+
+    /// What is set about it.
+    #[must_use]
+    pub fn settings(&self) -> Arc<VhostSettings> {
+        Arc::clone(&self.settings.read())
+    }
+
+    pub(crate) fn set_settings(&self, settings: VhostSettings) {
+        *self.settings.write() = Arc::new(settings);
+    }
+
+    /// Open connections.
+    #[must_use]
+    pub fn connection_count(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// A connection's place in it; the limit if all are taken.
+    pub(crate) fn seat(self: &Arc<Self>) -> Result<VhostSeat, u64> {
+        let limit = self.settings().limits.connections_max;
+        access::take(&self.connections, limit)?;
+        Ok(VhostSeat(Arc::clone(self)))
+    }
+
+    /// From now on nothing new is made in it. Call it under the table's lock.
+    pub(crate) fn mark_deleted(&self) {
+        self.deleted.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    /// Refuses to make anything new in a virtual host that is gone. Call it under the table's lock.
+    pub(crate) fn check_there(&self) -> Result<(), Violation> {
+        if self.is_deleted() {
+            return Err(Violation::connection(
+                HardError::ConnectionForced,
+                format!("vhost '{}' is deleted", self.name),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn definition(&self, settings: &VhostSettings) -> VhostDefinition {
+        VhostDefinition {
+            name: self.name.to_string(),
+            description: settings.description.clone(),
+            tags: settings.tags.clone(),
+            default_queue_type: settings.default_queue_type.clone(),
+            protected_from_deletion: settings.protected_from_deletion,
+            tracing: settings.tracing,
+            max_connections: settings.limits.connections_max.get(),
+            max_queues: settings.limits.queues_max.get(),
         }
     }
 
@@ -79,17 +168,17 @@ impl Vhost {
     }
 
     /// Brings back what survived a restart. Definitions that contradict each other are logged and left out.
-    pub(crate) fn recover(self: &Arc<Self>, store: &Store, recovered: &mut Recovered) {
-        let definitions = std::mem::take(&mut recovered.definitions);
+    pub(crate) fn recover(
+        self: &Arc<Self>,
+        store: &Store,
+        definitions: StoredDefinitions,
+        recovered: &mut Recovered,
+    ) {
         let mut table = self.table.write();
         let left_out = |what: &str, name: &str, why: &Violation| {
             tracing::error!(vhost = %self.name, name, reason = %why, "a stored {what} cannot be restored and is left out");
         };
-        for exchange in definitions
-            .exchanges
-            .iter()
-            .filter(|exchange| *exchange.vhost == *self.name)
-        {
+        for exchange in definitions.exchanges.iter() {
             let spec = ExchangeSpec {
                 name: exchange.name.as_str().into(),
                 kind: exchange.kind.as_str().into(),
@@ -102,11 +191,7 @@ impl Vhost {
                 left_out("exchange", &exchange.name, &why);
             }
         }
-        for queue in definitions
-            .queues
-            .iter()
-            .filter(|queue| *queue.vhost == *self.name)
-        {
+        for queue in definitions.queues.iter() {
             let arguments = decode(&queue.arguments);
             let flags = Flags {
                 durable: true,
@@ -142,11 +227,7 @@ impl Vhost {
             }
             table.add_queue(QueueRef(cell));
         }
-        for binding in definitions
-            .bindings
-            .iter()
-            .filter(|binding| *binding.vhost == *self.name)
-        {
+        for binding in definitions.bindings.iter() {
             let destination: Arc<str> = binding.destination.as_str().into();
             let bound = table.bind(Binding {
                 source: binding.source.as_str().into(),
@@ -214,6 +295,16 @@ impl Vhost {
                 }),
             )
             .collect()
+    }
+}
+
+/// A connection's place in a virtual host; given back on drop.
+#[derive(Debug)]
+pub(crate) struct VhostSeat(Arc<Vhost>);
+
+impl Drop for VhostSeat {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

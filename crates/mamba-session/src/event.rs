@@ -34,8 +34,9 @@ pub enum Event<'a> {
         /// Virtual host.
         vhost: String,
     },
-    /// A channel is open; `open-ok` is written.
-    ChannelOpened(ChannelId),
+    /// The client opens a channel: answer with [`Session::channel_accepted`](crate::Session::channel_accepted) before more
+    /// input, or [`close`](crate::Session::close) the connection.
+    OpenChannel(ChannelId),
     /// A complete message.
     Publish(ChannelId, Publish<'a>),
     /// `basic.ack`, `nack` or `reject`.

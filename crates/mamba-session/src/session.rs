@@ -226,6 +226,14 @@ impl Session {
         }
     }
 
+    /// Answers `Event::OpenChannel`: writes `open-ok`.
+    pub fn channel_accepted(&mut self, channel: ChannelId, out: &mut Output) {
+        if matches!(self.state, State::Running) {
+            let answer = channel::AMQPMethod::OpenOk(channel::OpenOk {});
+            on_channel(out, channel, answer);
+        }
+    }
+
     /// Answers `Event::CloseChannel`: writes `close-ok`; the number is free again.
     pub fn channel_closed(&mut self, channel: ChannelId, out: &mut Output) {
         if let Some(at) = self.channels.find(channel)
@@ -853,9 +861,7 @@ impl Session {
                 if matches!(*method, AMQPClass::Channel(channel::AMQPMethod::Open(_))) =>
             {
                 self.channels.open(frame.channel);
-                let answer = channel::AMQPMethod::OpenOk(channel::OpenOk {});
-                on_channel(out, frame.channel, answer);
-                return Step::Happened(octets, Event::ChannelOpened(frame.channel));
+                return Step::Happened(octets, Event::OpenChannel(frame.channel));
             }
             Ok(_) => {
                 let text = "expected 'channel.open'";

@@ -110,6 +110,14 @@ impl Store {
         Self::open_with(config, disk, false)
     }
 
+    /// Fills `octets` with unpredictable ones, from the disk's source of chance.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn random(&self, octets: &mut [u8]) -> io::Result<()> {
+        self.disk.random(octets)
+    }
+
     /// One round of each of the store's duties, for a store without threads. Returns whether anything was done.
     pub fn turn(&self) -> bool {
         let defined = self.definitions.turn();

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use mamba_auth::{Resource, Right};
 use mamba_codec::{
     AMQPClass, Change, HeaderChange, Output, encode_table, protocol, rewrite_header,
     table as parse_table, write_deliver, write_get_ok, write_method,
@@ -25,7 +26,6 @@ use super::{
 };
 use crate::{
     arguments,
-    auth::{Resource, Right},
     broker::ReplyTarget,
     outbox::{ConsumerPort, ConsumerSlot, Notice, Outbox},
     queue_cell::{QueueCell, settled_of},

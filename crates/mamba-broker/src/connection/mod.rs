@@ -43,14 +43,14 @@ use self::{
     settle::Settlements,
 };
 use crate::{
-    auth::User,
+    access::{Identity, LoginRefused, UserSeat},
     broker::Broker,
     commit::{Commit, CommitState},
     metrics::Counts,
     outbox::{Notice, Outbox},
     pacing::Pacing,
     queue_cell::QueueCell,
-    vhost::Vhost,
+    vhost::{Vhost, VhostSeat},
 };
 
 /// The time, as an argument.
@@ -79,8 +79,10 @@ pub struct Connection {
 /// Who logged in, and where.
 #[derive(Debug)]
 pub(crate) struct LoggedIn {
-    pub(crate) user: Arc<User>,
+    pub(crate) user: Arc<Identity>,
     pub(crate) vhost: Arc<Vhost>,
+    user_seat: UserSeat,
+    _vhost_seat: VhostSeat,
 }
 
 /// Everything behind the session.
@@ -89,7 +91,8 @@ pub(crate) struct Core {
     pub(crate) id: u64,
     pub(crate) broker: Arc<Broker>,
     pub(crate) outbox: Arc<Outbox>,
-    user: Option<Arc<User>>,
+    /// Who logged in, until a virtual host is open.
+    user: Option<Arc<str>>,
     pub(crate) login: Option<LoggedIn>,
     pub(crate) channels: BTreeMap<ChannelId, Channel>,
     pub(crate) consumers: Consumers,
@@ -296,7 +299,15 @@ impl Connection {
                     );
                 }
             }
-            Event::ChannelOpened(channel) => core.open_channel(channel),
+            Event::OpenChannel(channel) => match core.open_channel(channel) {
+                Ok(()) => session.channel_accepted(channel, out),
+                Err(violation) => {
+                    tracing::warn!(connection = core.id, reason = %violation, "connection closed");
+                    core.flush();
+                    core.clean_up();
+                    session.close(&violation, 0, 0, now.instant, out);
+                }
+            },
             Event::CloseChannel(channel) => {
                 core.flush();
                 core.close_channel(channel);
@@ -308,7 +319,7 @@ impl Connection {
                 session.connection_closed(now.instant, out);
             }
             Event::Authenticate(login) => {
-                if core.authenticate(&login) {
+                if core.authenticate(&login, now) {
                     session.login_accepted(out);
                 } else {
                     session.login_refused(now.instant, out);
@@ -322,7 +333,15 @@ impl Connection {
                 }
                 Err(violation) => session.close(&violation, 10, 40, now.instant, out),
             },
-            Event::UpdateSecret { .. } => session.secret_updated(out),
+            // Whoever logs in by password proves nothing anew by it; who is gone or may no longer be here is refused.
+            Event::UpdateSecret { .. } => match core.check_login() {
+                Ok(()) => session.secret_updated(out),
+                Err(violation) => {
+                    core.flush();
+                    core.clean_up();
+                    session.close(&violation, 10, 70, now.instant, out);
+                }
+            },
             Event::WrongProtocol { octets } => {
                 core.log_wrong_protocol(octets);
                 return false;
@@ -593,16 +612,18 @@ impl Drop for Connection {
 }
 
 impl Core {
-    fn authenticate(&mut self, login: &Login) -> bool {
+    fn authenticate(&mut self, login: &Login, now: Now) -> bool {
         self.counts.auth_attempts += 1;
-        let (name, user) = match &login.credentials {
-            Credentials::Password { user, password } => (
+        let (access, from) = (&self.broker.access, self.peer.ip());
+        let anonymous = self.broker.config.anonymous_user.as_deref();
+        let (name, outcome) = match (&login.credentials, anonymous) {
+            (Credentials::Password { user, password }, _) => (
                 user.as_str(),
-                self.broker
-                    .users
-                    .login(user.as_bytes(), &password.0, self.peer.ip()),
+                access.login(user.as_bytes(), &password.0, from, now.unix_ms),
             ),
-            Credentials::External | Credentials::Anonymous => ("", None),
+            (Credentials::Anonymous, Some(user)) => (user, access.vouched_for(user, from)),
+            // The transport proves nobody's name yet.
+            (Credentials::External | Credentials::Anonymous, _) => ("", Err(LoginRefused::Nobody)),
         };
         let client = login
             .client_properties
@@ -610,17 +631,17 @@ impl Core {
             .get("connection_name")
             .and_then(mamba_types::table::text)
             .unwrap_or_default();
-        match user {
-            Some(user) => {
+        match outcome {
+            Ok(user) => {
                 tracing::info!(connection = self.id, peer = %self.peer, local = %self.local, user = %user.name, client, "logged in");
-                self.user = Some(user);
+                self.user = Some(Arc::clone(&user.name));
                 true
             }
-            None => {
+            Err(reason) => {
                 self.counts.auth_failures += 1;
                 tracing::warn!(
-                    connection = self.id, peer = %self.peer, user = name, mechanism = %login.mechanism,
-                    "login refused: wrong name or password, or a user that may only log in from this machine"
+                    connection = self.id, peer = %self.peer, user = name, mechanism = %login.mechanism, %reason,
+                    "login refused"
                 );
                 false
             }
@@ -644,25 +665,76 @@ impl Core {
 
     fn enter(&mut self, vhost: &str) -> Result<(), Violation> {
         let not_allowed = |text: String| Violation::connection(HardError::NotAllowed, text);
-        let Some(found) = self.broker.vhost(vhost) else {
-            return Err(not_allowed(format!("vhost {vhost} not found")));
-        };
-        let Some(user) = self.user.take() else {
-            return Err(not_allowed("not logged in".to_owned()));
-        };
-        if !user.may_open(vhost) {
-            return Err(not_allowed(format!(
-                "access to vhost '{vhost}' refused for user '{}'",
-                user.name
-            )));
+        let not_found = || not_allowed(format!("vhost {vhost} not found"));
+        let found = self.broker.vhost(vhost).ok_or_else(not_found)?;
+        let name = self
+            .user
+            .take()
+            .ok_or_else(|| not_allowed("not logged in".to_owned()))?;
+        let no_access = format!("access to vhost '{vhost}' refused for user '{name}'");
+        let vhost_seat = found.seat().map_err(|limit| {
+            not_allowed(format!(
+                "{no_access}: connection limit ({limit}) is reached"
+            ))
+        })?;
+        let user = self.broker.access.identity(&name, vhost);
+        let user = Arc::new(user.ok_or_else(|| not_allowed(no_access.clone()))?);
+        let user_seat = user.seat().map_err(|limit| {
+            not_allowed(format!(
+                "connection refused for user '{name}': user connection limit ({limit}) is reached"
+            ))
+        })?;
+        if !user.may_open() {
+            return Err(not_allowed(no_access));
         }
-        self.login = Some(LoggedIn { user, vhost: found });
+        // Whoever deletes the user or the virtual host from here on finds this connection; whoever did before is seen.
+        self.broker.register_login(self.id, &user.name, &found.name);
+        if found.is_deleted() {
+            return Err(not_found());
+        }
+        if !user.may_open() {
+            return Err(not_allowed(no_access));
+        }
+        self.login = Some(LoggedIn {
+            user,
+            vhost: found,
+            user_seat,
+            _vhost_seat: vhost_seat,
+        });
         Ok(())
     }
 
-    fn open_channel(&mut self, id: ChannelId) {
+    /// Whether the user is still there and may be in its virtual host.
+    fn check_login(&self) -> Result<(), Violation> {
+        if self
+            .login
+            .as_ref()
+            .is_some_and(|login| login.user.may_open())
+        {
+            return Ok(());
+        }
+        Err(Violation::connection(
+            HardError::NotAllowed,
+            "New secret was refused by one of the backends",
+        ))
+    }
+
+    fn open_channel(&mut self, id: ChannelId) -> Result<(), Violation> {
+        if let Some(LoggedIn {
+            user, user_seat, ..
+        }) = &mut self.login
+        {
+            user.take_channel(user_seat).map_err(|limit| {
+                let text = format!(
+                    "number of channels opened for user '{}' has reached the maximum allowed user limit of {limit}",
+                    user.name
+                );
+                Violation::connection(HardError::NotAllowed, text)
+            })?;
+        }
         self.counts.channels_opened += 1;
         self.channels.insert(id, Channel::new());
+        Ok(())
     }
 
     /// Gives up everything a channel holds: consumers first, so that nothing new comes; then what is on its way
@@ -672,6 +744,9 @@ impl Core {
             return;
         };
         self.counts.channels_closed += 1;
+        if let Some(login) = &mut self.login {
+            login.user_seat.give_channel_back();
+        }
         self.counts.publishers_ended += u64::from(channel.has_published);
         self.confirming.retain(|confirming| *confirming != id);
         if let Some(reply) = channel.reply.take() {

@@ -3,6 +3,7 @@
 use std::{cell::OnceCell, collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
+use mamba_auth::{Resource, Right, TopicRight};
 use mamba_codec::{
     Change, HeaderChange, Parts, Properties, Returned, content_header, encode_table,
     rewrite_header, scan_properties, table as parse_table, table_entries, table_get, write_return,
@@ -18,9 +19,9 @@ use mamba_types::{
 use super::{
     Core, Now,
     channel::{Channel, Mode, ReplyConsumer, Uncommitted},
+    topology::TOPIC,
 };
 use crate::{
-    auth::{Resource, Right},
     broker::{Broker, DRAWN_LEN},
     queue_cell::{Arrival, QueueCell, QueueRef},
     vhost::Vhost,
@@ -119,6 +120,8 @@ pub(crate) struct Publisher {
     pub(crate) batch: Batch,
     routes: HashMap<Box<[u8]>, Arc<Route>, foldhash::fast::FixedState>,
     last: Option<(Vec<u8>, Arc<Route>)>,
+    /// The generation of rights that the routes were allowed under.
+    rights: u64,
     key: Vec<u8>,
     scratch: Routes<QueueRef>,
     /// The last properties that were checked and ask for nothing but being passed on, and what they said.
@@ -184,6 +187,7 @@ impl Core {
             self.counts.publishers_started += 1;
         }
         let publisher = &mut self.publisher;
+        publisher.know_rights(login.user.generation());
         let (exchange, routing_key, header) =
             (content.exchange(), content.routing_key(), content.header());
 
@@ -197,7 +201,11 @@ impl Core {
         let (mut meta, rewritten) = if memo && route.is_some() {
             (publisher.plain_meta, None)
         } else {
-            let checked = check_properties(header, &self.broker, login, channel.reply.as_ref())?;
+            let checked = check_properties(header, &self.broker, channel.reply.as_ref())?;
+            if route.is_none() || !checked.extra_keys.is_empty() {
+                check_topics(exchange, routing_key, &checked.extra_keys, login)?;
+            }
+            check_user_id(checked.properties.user_id, login)?;
             if !checked.extra_keys.is_empty() {
                 route = None;
             }
@@ -619,6 +627,16 @@ fn build(content: Content<'_>, rewritten: Option<&[u8]>, meta: RecordMeta) -> Me
 }
 
 impl Publisher {
+    /// Forgets what was checked under rights that may have changed.
+    fn know_rights(&mut self, generation: u64) {
+        if self.rights != generation {
+            self.rights = generation;
+            self.routes.clear();
+            self.last = None;
+            self.plain.clear();
+        }
+    }
+
     fn set_key(&mut self, exchange: &[u8], routing_key: &[u8]) {
         self.key.clear();
         self.key
@@ -755,17 +773,52 @@ fn exchange_name<'a>(exchange: &'a [u8], vhost: &Vhost) -> Result<&'a str, Viola
 /// The checks on the exchange: permission, existence, internal (`spec: errors §8`).
 fn check_target(exchange: &[u8], vhost: &Vhost, login: &super::LoggedIn) -> Result<(), Violation> {
     let name = exchange_name(exchange, vhost)?;
-    login
-        .user
-        .check(&vhost.name, Right::Write, Resource::Exchange(name))?;
+    login.user.check(Right::Write, Resource::Exchange(name))?;
     vhost.table.read().check_publish(name)
 }
 
-/// The checks on the properties: reply-to, expiration, CC and BCC, user-id, in that order.
+/// The topic permissions, for each key the message is routed by.
+fn check_topics(
+    exchange: &[u8],
+    routing_key: &[u8],
+    extra_keys: &[Vec<u8>],
+    login: &super::LoggedIn,
+) -> Result<(), Violation> {
+    if !login.user.has_topics() {
+        return Ok(());
+    }
+    let vhost = &login.vhost;
+    let name = exchange_name(exchange, vhost)?;
+    let is_topic = |exchange: &mamba_routing::Exchange| &*exchange.spec().kind == TOPIC;
+    if !vhost.table.read().exchange(name).is_some_and(is_topic) {
+        return Ok(());
+    }
+    let extra = extra_keys.iter().map(Vec::as_slice);
+    for key in std::iter::once(routing_key).chain(extra) {
+        let key = String::from_utf8_lossy(key);
+        login.user.check_topic(TopicRight::Write, name, &key)?;
+    }
+    Ok(())
+}
+
+/// The user-id, if there is one, has to be the connection's user.
+fn check_user_id(user_id: Option<&[u8]>, login: &super::LoggedIn) -> Result<(), Violation> {
+    match user_id {
+        Some(user_id) if user_id != login.user.name.as_bytes() && !login.user.impersonator() => {
+            let claimed = String::from_utf8_lossy(user_id);
+            Err(precondition(format!(
+                "user_id property set to '{claimed}' but authenticated user was '{}'",
+                login.user.name
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The checks on the properties: reply-to, expiration, CC and BCC, in that order.
 fn check_properties<'a>(
     header: &'a [u8],
     broker: &Broker,
-    login: &super::LoggedIn,
     reply: Option<&ReplyConsumer>,
 ) -> Result<Checked<'a>, Violation> {
     let limits = &broker.config.limits;
@@ -791,16 +844,6 @@ fn check_properties<'a>(
         if extra_keys_of(headers, "BCC", limits, &mut extra_keys)? {
             without_bcc = Some(encoded_without_bcc(headers, limits)?);
         }
-    }
-    if let Some(user_id) = properties.user_id
-        && user_id != login.user.name.as_bytes()
-        && !login.user.impersonator
-    {
-        let claimed = String::from_utf8_lossy(user_id);
-        return Err(precondition(format!(
-            "user_id property set to '{claimed}' but authenticated user was '{}'",
-            login.user.name
-        )));
     }
     let normalised = match (&without_bcc, properties.headers) {
         (None, Some(headers)) if !is_normal(headers) => {

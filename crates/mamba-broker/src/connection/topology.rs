@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mamba_auth::{Resource, Right, TopicRight};
 use mamba_codec::{AMQPClass, Output, protocol};
 use mamba_queue::QueueKind;
 use mamba_routing::{Binding, Bound, Declared, Destination, ExchangeSpec};
@@ -16,13 +17,14 @@ use super::{
 };
 use crate::{
     arguments::{self, Flags},
-    auth::{Resource, Right},
     broker::{Broker, RemovedQueue},
     commit::Commit,
     outbox::ConsumerPort,
     queue_cell::{Declaration, QueueCell, QueueRef},
 };
 
+/// The type of exchange that topic permissions are about.
+pub(crate) const TOPIC: &str = "topic";
 /// Names only the broker gives out.
 const RESERVED: &str = "amq.";
 
@@ -67,7 +69,7 @@ impl Core {
         resource: Resource<'_>,
     ) -> Result<(), Violation> {
         let login = self.login()?;
-        login.user.check(&login.vhost.name, right, resource)
+        login.user.check(right, resource)
     }
 
     /// An empty queue name means the queue most recently declared on the channel.
@@ -165,7 +167,7 @@ impl Core {
         )));
         if declare.passive {
             mamba_routing::check::not_default(&name)?;
-            user.check_any(&vhost.name, Resource::Exchange(&name))?;
+            user.check_any(Resource::Exchange(&name))?;
             vhost.table.read().check_exists(&name)?;
             self.reply_when_durable(id, ok, None, out);
             return Ok(());
@@ -180,16 +182,17 @@ impl Core {
         };
         mamba_routing::check::kind(&spec.kind)?;
         mamba_routing::check::not_default(&name)?;
-        user.check(&vhost.name, Right::Configure, Resource::Exchange(&name))?;
+        user.check(Right::Configure, Resource::Exchange(&name))?;
         let mut table = vhost.table.write();
+        vhost.check_there()?;
         if table.exchange(&name).is_none() {
             mamba_routing::check::not_reserved(&name)?;
             let alternate =
                 mamba_routing::check::alternate_exchange(&vhost.name, &name, &spec.arguments)?;
             if let Some(alternate) = alternate {
-                user.check(&vhost.name, Right::Read, Resource::Exchange(&name))?;
+                user.check(Right::Read, Resource::Exchange(&name))?;
                 let alternate = String::from_utf8_lossy(alternate);
-                user.check(&vhost.name, Right::Write, Resource::Exchange(&alternate))?;
+                user.check(Right::Write, Resource::Exchange(&alternate))?;
             }
         }
         let changes = match table.declare(spec)? {
@@ -247,17 +250,20 @@ impl Core {
                 "cannot bind or unbind to a volatile (direct reply-to) queue",
             ));
         }
-        user.check(&vhost.name, Right::Write, destination)?;
+        user.check(Right::Write, destination)?;
         mamba_routing::check::not_default(&binding.source)?;
         if let Destination::Exchange(name) = &binding.destination {
             mamba_routing::check::not_default(name)?;
         }
-        user.check(
-            &vhost.name,
-            Right::Read,
-            Resource::Exchange(&binding.source),
-        )?;
+        user.check(Right::Read, Resource::Exchange(&binding.source))?;
         let mut table = vhost.table.write();
+        vhost.check_there()?;
+        if user.has_topics()
+            && let Some(source) = table.exchange(&binding.source)
+            && &*source.spec().kind == TOPIC
+        {
+            user.check_topic(TopicRight::Read, &binding.source, &binding.routing_key)?;
+        }
         let queue = match &binding.destination {
             Destination::Queue(name) => table.queue(name).map(|queue| Arc::clone(&queue.0)),
             Destination::Exchange(_) => None,
@@ -391,9 +397,7 @@ impl Core {
         if declare.passive {
             let login = self.login()?;
             let name = self.queue_name(id, &given)?;
-            login
-                .user
-                .check_any(&login.vhost.name, Resource::Queue(&name))?;
+            login.user.check_any(Resource::Queue(&name))?;
             let queue = self.usable_queue(&name)?;
             let commit = queue.definition_on_its_way();
             return self.declared(id, &queue, declare.nowait, commit, out);
@@ -419,27 +423,44 @@ impl Core {
         let (user, vhost) = (Arc::clone(&login.user), Arc::clone(&login.vhost));
         // One lock from the look to the making, so that two declarations cannot both make it.
         let mut table = vhost.table.write();
+        vhost.check_there()?;
+        let declared_arguments = |arguments: FieldTable| {
+            let settings = vhost.settings();
+            let default = settings.default_queue_type.as_deref();
+            let fits = |kind: &&str| {
+                *kind == "classic"
+                    || (declare.durable && !declare.exclusive && !declare.auto_delete)
+            };
+            arguments::with_queue_type(arguments, default.filter(fits).unwrap_or("classic"))
+        };
         if let Some(existing) = table.queue(&name).map(|queue| Arc::clone(&queue.0)) {
             drop(table);
-            self.check_redeclare(
-                &existing,
-                &flags,
-                arguments::with_queue_type(declare.arguments),
-            )?;
+            self.check_redeclare(&existing, &flags, declared_arguments(declare.arguments))?;
             let commit = existing.definition_on_its_way();
             return self.declared(id, &existing, declare.nowait, commit, out);
         }
         let printed = format!("queue '{name}' in vhost '{}'", vhost.name);
         if let Some(exchange) = arguments::dead_letter_exchange(&declare.arguments, &printed)? {
-            user.check(&vhost.name, Right::Read, Resource::Queue(&name))?;
-            user.check(&vhost.name, Right::Write, Resource::Exchange(exchange))?;
+            user.check(Right::Read, Resource::Queue(&name))?;
+            user.check(Right::Write, Resource::Exchange(exchange))?;
         }
-        let arguments = arguments::with_queue_type(declare.arguments);
+        let arguments = declared_arguments(declare.arguments);
         let asked = Flags {
             durable: declare.durable,
             ..flags
         };
         let settings = arguments::settings(&arguments, &asked, &printed, named_by_client)?;
+        if let Some(max) = vhost
+            .settings()
+            .limits
+            .queues_max
+            .reached_by(table.queue_count())
+        {
+            return Err(precondition(format!(
+                "cannot declare queue '{name}': queue limit in vhost '{}' ({max}) is reached",
+                vhost.name
+            )));
+        }
         let store = &self.broker.store.0;
         let declaration = Declaration {
             durable: flags.durable,

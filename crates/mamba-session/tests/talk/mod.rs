@@ -180,11 +180,11 @@ fn answer(session: &mut Session, event: &Event<'_>, now: Instant, out: &mut Outp
     match event {
         Event::Authenticate(_) => session.login_accepted(out),
         Event::Open { .. } => session.open_accepted(out),
+        Event::OpenChannel(channel) => session.channel_accepted(*channel, out),
         Event::CloseChannel(channel) => session.channel_closed(*channel, out),
         Event::CloseConnection => session.connection_closed(now, out),
         Event::UpdateSecret { .. } => session.secret_updated(out),
         Event::WrongProtocol { .. }
-        | Event::ChannelOpened(_)
         | Event::Publish(..)
         | Event::Settle(..)
         | Event::Method(..)
@@ -204,7 +204,7 @@ fn text(event: &Event<'_>) -> String {
             Credentials::Anonymous => "login anonymous".to_owned(),
         },
         Event::Open { vhost } => format!("open {vhost}"),
-        Event::ChannelOpened(channel) => format!("channel {channel}"),
+        Event::OpenChannel(channel) => format!("channel {channel}"),
         Event::Publish(channel, publish) => {
             let Publish {
                 mandatory,
