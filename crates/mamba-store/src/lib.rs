@@ -24,8 +24,9 @@ pub use definitions::{
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{OpenError, StoreError};
 pub use log::{
-    Appended, CleanStop, DurableWaker, EnqueuedRun, Log, LogConfig, LogStats, LogStatus,
-    LogThreads, SequenceRun, Settled, StatusListener, SyncMode,
+    Appended, Checkpoint, Damage, DurableWaker, EnqueuedRun, LiveRun, LoadRequest, Loaded,
+    LoadedMessage, Log, LogConfig, LogFile, LogHold, LogStats, LogStatus, LogThreads, Relocated,
+    Relocation, RelocationBatch, RelocationCursor, Settled, StatusListener, SyncMode,
 };
-pub use recovery::{Recovered, RecoveredMessage, RecoveredQueue, RecoveryReport};
+pub use recovery::{Recovered, RecoveredQueue, RecoveredRun, RecoveryReport};
 pub use store::{Store, StoreConfig, StoreLock};

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use mamba_types::{QueueId, Sequence};
+use mamba_types::QueueId;
 
 use crate::{
     disk::{Disk, DiskFile},
@@ -568,6 +568,30 @@ impl Index {
         Ok((all, limit))
     }
 
+    /// The runs of one extent that end after `from`, `max` at most.
+    pub(crate) fn runs_of(
+        &self,
+        disk: &dyn Disk,
+        key: ExtentKey,
+        from: u64,
+        max: usize,
+    ) -> Result<Vec<Run>, IndexFault> {
+        match self {
+            Self::Open(index) => {
+                let runs = index.extents.get(&key).map_or(&[][..], |extent| &extent.runs);
+                let start = runs.partition_point(|run| run.to() <= from);
+                let end = runs.len().min(start.saturating_add(max));
+                Ok(runs[start..end].to_vec())
+            }
+            Self::Sealed(index) => {
+                let mut extents = index.of_level(key.queue, key.level);
+                extents
+                    .find(|extent| extent.key == key)
+                    .map_or(Ok(Vec::new()), |extent| index.runs_from(disk, extent, from, max))
+            }
+        }
+    }
+
     /// What (queue, level) has in `[from, to)`, over the extents `wanted` accepts.
     pub(crate) fn totals(
         &self,
@@ -631,13 +655,6 @@ impl Index {
 
     pub(crate) const fn is_sealed(&self) -> bool {
         matches!(self, Self::Sealed(_))
-    }
-
-    /// Where a message's record lies: for tools and checks.
-    pub(crate) fn covers(&self, disk: &dyn Disk, key: ExtentKey, sequence: Sequence) -> bool {
-        let range = (sequence.0, sequence.0 + 1);
-        self.totals(disk, key.queue, key.level, range, |found| *found == key)
-            .is_ok_and(|totals| totals.count > 0)
     }
 }
 
