@@ -10,6 +10,7 @@ mod staging;
 mod writer;
 
 use std::{
+    fmt,
     ops::Range,
     path::Path,
     sync::{
@@ -259,6 +260,8 @@ impl LogConfig {
 #[derive(Clone, Debug)]
 pub struct Log {
     shared: Arc<Shared>,
+    /// Who drives the log, if no threads do.
+    manual: Option<Arc<Manual>>,
 }
 
 /// The log's threads; dropping it writes and syncs what is staged and ends them.
@@ -267,12 +270,26 @@ pub struct LogThreads {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
     keeper: Option<JoinHandle<()>>,
+    manual: Option<Arc<Manual>>,
+}
+
+/// The writer of a log without threads, driven by [`Log::turn`].
+struct Manual(Mutex<Writer>);
+
+impl fmt::Debug for Manual {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Manual")
+    }
 }
 
 impl Drop for LogThreads {
     fn drop(&mut self) {
         self.shared.staging.lock().stop = true;
         self.shared.wake_writer.notify_one();
+        if let Some(manual) = self.manual.take() {
+            let mut writer = manual.0.lock();
+            while writer.turn() != writer::Turn::Ended {}
+        }
         if let Some(thread) = self.writer.take()
             && thread.join().is_err()
         {
@@ -297,6 +314,71 @@ impl Log {
         disk: Arc<dyn Disk>,
         known: &dyn Fn(QueueId) -> bool,
     ) -> Result<(Self, LogThreads, Recovered), OpenError> {
+        let (shared, writer, recovered) = Self::read(dir, config, disk, known)?;
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(run)
+                .map_err(|error| OpenError::io("start a thread for", dir, error))
+        };
+        let keeper = Arc::clone(&shared);
+        let mut threads = LogThreads {
+            shared: Arc::clone(&shared),
+            writer: None,
+            keeper: Some(spawn(
+                "log-keeper",
+                Box::new(move || writer::keep(&keeper)),
+            )?),
+            manual: None,
+        };
+        threads.writer = Some(spawn("log-writer", Box::new(move || writer.run()))?);
+        shared.wake_keeper();
+        let log = Self {
+            shared,
+            manual: None,
+        };
+        Ok((log, threads, recovered))
+    }
+
+    /// Like [`Log::open`], without threads: nothing is written or given back unless [`Log::turn`] is called. For
+    /// simulations, where one seed has to mean one run.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_manual(
+        dir: &Path,
+        config: LogConfig,
+        disk: Arc<dyn Disk>,
+        known: &dyn Fn(QueueId) -> bool,
+    ) -> Result<(Self, LogThreads, Recovered), OpenError> {
+        let (shared, writer, recovered) = Self::read(dir, config, disk, known)?;
+        let manual = Some(Arc::new(Manual(Mutex::new(writer))));
+        let threads = LogThreads {
+            shared: Arc::clone(&shared),
+            writer: None,
+            keeper: None,
+            manual: manual.clone(),
+        };
+        shared.wake_keeper();
+        Ok((Self { shared, manual }, threads, recovered))
+    }
+
+    /// One round of the writer and one of the keeper, for a log opened with [`Log::open_manual`]. Returns
+    /// whether anything was done; a full disk is tried again by each call.
+    pub fn turn(&self) -> bool {
+        let Some(manual) = &self.manual else {
+            return false;
+        };
+        let written = manual.0.lock().turn() == writer::Turn::Done;
+        writer::keep_turn(&self.shared) || written
+    }
+
+    fn read(
+        dir: &Path,
+        config: LogConfig,
+        disk: Arc<dyn Disk>,
+        known: &dyn Fn(QueueId) -> bool,
+    ) -> Result<(Arc<Shared>, Writer, Recovered), OpenError> {
         disk.create_dir(dir)
             .map_err(|error| OpenError::io("create", dir, error))?;
         let scanned = scan::scan(dir, &config, &*disk, known)?;
@@ -329,24 +411,7 @@ impl Log {
             scanned.spares,
         ));
         let writer = Writer::open(Arc::clone(&shared), end, sync_to)?;
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(run)
-                .map_err(|error| OpenError::io("start a thread for", dir, error))
-        };
-        let keeper = Arc::clone(&shared);
-        let mut threads = LogThreads {
-            shared: Arc::clone(&shared),
-            writer: None,
-            keeper: Some(spawn(
-                "log-keeper",
-                Box::new(move || writer::keep(&keeper)),
-            )?),
-        };
-        threads.writer = Some(spawn("log-writer", Box::new(move || writer.run()))?);
-        shared.wake_keeper();
-        Ok((Self { shared }, threads, scanned.recovered))
+        Ok((shared, writer, scanned.recovered))
     }
 
     /// Appends a chunk of back-to-back, finished message records. It is worth nothing until enqueued.
@@ -690,7 +755,16 @@ impl Log {
         self.wake_at(end, Arc::<Flag>::clone(&flag));
         let mut done = flag.0.lock();
         while !*done && !give_up() {
-            flag.1.wait_for(&mut done, Duration::from_millis(20));
+            if self.manual.is_some() {
+                drop(done);
+                let idle = !self.turn();
+                done = flag.0.lock();
+                if idle {
+                    break;
+                }
+            } else {
+                flag.1.wait_for(&mut done, Duration::from_millis(20));
+            }
         }
         self.is_durable(end)
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use mamba_types::LogPosition;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
     DurableWaker, LogConfig, LogStatus, SyncMode,
@@ -39,8 +39,6 @@ pub(crate) const SPARES_MAX: usize = 2;
 pub(crate) const SPARE: &str = "spare-";
 /// Begins the names of spares that never held an entry.
 const SPARE_FRESH: &str = "spare-new-";
-/// Runs in memory above which a closed file is sealed at once: each takes some 40 octets.
-const OPEN_RUNS_MAX: usize = 128 << 10;
 /// Closed files that may wait for a sync in the modes that do not sync on their own.
 const UNSYNCED_FILES_MAX: usize = 4;
 
@@ -274,7 +272,28 @@ impl Fault {
     }
 }
 
-/// The writer thread's own state.
+/// What a turn of the writer came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// A group is committed.
+    Done,
+    /// There is nothing to do, before this time of the disk's clock if there is one.
+    Idle(Option<Duration>),
+    /// The disk is full: to be tried again after [`LogConfig::retry`].
+    Full,
+    /// The log failed or is closed; there is nothing to do any more.
+    Ended,
+}
+
+/// What there is for the writer to do.
+enum Next {
+    Group,
+    /// Nothing before this time.
+    Nothing(Option<Duration>),
+    Stop,
+}
+
+/// The writer's own state.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     file: Box<dyn DiskFile>,
@@ -284,6 +303,11 @@ pub(crate) struct Writer {
     unsynced: Vec<(PathBuf, Box<dyn DiskFile>)>,
     /// Position of the next octet to write.
     at: u64,
+    /// What is being written, if `busy`.
+    group: Group,
+    busy: bool,
+    /// When what nobody waits for is to be written.
+    soon: Option<Duration>,
     /// How far into the group the writer is.
     piece: usize,
     offset: usize,
@@ -312,6 +336,9 @@ impl Writer {
             base,
             unsynced: Vec::new(),
             at: base + FILE_ENTRY_LEN,
+            group: Group::default(),
+            busy: false,
+            soon: None,
             piece: 0,
             offset: 0,
             messages_unsynced: 0,
@@ -321,40 +348,84 @@ impl Writer {
         })
     }
 
+    /// The thread's life.
     pub(crate) fn run(mut self) {
         let _guard = FailOnPanic(Arc::clone(&self.shared));
-        let mut group = Group::default();
-        while self.wait(&mut group) {
-            seal_group(&mut group);
-            (self.piece, self.offset) = (0, 0);
+        while self.wait() {
             loop {
-                let last_try = self.shared.staging.lock().stop;
-                match self.commit(&group) {
-                    Ok(()) => break,
-                    Err(Fault::Lasting(reason)) => return self.shared.fail(&reason),
-                    Err(Fault::Full(reason)) => {
-                        self.full = true;
-                        self.shared.set_status(LogStatus::DiskFull {
-                            reason: reason.as_str().into(),
-                        });
-                        self.shared.wake_keeper();
+                match self.write_group() {
+                    Turn::Ended => return,
+                    Turn::Full => {
                         let mut staging = self.shared.staging.lock();
-                        if last_try {
-                            drop(staging);
-                            return self.shared.fail(&format!("stopped while full: {reason}"));
-                        }
                         staging.sleep = Sleep::Awake;
                         if !staging.stop {
                             let pause = self.shared.config.retry;
                             self.shared.wake_writer.wait_for(&mut staging, pause);
                         }
                     }
+                    Turn::Done | Turn::Idle(_) => break,
                 }
             }
-            self.count(&group);
-            group.clear();
-            self.after_commit();
         }
+        self.close();
+    }
+
+    /// One round without waiting, for who drives the log without threads.
+    pub(crate) fn turn(&mut self) -> Turn {
+        if self.shared.failed.load(Ordering::Acquire) {
+            return Turn::Ended;
+        }
+        if !self.busy {
+            let shared = Arc::clone(&self.shared);
+            let mut staging = shared.staging.lock();
+            match self.next(&staging) {
+                Next::Group => self.take(&mut staging),
+                Next::Nothing(until) => return Turn::Idle(until),
+                Next::Stop => {
+                    drop(staging);
+                    self.close();
+                    return Turn::Ended;
+                }
+            }
+        }
+        self.write_group()
+    }
+
+    /// Commits the group taken, or goes on with it after the disk was full.
+    fn write_group(&mut self) -> Turn {
+        let group = std::mem::take(&mut self.group);
+        let last_try = self.shared.staging.lock().stop;
+        let outcome = self.commit(&group);
+        self.group = group;
+        match outcome {
+            Ok(()) => {
+                self.count(&self.group);
+                self.group.clear();
+                self.busy = false;
+                self.after_commit();
+                Turn::Done
+            }
+            Err(Fault::Lasting(reason)) => {
+                self.shared.fail(&reason);
+                Turn::Ended
+            }
+            Err(Fault::Full(reason)) => {
+                self.full = true;
+                self.shared.set_status(LogStatus::DiskFull {
+                    reason: reason.as_str().into(),
+                });
+                self.shared.wake_keeper();
+                if last_try {
+                    self.shared.fail(&format!("stopped while full: {reason}"));
+                    return Turn::Ended;
+                }
+                Turn::Full
+            }
+        }
+    }
+
+    /// The last sync of an orderly stop.
+    fn close(&mut self) {
         if let Err(Fault::Full(reason) | Fault::Lasting(reason)) = self.sync() {
             return self.shared.fail(&reason);
         }
@@ -368,45 +439,63 @@ impl Writer {
         self.shared.wake_waiting(u64::MAX);
     }
 
-    /// Sleeps until there is something to do; false when it is time to stop.
-    fn wait(&mut self, group: &mut Group) -> bool {
+    /// What there is to do now.
+    fn next(&mut self, staging: &Staging) -> Next {
+        let shared = &self.shared;
+        let sync_wanted = staging.sync_to > shared.synced.load(Ordering::Relaxed);
+        if staging.urgent || sync_wanted || (staging.stop && !staging.group.is_empty()) {
+            return Next::Group;
+        }
+        if staging.stop {
+            return Next::Stop;
+        }
+        let mut until = self.sync_due();
+        if !staging.group.is_empty() {
+            let soon = *self.soon.get_or_insert_with(|| shared.disk.now() + SOON);
+            until = Some(until.map_or(soon, |due| due.min(soon)));
+        }
+        if until.is_some_and(|until| until <= shared.disk.now()) {
+            return Next::Group;
+        }
+        Next::Nothing(until)
+    }
+
+    /// Takes what was gathered and finishes its headers.
+    fn take(&mut self, staging: &mut MutexGuard<'_, Staging>) {
+        staging.take(&mut self.group);
+        self.soon = None;
+        (self.piece, self.offset) = (0, 0);
+        self.busy = true;
+        // Checksums take time: others may append meanwhile.
+        let group = &mut self.group;
+        MutexGuard::unlocked(staging, || seal_group(group));
+    }
+
+    /// Sleeps until there is something to do and takes it; false when it is time to stop.
+    fn wait(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut staging = shared.staging.lock();
-        let mut soon = None;
         loop {
-            let sync_wanted = staging.sync_to > shared.synced.load(Ordering::Relaxed);
-            if staging.urgent || sync_wanted || (staging.stop && !staging.group.is_empty()) {
-                break;
-            }
-            if staging.stop {
-                return false;
-            }
-            let mut until = self.sync_due();
-            if !staging.group.is_empty() {
-                let soon = *soon.get_or_insert_with(|| shared.disk.now() + SOON);
-                until = Some(until.map_or(soon, |due| due.min(soon)));
-            }
-            let Some(until) = until else {
-                staging.sleep = Sleep::UntilWoken;
-                shared.wake_writer.wait(&mut staging);
-                staging.sleep = Sleep::Awake;
-                continue;
+            let until = match self.next(&staging) {
+                Next::Group => break,
+                Next::Stop => return false,
+                Next::Nothing(until) => until,
             };
-            let Some(pause) = until
-                .checked_sub(shared.disk.now())
-                .filter(|pause| !pause.is_zero())
-            else {
-                break;
-            };
-            staging.sleep = if soon.is_some() {
+            staging.sleep = if self.soon.is_some() {
                 Sleep::UntilTime
             } else {
                 Sleep::UntilWoken
             };
-            shared.wake_writer.wait_for(&mut staging, pause);
+            match until {
+                None => shared.wake_writer.wait(&mut staging),
+                Some(until) => {
+                    let pause = until.saturating_sub(shared.disk.now());
+                    shared.wake_writer.wait_for(&mut staging, pause);
+                }
+            }
             staging.sleep = Sleep::Awake;
         }
-        staging.take(group);
+        self.take(&mut staging);
         true
     }
 
@@ -584,7 +673,7 @@ impl Writer {
             }
             let checkpoint = staging.checkpoint;
             staging.files.freeable(written, checkpoint).is_some()
-                || staging.files.to_seal(written, OPEN_RUNS_MAX).is_some()
+                || staging.to_seal(written).is_some()
         };
         let soon_full = self.at - self.base > self.shared.config.file_size / 2;
         if soon_full {
@@ -677,28 +766,36 @@ pub(crate) fn keep(shared: &Shared) {
             if keeper.stop {
                 return;
             }
-            keeper.wanted = false;
         }
-        if shared.failed.load(Ordering::Acquire) {
-            continue;
-        }
-        while let Some(base) = free_one(shared) {
-            if let Err(error) = give_back(shared, base) {
-                // The room is not had back before the next start, which tries again.
-                tracing::warn!(file = file_name(base), %error, "a log file could not be freed");
-                break;
-            }
-            // It may be waiting for just this room.
-            shared.wake_writer.notify_one();
-        }
-        while let Some(base) = seal_one(shared) {
-            tracing::debug!(file = file_name(base), "log file sealed");
-        }
-        if std::mem::take(&mut shared.keeper.lock().spare_wanted) {
-            // A full disk is the writer's to report, when it needs the file.
-            let _ = make_spare(shared);
-        }
+        keep_turn(shared);
     }
+}
+
+/// One round of the keeper, without waiting; false when nothing was asked of it.
+pub(crate) fn keep_turn(shared: &Shared) -> bool {
+    if !std::mem::take(&mut shared.keeper.lock().wanted) {
+        return false;
+    }
+    if shared.failed.load(Ordering::Acquire) {
+        return true;
+    }
+    while let Some(base) = free_one(shared) {
+        if let Err(error) = give_back(shared, base) {
+            // The room is not had back before the next start, which tries again.
+            tracing::warn!(file = file_name(base), %error, "a log file could not be freed");
+            break;
+        }
+        // It may be waiting for just this room.
+        shared.wake_writer.notify_one();
+    }
+    while let Some(base) = seal_one(shared) {
+        tracing::debug!(file = file_name(base), "log file sealed");
+    }
+    if std::mem::take(&mut shared.keeper.lock().spare_wanted) {
+        // A full disk is the writer's to report, when it needs the file.
+        let _ = make_spare(shared);
+    }
+    true
 }
 
 pub(crate) fn stop_keeper(shared: &Shared) {
@@ -712,10 +809,7 @@ fn seal_one(shared: &Shared) -> Option<u64> {
     let (base, end, index, hold) = {
         let written = shared.written.load(Ordering::Acquire);
         let staging = shared.staging.lock();
-        if staging.relocating || staging.clean_stopped {
-            return None;
-        }
-        let file = staging.files.to_seal(written, OPEN_RUNS_MAX)?;
+        let file = staging.to_seal(written)?;
         let Index::Open(index) = &file.index else {
             return None;
         };
@@ -725,7 +819,9 @@ fn seal_one(shared: &Shared) -> Option<u64> {
     let sealed = match SealedIndex::write(&index, &*shared.disk, &shared.dir, base, end, log_id) {
         Ok(sealed) => sealed,
         Err(error) => {
-            tracing::warn!(file = file_name(base), %error, "the index of a log file could not be written; it stays in memory");
+            tracing::warn!(file = file_name(base), %error, "the index of a log file could not be written; it stays in memory until the next try");
+            let mut staging = shared.staging.lock();
+            staging.seal_after = staging.files.newest().base;
             return None;
         }
     };
