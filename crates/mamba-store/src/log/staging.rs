@@ -13,6 +13,8 @@ use crate::format::{EnqueuedItem, FILE_ENTRY_LEN, HEADER_LEN, Header, Kind, set_
 
 /// Chunks up to this size are copied beside the headers: cheaper than a vector of their own.
 const INLINE_MAX: usize = 1024;
+/// Runs in memory above which a closed file is sealed at once: each takes some 40 octets.
+const OPEN_RUNS_MAX: usize = 128 << 10;
 /// Octets of payload up to which neighbouring items of one kind share an entry.
 const SHARED_PAYLOAD_MAX: usize = 64 << 10;
 
@@ -106,6 +108,8 @@ pub(crate) struct Staging {
     pub(crate) holds: usize,
     /// A file is being emptied: nothing is sealed meanwhile.
     pub(crate) relocating: bool,
+    /// Nothing is sealed before a file younger than this one has begun: the last try failed.
+    pub(crate) seal_after: u64,
     /// The log failed or is closed: nothing is kept any more.
     pub(crate) discard: bool,
     pub(crate) log_id: u32,
@@ -187,6 +191,17 @@ impl Staging {
         });
         self.files.enqueued(item);
         self.group.messages += u64::from(item.count);
+    }
+
+    /// A file whose index is to be written beside it.
+    pub(crate) fn to_seal(&self, written: u64) -> Option<&FileInfo> {
+        if self.relocating || self.clean_stopped {
+            return None;
+        }
+        if self.seal_after > 0 && self.files.iter().next_back()?.base <= self.seal_after {
+            return None;
+        }
+        self.files.to_seal(written, OPEN_RUNS_MAX)
     }
 
     /// Counts messages that left their queue.
