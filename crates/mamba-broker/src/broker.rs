@@ -52,6 +52,8 @@ pub struct BrokerConfig {
     pub sync: SyncMode,
     /// Octets per log file.
     pub log_file_size: u64,
+    /// Octets of records that waiting messages may take in memory, over all queues.
+    pub message_memory: usize,
     /// Limits for every connection.
     pub limits: Limits,
     /// Shown to clients and operators.
@@ -76,6 +78,7 @@ impl BrokerConfig {
             data_dir: data_dir.into(),
             sync: SyncMode::Fsync,
             log_file_size: 64 << 20,
+            message_memory: 32 << 20,
             limits: Limits::default(),
             node_name: "mambamq@localhost".to_owned(),
             cluster_name: "mambamq@localhost".to_owned(),
