@@ -51,8 +51,8 @@ pub(crate) struct Paging {
     stopping: AtomicBool,
     /// Messages read back.
     pub(crate) read: AtomicU64,
-    /// Messages dropped from memory.
-    pub(crate) dropped: AtomicU64,
+    /// Octets of records dropped from memory.
+    pub(crate) dropped_bytes: AtomicU64,
     /// Messages that were in the log and could not be read.
     pub(crate) quarantined: AtomicU64,
 }
@@ -67,7 +67,7 @@ impl Paging {
             done: Condvar::new(),
             stopping: AtomicBool::new(false),
             read: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
+            dropped_bytes: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
         })
     }
@@ -81,6 +81,11 @@ impl Paging {
     /// Octets to read back at once.
     pub(crate) fn read_bytes(&self) -> usize {
         (self.share() / 4).clamp(SHARE_MIN / 2, READ_MAX)
+    }
+
+    /// Whether the budget is used to such a part that queues nobody uses should give back theirs.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.resident() > self.budget / 2
     }
 
     /// Octets of records in memory.

@@ -8,11 +8,10 @@ use std::sync::{
 };
 
 use mamba_codec::{encode_table, table as parse_table};
-use mamba_queue::Stored;
 use mamba_routing::{Binding, Destination, ExchangeSpec, Removed, RoutingTable};
 use mamba_store::{
     BindingDefinition, DefinitionChange, DestinationKind, ExchangeDefinition, QueueDefinition,
-    Recovered, RecoveredMessage, Store,
+    Recovered, Store,
 };
 use mamba_types::{FieldTable, Limits, Violation};
 use parking_lot::RwLock;
@@ -21,6 +20,7 @@ use crate::{
     arguments::{self, Flags},
     broker::Broker,
     queue_cell::{Declaration, QueueCell, QueueRef},
+    paging::Paging,
     timers::Timers,
 };
 
@@ -34,15 +34,24 @@ pub struct Vhost {
     unix_ms: AtomicU64,
     /// The node's deadlines.
     pub(crate) timers: Arc<Timers>,
+    /// The node's budget for messages in memory.
+    pub(crate) paging: Arc<Paging>,
 }
 
 impl Vhost {
-    pub(crate) fn new(name: &str, seed: u64, timers: Arc<Timers>, unix_ms: u64) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        seed: u64,
+        timers: Arc<Timers>,
+        paging: Arc<Paging>,
+        unix_ms: u64,
+    ) -> Self {
         Self {
             name: name.into(),
             table: RwLock::new(RoutingTable::new(name, seed)),
             unix_ms: AtomicU64::new(unix_ms),
             timers,
+            paging,
         }
     }
 
@@ -137,8 +146,8 @@ impl Vhost {
                 Broker::first_sequence(store),
                 store.log().clone(),
             );
-            if let Some(messages) = recovered.queues.remove(&queue.id) {
-                cell.restore(messages.messages.into_iter().map(restored));
+            if let Some(held) = recovered.queues.remove(&queue.id) {
+                cell.restore(&held.runs);
             }
             table.add_queue(QueueRef(cell));
         }
@@ -219,14 +228,4 @@ impl Vhost {
 
 fn decode(arguments: &[u8]) -> FieldTable {
     parse_table(arguments, &Limits::default()).unwrap_or_default()
-}
-
-fn restored(message: RecoveredMessage) -> Stored {
-    Stored {
-        sequence: message.sequence,
-        message: message.message,
-        at: message.at,
-        returns: message.delivery_count,
-        redelivered: message.redelivered,
-    }
 }

@@ -189,6 +189,9 @@ pub enum LogStatus {
 /// Told each new status of the log.
 pub type StatusListener = Arc<dyn Fn(&LogStatus) + Send + Sync>;
 
+/// Told whenever the log begins a new file.
+pub type NewFileListener = Arc<dyn Fn() + Send + Sync>;
+
 /// Counters since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
@@ -615,6 +618,12 @@ impl Log {
         staging.pending_checkpoint = Some((checkpoint.from, staging.next));
         staging.sync_to = staging.next;
         self.done(staging, Urgency::Now)
+    }
+
+    /// Has `listener` called on the writer's thread whenever a new file begins: a good moment to ask
+    /// [`Log::checkpoint_due`] and [`Log::relocation_candidate`]. It must not block.
+    pub fn on_new_file(&self, listener: NewFileListener) {
+        *self.shared.on_new_file.lock() = Some(listener);
     }
 
     /// Keeps all log files as they are, for a copy of the running log.

@@ -101,6 +101,11 @@ impl Files {
         self.files.remove(index)
     }
 
+    /// The start of the file that holds a position.
+    pub(crate) fn base_of(&mut self, at: u64) -> Option<u64> {
+        self.find(at).map(|file| file.base)
+    }
+
     /// The file that begins at `base`.
     pub(crate) fn at_base(&mut self, base: u64) -> Option<&mut FileInfo> {
         let index = self.files.binary_search_by_key(&base, |file| file.base);

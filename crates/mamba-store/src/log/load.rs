@@ -19,6 +19,8 @@ use crate::{
 const RUNS_MAX: usize = 4096;
 /// Most octets read at once.
 const READ_MAX: u64 = 1 << 20;
+/// Pieces kept in the quarantine folder.
+const QUARANTINE_MAX: usize = 1024;
 /// Octets between wanted records that are rather read and thrown away than skipped with a call of their own.
 const GAP_MAX: u64 = 16 << 10;
 
@@ -133,6 +135,33 @@ impl Log {
         let wanted = self.wanted(request, &mut sources, &mut loaded);
         self.read_wanted(wanted, &mut sources, &mut loaded);
         loaded
+    }
+
+    /// Saves damaged octets of the log in `quarantine/` beside it, for whoever may want to look at them: their file will be given back.
+    /// At most 1,024 pieces are kept.
+    pub fn quarantine(&self, damage: &Damage) {
+        let shared = &self.shared;
+        let Some(dir) = shared.dir.parent().map(|data| data.join("quarantine")) else {
+            return;
+        };
+        let base = shared.staging.lock().files.base_of(damage.at.0);
+        let save = || -> io::Result<()> {
+            let disk = &*shared.disk;
+            let base = base.ok_or(io::ErrorKind::NotFound)?;
+            disk.create_dir(&dir)?;
+            if disk.list(&dir)?.len() >= QUARANTINE_MAX {
+                return Ok(());
+            }
+            let mut octets = vec![0; damage.octets as usize];
+            let file = disk.open_read(&shared.dir.join(file_name(base)))?;
+            let read = file.read_at(&mut octets, damage.at.0 - base)?;
+            let copy = disk.open(&dir.join(format!("{:016x}.bin", damage.at.0)))?;
+            copy.write_at(&[io::IoSlice::new(&octets[..read])], 0)?;
+            copy.sync_data()
+        };
+        if let Err(error) = save() {
+            tracing::warn!(%error, "damaged octets of the log could not be saved in the quarantine folder");
+        }
     }
 
     /// The runs to read, in sequence order and without doubles; sets how far the answer goes.

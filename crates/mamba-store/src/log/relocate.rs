@@ -243,6 +243,38 @@ impl Log {
         places
     }
 
+    /// Appends a message of `queue` again that had left it and came back. Returns its new place.
+    pub fn append_again(
+        &self,
+        queue: QueueId,
+        level: u8,
+        volatile: bool,
+        message: &Relocated,
+    ) -> LogPosition {
+        let appended = self.append_messages(message.message.record().clone());
+        let run = EnqueuedRun {
+            first: message.sequence,
+            count: 1,
+            at: appended.at(),
+            octets: u32::try_from(message.message.record_len()).unwrap_or(u32::MAX),
+            body_octets: u32::try_from(message.message.body_len()).unwrap_or(u32::MAX),
+            level,
+            may_be_delivered: message.may_be_delivered,
+            delivery_count: message.delivery_count,
+            volatile,
+        };
+        let synced = self.synced();
+        let mut staging = self.shared.staging.lock();
+        // While the old file is there, recovery finds it in both places and has to take one.
+        let origin = staging.files.base_of(message.at.0).unwrap_or(message.at.0);
+        staging.push_enqueued(&item_of(queue, &run, Some(origin)), synced);
+        let gate = staging.next;
+        let old = std::iter::once((message.at.0, run.octets));
+        staging.files.dead(old, gate);
+        self.done(staging, Urgency::Soon);
+        appended.at()
+    }
+
     /// Everything that lived in the file has been appended again: the file goes once that is durable.
     pub fn relocated(&self, relocation: Relocation) {
         let synced = self.synced();

@@ -16,7 +16,7 @@ use mamba_types::LogPosition;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
-    DurableWaker, LogConfig, LogStatus, SyncMode,
+    DurableWaker, LogConfig, LogStatus, NewFileListener, SyncMode,
     index::{Index, SealedIndex},
     staging::{Group, Piece, Sleep, Staging, Urgency},
 };
@@ -93,6 +93,7 @@ pub(crate) struct Shared {
     pub(crate) durable: AtomicU64,
     pub(crate) failed: AtomicBool,
     status: Mutex<LogStatus>,
+    pub(crate) on_new_file: Mutex<Option<NewFileListener>>,
     waiting: Mutex<BinaryHeap<Waiting>>,
     pub(crate) counters: Counters,
     pub(crate) config: LogConfig,
@@ -143,6 +144,7 @@ impl Shared {
             }),
             failed: AtomicBool::new(false),
             status: Mutex::new(LogStatus::Ok),
+            on_new_file: Mutex::default(),
             waiting: Mutex::default(),
             counters: Counters::default(),
             config,
@@ -601,6 +603,9 @@ impl Writer {
         }
         self.base = base;
         self.at = base + FILE_ENTRY_LEN;
+        if let Some(listener) = self.shared.on_new_file.lock().as_ref() {
+            listener();
+        }
         Ok(())
     }
 
