@@ -12,7 +12,8 @@ use std::{
 
 use mamba_session::SessionConfig;
 use mamba_store::{
-    Checkpoint, DefinitionChange, OpenError, RealDisk, RecoveryReport, Store, StoreConfig, StoreError, SyncMode,
+    Checkpoint, DefinitionChange, OpenError, RealDisk, Recovered, RecoveryReport, Store,
+    StoreConfig, StoreError, SyncMode,
 };
 use mamba_types::{
     FieldTable, FieldValue, HardError, Limits, Message, QueueId, Sequence, Violation,
@@ -197,10 +198,24 @@ impl Broker {
     /// # Errors
     /// [`OpenError`] says what to do.
     pub fn open(config: BrokerConfig, seed: u64, unix_ms: u64) -> Result<Arc<Self>, OpenError> {
+        let open = |store_config| Store::open(store_config, Arc::new(RealDisk::new()));
+        Self::open_on(config, open, seed, unix_ms)
+    }
+
+    /// Like [`Self::open`], with the store opened by `open`: on another disk, or without threads.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do.
+    pub fn open_on(
+        config: BrokerConfig,
+        open: impl FnOnce(StoreConfig) -> Result<(Store, Recovered), OpenError>,
+        seed: u64,
+        unix_ms: u64,
+    ) -> Result<Arc<Self>, OpenError> {
         let mut store_config = StoreConfig::new(&config.data_dir);
         store_config.sync = config.sync;
         store_config.file_size = config.log_file_size;
-        let (store, mut recovered) = Store::open(store_config, Arc::new(RealDisk::new()))?;
+        let (store, mut recovered) = open(store_config)?;
         let timers: Arc<Timers> = Arc::default();
         let paging = Paging::new(config.message_memory);
         let vhost = Arc::new(Vhost::new(

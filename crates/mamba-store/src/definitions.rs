@@ -1,7 +1,8 @@
 //! Exchanges, queues and bindings that survive a stop.
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -15,7 +16,10 @@ use parking_lot::{Condvar, Mutex};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::error::{OpenError, StoreError};
+use crate::{
+    disk::{Disk, DiskFile},
+    error::{OpenError, StoreError},
+};
 
 /// A durable exchange.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,6 +211,8 @@ struct Shared {
 #[derive(Clone)]
 pub struct Definitions {
     shared: Arc<Shared>,
+    /// Who commits, if no thread does.
+    manual: Option<Arc<Mutex<Worker>>>,
 }
 
 impl fmt::Debug for Definitions {
@@ -237,6 +243,10 @@ impl Definitions {
 
     /// Waits until everything submitted before is durable or has failed; blocks the thread.
     pub fn flush(&self) {
+        if self.manual.is_some() {
+            while self.turn() {}
+            return;
+        }
         let (tell, told) = std::sync::mpsc::channel();
         self.submit(
             Vec::new(),
@@ -245,6 +255,13 @@ impl Definitions {
             }),
         );
         let _ = told.recv();
+    }
+
+    /// Commits what was submitted, for a database without a thread. Returns whether there was anything.
+    pub fn turn(&self) -> bool {
+        self.manual
+            .as_ref()
+            .is_some_and(|worker| worker.lock().turn())
     }
 
     /// A queue identity that was never given out before, on this start or an earlier one. Nothing needs to be
@@ -271,12 +288,19 @@ type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 pub(crate) struct DefinitionsThread {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    manual: Option<Arc<Mutex<Worker>>>,
 }
 
 impl Drop for DefinitionsThread {
     fn drop(&mut self) {
         self.shared.backlog.lock().stop = true;
         self.shared.wake.notify_one();
+        if let Some(worker) = self.manual.take() {
+            let mut worker = worker.lock();
+            while worker.turn() {}
+            // A handle may outlive us, and the database holds its file.
+            worker.database = None;
+        }
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -294,12 +318,15 @@ pub(crate) struct Opened {
     pub(crate) epoch: u64,
 }
 
-/// Opens or creates the database at `path` and counts its epoch up, durably.
-pub(crate) fn open(path: &Path) -> Result<Opened, OpenError> {
-    let database = builder()
-        .create(path)
-        .map_err(|error| open_error(path, error.into()))?;
-    let (node_id, epoch) = begin_epoch(path, &database)?;
+/// Opens or creates the database at `path` and counts its epoch up, durably. Without a thread, nothing is
+/// committed unless [`Definitions::turn`] is called.
+pub(crate) fn open(
+    path: &Path,
+    disk: Arc<dyn Disk>,
+    with_thread: bool,
+) -> Result<Opened, OpenError> {
+    let database = open_database(path, &*disk).map_err(|error| open_error(path, error))?;
+    let (node_id, epoch) = begin_epoch(path, &*disk, &database)?;
     let stored = read_all(path, &database)?;
     let shared = Arc::new(Shared {
         backlog: Mutex::default(),
@@ -311,18 +338,26 @@ pub(crate) fn open(path: &Path) -> Result<Opened, OpenError> {
         shared: Arc::clone(&shared),
         database: Some(database),
         path: path.to_owned(),
+        disk,
     };
-    let thread = std::thread::Builder::new()
-        .name("definitions".to_owned())
-        .spawn(move || worker.run())
-        .map_err(|error| OpenError::io("start a thread for", path, error))?;
+    let (thread, manual) = if with_thread {
+        let thread = std::thread::Builder::new()
+            .name("definitions".to_owned())
+            .spawn(move || worker.run())
+            .map_err(|error| OpenError::io("start a thread for", path, error))?;
+        (Some(thread), None)
+    } else {
+        (None, Some(Arc::new(Mutex::new(worker))))
+    };
     Ok(Opened {
         definitions: Definitions {
             shared: Arc::clone(&shared),
+            manual: manual.clone(),
         },
         thread: DefinitionsThread {
             shared,
-            thread: Some(thread),
+            thread,
+            manual,
         },
         stored,
         node_id,
@@ -330,11 +365,52 @@ pub(crate) fn open(path: &Path) -> Result<Opened, OpenError> {
     })
 }
 
-fn builder() -> redb::Builder {
+/// The folder is ours alone by its lock file, so that the database needs no lock of its own.
+fn open_database(path: &Path, disk: &dyn Disk) -> Result<redb::Database, redb::Error> {
+    let file = disk.open(path).map_err(redb::Error::Io)?;
     let mut builder = redb::Builder::new();
     // Everything is read once at a start; afterwards only what changes is touched.
     builder.set_cache_size(8 << 20);
-    builder
+    Ok(builder.create_with_backend(Backend(file))?)
+}
+
+/// Our disk under the database.
+struct Backend(Box<dyn DiskFile>);
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Backend")
+    }
+}
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if self.0.read_at(out, offset)? < out.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            let wrote = self.0.write_at(&[IoSlice::new(data)], offset)?;
+            data = &data[wrote.min(data.len())..];
+            offset += wrote as u64;
+        }
+        Ok(())
+    }
 }
 
 fn open_error(path: &Path, error: redb::Error) -> OpenError {
@@ -358,7 +434,11 @@ fn open_error(path: &Path, error: redb::Error) -> OpenError {
     }
 }
 
-fn begin_epoch(path: &Path, database: &redb::Database) -> Result<([u8; 16], u64), OpenError> {
+fn begin_epoch(
+    path: &Path,
+    disk: &dyn Disk,
+    database: &redb::Database,
+) -> Result<([u8; 16], u64), OpenError> {
     let fault = |error: redb::Error| open_error(path, error);
     let write = database
         .begin_write()
@@ -387,7 +467,12 @@ fn begin_epoch(path: &Path, database: &redb::Database) -> Result<([u8; 16], u64)
         let epoch = number(read("epoch")?).unwrap_or(0) + 1;
         let node_id = match read("node_id")?.map(<[u8; 16]>::try_from) {
             Some(Ok(node_id)) => node_id,
-            _ => random(path)?,
+            _ => {
+                let mut octets = [0; 16];
+                disk.random(&mut octets)
+                    .map_err(|error| OpenError::io("draw a random identity for", path, error))?;
+                octets
+            }
         };
         let values: [(&str, &[u8]); 3] = [
             ("format", &u64::from(FORMAT).to_le_bytes()),
@@ -402,13 +487,6 @@ fn begin_epoch(path: &Path, database: &redb::Database) -> Result<([u8; 16], u64)
     };
     write.commit().map_err(|error| fault(error.into()))?;
     Ok((node_id, epoch))
-}
-
-fn random(path: &Path) -> Result<[u8; 16], OpenError> {
-    let mut octets = [0; 16];
-    rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| OpenError::io("draw a random identity for", path, error.into()))?;
-    Ok(octets)
 }
 
 fn read_all(path: &Path, database: &redb::Database) -> Result<StoredDefinitions, OpenError> {
@@ -463,6 +541,7 @@ struct Worker {
     /// `None` after a failed commit, until it could be opened again.
     database: Option<redb::Database>,
     path: PathBuf,
+    disk: Arc<dyn Disk>,
 }
 
 impl Worker {
@@ -479,15 +558,29 @@ impl Worker {
                 }
                 std::mem::take(&mut backlog.submissions)
             };
-            let outcome = self.commit(&submissions);
-            for submission in submissions {
-                // Its own fault does not belong to the others.
-                let own = submission
-                    .changes
-                    .iter()
-                    .find_map(|change| change.value.as_ref()?.as_ref().err().cloned());
-                (submission.done)(own.map_or_else(|| outcome.clone(), Err));
-            }
+            self.decide(submissions);
+        }
+    }
+
+    /// One commit of what was gathered, without waiting; false if there was nothing.
+    fn turn(&mut self) -> bool {
+        let submissions = std::mem::take(&mut self.shared.backlog.lock().submissions);
+        if submissions.is_empty() {
+            return false;
+        }
+        self.decide(submissions);
+        true
+    }
+
+    fn decide(&mut self, submissions: Vec<Submission>) {
+        let outcome = self.commit(&submissions);
+        for submission in submissions {
+            // Its own fault does not belong to the others.
+            let own = submission
+                .changes
+                .iter()
+                .find_map(|change| change.value.as_ref()?.as_ref().err().cloned());
+            (submission.done)(own.map_or_else(|| outcome.clone(), Err));
         }
     }
 
@@ -507,9 +600,7 @@ impl Worker {
     fn try_commit(&mut self, submissions: &[Submission]) -> Result<(), StoreError> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => builder()
-                .create(&self.path)
-                .map_err(|error| store_error(error.into()))?,
+            None => open_database(&self.path, &*self.disk).map_err(store_error)?,
         };
         let database = self.database.insert(database);
         let write = database

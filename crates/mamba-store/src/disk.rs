@@ -69,6 +69,15 @@ pub trait Disk: Send + Sync + 'static {
 
     /// A clock that never goes back, for statistics and intervals only.
     fn now(&self) -> Duration;
+
+    /// Fills `octets` with what nobody can guess.
+    ///
+    /// # Errors
+    /// The system's.
+    fn random(&self, octets: &mut [u8]) -> io::Result<()> {
+        rustix::rand::getrandom(octets, rustix::rand::GetRandomFlags::empty())?;
+        Ok(())
+    }
 }
 
 /// One open file.

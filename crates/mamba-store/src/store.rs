@@ -95,11 +95,37 @@ impl Store {
     /// # Errors
     /// [`OpenError`] says what to do.
     pub fn open(config: StoreConfig, disk: Arc<dyn Disk>) -> Result<(Self, Recovered), OpenError> {
+        Self::open_with(config, disk, true)
+    }
+
+    /// Like [`Store::open`], without threads: nothing is written or committed unless [`Store::turn`] is called.
+    /// For simulations, where one seed has to mean one run.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do.
+    pub fn open_manual(
+        config: StoreConfig,
+        disk: Arc<dyn Disk>,
+    ) -> Result<(Self, Recovered), OpenError> {
+        Self::open_with(config, disk, false)
+    }
+
+    /// One round of each of the store's duties, for a store without threads. Returns whether anything was done.
+    pub fn turn(&self) -> bool {
+        let defined = self.definitions.turn();
+        self.log.turn() || defined
+    }
+
+    fn open_with(
+        config: StoreConfig,
+        disk: Arc<dyn Disk>,
+        threads: bool,
+    ) -> Result<(Self, Recovered), OpenError> {
         let dir = config.dir;
         check_folder(&dir, &*disk)?;
         let lock = StoreLock::take(&dir, &*disk)?;
         check_format(&dir, &*disk)?;
-        let opened = definitions::open(&dir.join(DEFINITIONS_FILE))?;
+        let opened = definitions::open(&dir.join(DEFINITIONS_FILE), Arc::clone(&disk), threads)?;
         disk.sync_dir(&dir)
             .map_err(|error| OpenError::io("sync", &dir, error))?;
         let ids: BTreeSet<_> = opened.stored.queues.iter().map(|one| one.id).collect();
@@ -111,8 +137,9 @@ impl Store {
             node_id: opened.node_id,
             on_status: config.on_status,
         };
+        let open_log = if threads { Log::open } else { Log::open_manual };
         let (log, log_threads, mut recovered) =
-            Log::open(&dir.join(LOG_DIR), log_config, Arc::clone(&disk), &known)?;
+            open_log(&dir.join(LOG_DIR), log_config, Arc::clone(&disk), &known)?;
         recovered.definitions = opened.stored;
         let store = Self {
             log,
