@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Version of the folder's layout.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const LOCK_FILE: &str = "node.lock";
 const FORMAT_FILE: &str = "format";
 const DEFINITIONS_FILE: &str = "definitions.redb";
