@@ -10,15 +10,22 @@
 //!                +------ requeue -----+
 //! ```
 //!
-//! Start reading at [`queue`]; `ready` keeps the order, `unacked` the deliveries, `consumers` the turn.
+//! A long queue keeps its two ends in memory and the messages between them on the disk alone, as ranges of sequence
+//! numbers: [`Queue::page_out`] drops messages whose records the log holds, [`Effects::wanted`] says what is to be
+//! read back, and [`Queue::paged_in`] takes it. The queue itself reads and writes nothing.
+//!
+//! Start reading at [`queue`]; `ready` keeps the order, `paging` has the words for what is on the disk, `unacked` keeps
+//! the deliveries, `consumers` the turn.
 
 mod consumers;
+mod paging;
 pub mod queue;
 mod ready;
 mod unacked;
 
 pub use consumers::{ConsumerId, Port, Subscription};
+pub use paging::{LiveRun, PageIn, PageToken, PagedRun, Window};
 pub use queue::{
-    DeathReason, Delivery, Effects, Fetched, Incoming, Outcome, Overflow, Queue, QueueKind,
-    Removed, Settings, Settled, Stored, SubscribeError, UnackedKey,
+    DeathReason, Delivery, Effects, Fetch, Fetched, Incoming, Moved, Outcome, Overflow, Queue,
+    QueueKind, Removed, Settings, Settled, Stored, SubscribeError, UnackedKey,
 };

@@ -4,6 +4,7 @@ use mamba_types::{LogPosition, Message, Sequence};
 
 use crate::{
     consumers::{ConsumerId, Consumers, Port, Subscription},
+    paging::{LiveRun, PageIn, PageToken, PagedRun, Window},
     ready::Ready,
     unacked::{Out, Unacked},
 };
@@ -147,6 +148,17 @@ pub struct Fetched {
     pub remaining: usize,
 }
 
+/// What `basic.get` comes to.
+#[derive(Clone, Debug)]
+pub enum Fetch {
+    /// A message.
+    Message(Fetched),
+    /// There is none.
+    Empty,
+    /// The next one must be read in first: a reading is under way or in [`Effects::wanted`]. Fetch again after it.
+    Wanted,
+}
+
 /// A message that is gone for good; its record may be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
@@ -154,10 +166,23 @@ pub struct Settled {
     pub sequence: Sequence,
     /// Where its record lies.
     pub at: LogPosition,
+    /// Octets of its record.
+    pub octets: u32,
+}
+
+/// A stored message that went to the queue's end and is another one now: the log is to take the new one in before it
+/// forgets the old one.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    /// The old one.
+    pub from: Settled,
+    /// The new one. Its record is the old one's, unless the owner writes another and calls [`Queue::set_place`].
+    pub stored: Stored,
 }
 
 /// What follows from a call. The owner carries it out before it lets go of the queue, in this order:
-/// settlements and return counts to the log, deliveries to the connections, starved consumers to their ports.
+/// moved messages, settlements and return counts to the log, deliveries to the connections, starved consumers to their
+/// ports, readings to the disk.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Stored messages that are gone.
@@ -171,6 +196,12 @@ pub struct Effects {
     /// Messages that leave for the dead-letter exchange, if the queue has one. The owner settles them once they are
     /// safe elsewhere.
     pub dead: Vec<(Stored, DeathReason)>,
+    /// Messages to read back from the log.
+    pub wanted: Vec<PageIn>,
+    /// Paged messages that are gone without having been read.
+    pub dropped: Vec<PagedRun>,
+    /// Stored messages with a new sequence number.
+    pub moved: Vec<Moved>,
 }
 
 impl Effects {
@@ -182,6 +213,9 @@ impl Effects {
             && self.deliveries.is_empty()
             && self.starved.is_empty()
             && self.dead.is_empty()
+            && self.wanted.is_empty()
+            && self.dropped.is_empty()
+            && self.moved.is_empty()
     }
 
     /// Empties every list and keeps the memory.
@@ -191,6 +225,9 @@ impl Effects {
         self.deliveries.clear();
         self.starved.clear();
         self.dead.clear();
+        self.wanted.clear();
+        self.dropped.clear();
+        self.moved.clear();
     }
 }
 
@@ -237,6 +274,9 @@ pub struct Queue<P> {
     call: u64,
     /// Some message came with a time of its own.
     has_expirations: bool,
+    /// Paged messages before this one come from before a restart: nobody knows whether they have a time of their own.
+    unknown_to: Sequence,
+    window: Window,
 }
 
 impl<P: Port> Queue<P> {
@@ -252,6 +292,8 @@ impl<P: Port> Queue<P> {
             returns: 0,
             call: 0,
             has_expirations: false,
+            unknown_to: Sequence(0),
+            window: Window::DEFAULT,
         }
     }
 
@@ -265,7 +307,17 @@ impl<P: Port> Queue<P> {
         self.next
     }
 
-    /// Ready messages.
+    /// Sets how much stays in memory.
+    pub const fn set_window(&mut self, window: Window) {
+        self.window = window;
+    }
+
+    /// How much stays in memory.
+    pub const fn window(&self) -> Window {
+        self.window
+    }
+
+    /// Ready messages, paged ones included.
     pub const fn ready_count(&self) -> usize {
         self.ready.len()
     }
@@ -275,9 +327,29 @@ impl<P: Port> Queue<P> {
         self.unacked.len()
     }
 
-    /// Octets of ready bodies.
+    /// Octets of ready bodies, paged ones included.
     pub const fn ready_bytes(&self) -> u64 {
         self.ready.body_bytes()
+    }
+
+    /// Octets of the records of ready messages in memory.
+    pub fn resident_bytes(&self) -> usize {
+        self.ready.resident_bytes()
+    }
+
+    /// Ready messages that are on the disk only.
+    pub fn paged_count(&self) -> u64 {
+        self.ready.paged_count()
+    }
+
+    /// What is on the disk only, by level, the highest first, and by sequence.
+    pub fn paged_runs(&self) -> impl Iterator<Item = &PagedRun> {
+        self.ready.paged_runs()
+    }
+
+    /// Whether the live message of this level and sequence is on the disk only.
+    pub fn is_paged(&self, level: u8, sequence: Sequence) -> bool {
+        self.ready.is_paged(level, sequence)
     }
 
     /// Octets of unsettled bodies.
@@ -302,14 +374,14 @@ impl<P: Port> Queue<P> {
         self.consumers.get(id).map(|consumer| &consumer.port)
     }
 
-    /// Every message, ready first, without changing anything.
+    /// Every message in memory, ready first, without changing anything.
     pub fn messages(&self) -> impl Iterator<Item = &Stored> {
         self.ready
             .iter()
             .chain(self.unacked.iter().map(|out| &out.stored))
     }
 
-    /// Messages that a consumer has or may have seen.
+    /// Messages in memory that a consumer has or may have seen.
     pub fn delivered_before(&self) -> impl Iterator<Item = &Stored> {
         let seen = |stored: &&Stored| stored.redelivered || stored.returns > 0;
         self.ready
@@ -318,11 +390,108 @@ impl<P: Port> Queue<P> {
             .chain(self.unacked.iter().map(|out| &out.stored))
     }
 
-    /// Every message, to move its record's place in the log.
-    pub fn messages_mut(&mut self) -> impl Iterator<Item = &mut Stored> {
+    /// Every message in memory, ready first, to move its record's place in the log.
+    pub fn in_memory_mut(&mut self) -> impl Iterator<Item = &mut Stored> {
         self.ready
             .iter_mut()
             .chain(self.unacked.iter_mut().map(|out| &mut out.stored))
+    }
+
+    /// The same, for an owner that pages nothing.
+    pub fn messages_mut(&mut self) -> impl Iterator<Item = &mut Stored> {
+        self.in_memory_mut()
+    }
+
+    /// Notes where the record of a message in [`Effects::moved`] lies now. Call it before [`Self::dispatch`].
+    /// Returns whether the message is ready and in memory.
+    pub fn set_place(&mut self, sequence: Sequence, at: LogPosition) -> bool {
+        self.ready.set_place(sequence, at)
+    }
+
+    /// The level a message waits at.
+    pub fn level_of(&self, message: &Message) -> u8 {
+        self.priority_of(message)
+    }
+
+    /// Puts back what survived a restart, before anything else happens: the runs of a level in ascending order.
+    /// Call [`Self::expire`] after, which asks for the messages whose time may be over.
+    pub fn restore_paged(&mut self, run: PagedRun) {
+        self.next = self.next.max(run.to);
+        self.unknown_to = self.unknown_to.max(run.to);
+        self.ready.push_paged(run);
+    }
+
+    /// Takes what was read for a [`PageIn`]: the live messages of the range that come before `next`, in order, with
+    /// nothing left out but what the disk has lost. Returns how many were lost; they are not in the queue any more.
+    /// The answer to a reading that a purge or [`Self::load_failed`] has overtaken is ignored.
+    /// Call [`Self::dispatch`] after.
+    pub fn paged_in(
+        &mut self,
+        level: u8,
+        token: PageToken,
+        messages: Vec<Stored>,
+        next: Sequence,
+    ) -> u64 {
+        self.has_expirations |= messages
+            .iter()
+            .any(|stored| stored.message.expiration_ms().is_some());
+        let missing = self.ready.paged_in(level, token, messages, next);
+        if self.unknown_to > Sequence(0) && self.paged_runs().all(|run| run.from >= self.unknown_to)
+        {
+            self.unknown_to = Sequence(0);
+        }
+        missing
+    }
+
+    /// Ends a reading without result, so that it is tried again when the messages are asked for the next time.
+    pub fn load_failed(&mut self, level: u8, token: PageToken) {
+        self.ready.load_failed(level, token);
+    }
+
+    /// Drops messages from memory: those beyond `keep` octets of records at the queue's front, and those before the
+    /// last `keep` octets of its end ([`Window::tail_bytes`] at most), as far as their records lie in the log before
+    /// `readable` and the order allows it. Returns the octets dropped.
+    pub fn page_out(&mut self, readable: LogPosition, keep: usize) -> usize {
+        let keep_tail = keep.min(self.window.tail_bytes);
+        self.ready
+            .page_out(readable, keep, keep_tail, self.settings.kind)
+    }
+
+    /// Messages, with their levels, that [`Self::page_out`] would drop if only they were in the log. The owner
+    /// appends them and sets where they lie.
+    pub fn unstored_beyond(&mut self, keep: usize) -> impl Iterator<Item = (u8, &mut Stored)> {
+        let keep_tail = keep.min(self.window.tail_bytes);
+        self.ready
+            .unstored_beyond(keep, keep_tail, self.settings.kind)
+    }
+
+    /// Everything of this queue that the log holds, ascending by level and sequence. With `assume_delivered`, what
+    /// consumers could have got since counts as delivered.
+    pub fn live_runs(&self, assume_delivered: bool) -> Vec<LiveRun> {
+        let mut live = Vec::new();
+        self.ready.add_live(assume_delivered, &mut live);
+        live.extend(
+            self.unacked
+                .iter()
+                .map(|out| &out.stored)
+                .filter(|stored| stored.at != LogPosition::NONE)
+                .map(|stored| LiveRun::of(self.priority_of(&stored.message), stored, true)),
+        );
+        live.sort_unstable_by_key(|run| (run.level, run.from));
+        live.dedup_by(|next, run| {
+            let joins = next.level == run.level && next.from == run.to && run.has_flags_of(next);
+            if joins {
+                run.to = next.to;
+            }
+            joins
+        });
+        live
+    }
+
+    /// The greatest sequence that can go to consumers before anything else is read in. Messages that came back to a
+    /// quorum queue count with the last of them only: the others could go out before.
+    pub fn deliverable_to(&self) -> Option<Sequence> {
+        self.ready.deliverable_to()
     }
 
     /// Puts back what survived a restart, in order, before anything else happens.
@@ -363,7 +532,7 @@ impl<P: Port> Queue<P> {
 
     /// Whether messages here may expire.
     pub const fn may_expire(&self) -> bool {
-        self.has_expirations || self.settings.message_ttl_ms.is_some()
+        self.has_expirations || self.unknown_to.0 > 0 || self.settings.message_ttl_ms.is_some()
     }
 
     /// When a message of this queue expires, in milliseconds since 1970: the smaller of the queue's time and its own.
@@ -374,7 +543,7 @@ impl<P: Port> Queue<P> {
     }
 
     /// The next moment at which [`Self::expire`] finds something, in milliseconds since 1970. Messages expire only
-    /// at the head of their priority.
+    /// at the head of their priority; a head that is not in memory says nothing.
     pub fn next_deadline(&self) -> Option<u64> {
         if !self.may_expire() {
             return None;
@@ -385,7 +554,8 @@ impl<P: Port> Queue<P> {
             .min()
     }
 
-    /// Takes out the messages at the head whose time is over. Call it after [`Self::dispatch`], so that a message
+    /// Takes out the messages at the head whose time is over, and asks for heads that must be read in to know theirs.
+    /// Call it after [`Self::dispatch`], so that a message
     /// without any time to wait still reaches a consumer that is ready.
     pub fn expire(&mut self, now_ms: u64, effects: &mut Effects) {
         self.expire_from(now_ms, 0, effects);
@@ -412,6 +582,7 @@ impl<P: Port> Queue<P> {
         while let Some(stored) = self.ready.pop_if(is_over) {
             self.drop_or_bury(stored, DeathReason::Expired, effects);
         }
+        self.ready.want_heads(self.window, &mut effects.wanted);
     }
 
     /// Whether a message of `body_len` octets fits the queue's length limits, or makes others give way.
@@ -431,28 +602,32 @@ impl<P: Port> Queue<P> {
         too_many || too_large
     }
 
-    /// Drops messages from the head until the length limits hold. Call it after [`Self::dispatch`].
+    /// Drops messages from the head until the length limits hold, or the next must be read in first. Call it after
+    /// [`Self::dispatch`].
     pub fn trim(&mut self, effects: &mut Effects) {
         while self.settings.overflow == Overflow::DropHead
             && self.is_over_limit(self.ready.len() as u64, self.ready.body_bytes())
         {
             let Some(stored) = self.ready.pop() else {
+                effects.wanted.extend(self.ready.want_next(self.window));
                 return;
             };
             self.drop_or_bury(stored, DeathReason::MaxLength, effects);
         }
     }
 
-    /// Hands ready messages to consumers in turn until either runs out.
+    /// Hands ready messages to consumers in turn until either runs out, or the next must be read in first.
     pub fn dispatch(&mut self, effects: &mut Effects) {
         if self.ready.is_empty() {
             return;
         }
         self.call += 1;
+        let mut is_wanted = false;
         while let Some(id) = self.consumers.next() {
             if !self.may_deliver(id, effects) {
                 continue;
             }
+            is_wanted = true;
             let Some(mut stored) = self.ready.pop() else {
                 break;
             };
@@ -480,8 +655,11 @@ impl<P: Port> Queue<P> {
             });
             self.consumers.rotate();
             if self.ready.is_empty() {
-                break;
+                return;
             }
+        }
+        if is_wanted {
+            effects.wanted.extend(self.ready.want_next(self.window));
         }
     }
 
@@ -560,9 +738,24 @@ impl<P: Port> Queue<P> {
         self.let_better_consumer_take_over();
     }
 
-    /// Takes one message out for `basic.get`.
+    /// Takes one message out for `basic.get`, in a queue of which nothing is paged.
     pub fn fetch(&mut self, no_ack: bool, effects: &mut Effects) -> Option<Fetched> {
-        let mut stored = self.ready.pop()?;
+        match self.fetch_next(no_ack, effects) {
+            Fetch::Message(fetched) => Some(fetched),
+            Fetch::Empty | Fetch::Wanted => None,
+        }
+    }
+
+    /// Takes one message out for `basic.get`.
+    pub fn fetch_next(&mut self, no_ack: bool, effects: &mut Effects) -> Fetch {
+        let popped = self.ready.pop();
+        effects.wanted.extend(self.ready.want_next(self.window));
+        let Some(mut stored) = popped else {
+            return match self.ready.is_empty() {
+                true => Fetch::Empty,
+                false => Fetch::Wanted,
+            };
+        };
         stored.redelivered |= stored.returns > 0;
         let key = if no_ack {
             effects.settled.extend(settled(&stored));
@@ -573,7 +766,7 @@ impl<P: Port> Queue<P> {
                 consumer: None,
             }))
         };
-        Some(Fetched {
+        Fetch::Message(Fetched {
             key,
             stored,
             remaining: self.ready.len(),
@@ -615,17 +808,17 @@ impl<P: Port> Queue<P> {
     pub fn give_back(&mut self, mut stored: Stored) {
         // Later messages may have gone out meanwhile: the mark tells the next consumer why it is out of order.
         stored.redelivered = true;
-        let rank = self.rank(&stored);
-        let priority = self.priority_of(&stored.message);
-        self.ready.put_back(priority, rank, stored);
+        self.put_in_front(stored);
     }
 
-    /// Drops all ready messages and returns how many there were.
+    /// Drops all ready messages, paged ones unread, and returns how many there were.
     pub fn purge(&mut self, effects: &mut Effects) -> usize {
         let count = self.ready.len();
+        let in_memory = self.ready.take_all(&mut effects.dropped);
         effects
             .settled
-            .extend(self.ready.take_all().filter_map(|stored| settled(&stored)));
+            .extend(in_memory.filter_map(|stored| settled(&stored)));
+        self.unknown_to = Sequence(0);
         count
     }
 
@@ -640,15 +833,40 @@ impl<P: Port> Queue<P> {
             self.drop_or_bury(stored, DeathReason::DeliveryLimit, effects);
             return;
         }
+        if self.settings.kind == QueueKind::Quorum && self.settings.delivery_limit.is_none() {
+            self.move_to_tail(stored, effects);
+            return;
+        }
         if stored.at != LogPosition::NONE && self.settings.kind == QueueKind::Quorum {
             effects.returned.push((stored.sequence, stored.returns));
         }
+        self.put_in_front(stored);
+    }
+
+    /// Puts a message behind all others. It gets a new sequence number, because sequences ascend there.
+    fn move_to_tail(&mut self, mut stored: Stored, effects: &mut Effects) {
+        let from = settled(&stored);
+        stored.sequence = self.next;
+        self.next = stored.sequence.next();
+        if let Some(from) = from {
+            effects.moved.push(Moved {
+                from,
+                stored: stored.clone(),
+            });
+        }
         let priority = self.priority_of(&stored.message);
-        match (self.settings.kind, self.settings.delivery_limit) {
-            (QueueKind::Quorum, None) => self.ready.push(priority, stored),
-            (QueueKind::Quorum, Some(_)) | (QueueKind::Classic, _) => {
-                let rank = self.rank(&stored);
-                self.ready.put_back(priority, rank, stored);
+        self.ready.push(priority, stored);
+    }
+
+    /// Puts a message before those that were never out: to its original place in a classic queue, in the order of
+    /// return in a quorum queue.
+    fn put_in_front(&mut self, stored: Stored) {
+        let priority = self.priority_of(&stored.message);
+        match self.settings.kind {
+            QueueKind::Classic => self.ready.put_back_in_place(priority, stored),
+            QueueKind::Quorum => {
+                self.returns += 1;
+                self.ready.put_back(priority, self.returns, stored);
             }
         }
     }
@@ -658,18 +876,6 @@ impl<P: Port> Queue<P> {
             effects.dead.push((stored, reason));
         } else {
             effects.settled.extend(settled(&stored));
-        }
-    }
-
-    /// Where a returned message stands among the returned ones: its original place in a classic queue, the
-    /// order of return in a quorum queue.
-    const fn rank(&mut self, stored: &Stored) -> u64 {
-        match self.settings.kind {
-            QueueKind::Classic => stored.sequence.0,
-            QueueKind::Quorum => {
-                self.returns += 1;
-                self.returns
-            }
         }
     }
 
@@ -710,7 +916,7 @@ impl<P: Port> Queue<P> {
     /// # Panics
     /// If counters and contents differ, or a consumer holds more than its prefetch.
     pub fn check_invariants(&self) {
-        assert_eq!(self.ready.iter().count(), self.ready.len());
+        self.ready.check();
         assert_eq!(self.unacked.iter().count(), self.unacked.len());
         assert_eq!(self.consumers.iter().count(), self.consumers.len());
         for (id, consumer) in self.consumers.iter() {
@@ -731,6 +937,21 @@ impl<P: Port> Queue<P> {
         sequences.sort_unstable();
         sequences.dedup();
         assert_eq!(sequences.len(), total, "a message is in two places");
+        assert!(sequences.last().is_none_or(|last| *last < self.next));
+        for stored in self.messages() {
+            let level = self.priority_of(&stored.message);
+            assert!(
+                !self.is_paged(level, stored.sequence),
+                "{stored:?} is in memory and paged"
+            );
+        }
+        let mut last: Option<LiveRun> = None;
+        for run in self.live_runs(false) {
+            if let Some(last) = last.filter(|last| last.level == run.level) {
+                assert!(last.to <= run.from, "{last:?} and {run:?} overlap");
+            }
+            last = Some(run);
+        }
     }
 }
 
@@ -738,5 +959,6 @@ fn settled(stored: &Stored) -> Option<Settled> {
     (stored.at != LogPosition::NONE).then_some(Settled {
         sequence: stored.sequence,
         at: stored.at,
+        octets: u32::try_from(stored.message.record_len()).unwrap_or(u32::MAX),
     })
 }

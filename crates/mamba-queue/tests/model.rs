@@ -231,6 +231,7 @@ impl Known {
         (self.at != LogPosition::NONE).then_some(Settled {
             sequence: self.sequence,
             at: self.at,
+            octets: u32::try_from(self.message().record_len()).expect("it is small"),
         })
     }
 }
@@ -263,6 +264,7 @@ struct Expected {
     settled: Vec<Settled>,
     returned: Vec<(Sequence, u32)>,
     dead: Vec<(Sequence, DeathReason)>,
+    moved: Vec<(Settled, Sequence)>,
 }
 
 struct Model {
@@ -278,6 +280,8 @@ struct Model {
     gone: usize,
     clock: u64,
     now_ms: u64,
+    /// The sequence number the next message gets.
+    next: Sequence,
 }
 
 impl Model {
@@ -294,6 +298,7 @@ impl Model {
             gone: 0,
             clock: 0,
             now_ms: 5000,
+            next: Sequence(1),
         }
     }
 
@@ -309,6 +314,7 @@ impl Model {
 
     fn enter(&mut self, mut known: Known) {
         known.arrival = self.tick();
+        self.next = known.sequence.next();
         self.entered += 1;
         self.ready
             .push(((self.level(&known), true, known.arrival), known));
@@ -332,14 +338,18 @@ impl Model {
             self.die(&known, DeathReason::DeliveryLimit, expected);
             return;
         }
-        if self.settings.kind == QueueKind::Quorum && known.at != LogPosition::NONE {
-            expected.returned.push((known.sequence, known.returns));
-        }
         if self.settings.kind == QueueKind::Quorum && limit.is_none() {
+            let old = known.settled();
+            known.sequence = self.next;
+            self.next = self.next.next();
+            expected.moved.extend(old.map(|old| (old, known.sequence)));
             known.arrival = self.tick();
             self.ready
                 .push(((self.level(&known), true, known.arrival), known));
         } else {
+            if self.settings.kind == QueueKind::Quorum && known.at != LogPosition::NONE {
+                expected.returned.push((known.sequence, known.returns));
+            }
             self.give_back(known);
         }
     }
@@ -607,6 +617,9 @@ impl Harness {
             .map(|(s, why)| (s.sequence, *why))
             .collect();
         assert_eq!(dead, expected.dead);
+        let moved = effects.moved.iter();
+        let moved: Vec<_> = moved.map(|m| (m.from, m.stored.sequence)).collect();
+        assert_eq!(moved, expected.moved);
         self.check();
     }
 

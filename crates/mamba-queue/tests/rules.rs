@@ -276,7 +276,7 @@ mod single_active_consumer {
         scene.subscribe('b', 1, 0);
         assert_eq!(scene.enqueue(1), "");
         assert_eq!(scene.settle(&[1], Outcome::Ack), "");
-        assert_eq!(scene.settle(&[2], Outcome::Requeue), "b3 b2!");
+        assert_eq!(scene.settle(&[2], Outcome::Requeue), "b3 b4!");
     }
 
     /// A newcomer of higher priority made the active consumer wait, and left before it took over: the active one
@@ -501,7 +501,8 @@ mod requeue {
 
     #[test]
     fn quorum_to_the_tail_without_a_delivery_limit() {
-        check(QueueKind::Quorum, None, &[&[2], &[1]], "b5 b6 b2! b1!");
+        // With new numbers: 2 is 7 now, and 1 is 8.
+        check(QueueKind::Quorum, None, &[&[2], &[1]], "b5 b6 b7! b8!");
     }
 
     #[test]

@@ -372,8 +372,10 @@ impl Log {
         let Some(manual) = &self.manual else {
             return false;
         };
-        let written = manual.0.lock().turn() == writer::Turn::Done;
-        writer::keep_turn(&self.shared) || written
+        let turn = manual.0.lock().turn();
+        let kept = writer::keep_turn(&self.shared);
+        // While the disk is full, the writer asks the keeper for room in every turn.
+        turn == writer::Turn::Done || (kept && turn != writer::Turn::Full)
     }
 
     fn read(

@@ -297,12 +297,13 @@ fn check_format(dir: &Path, disk: &dyn Disk) -> Result<(), OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read.map_err(|error| OpenError::io("read", &path, error))?,
     };
+    // A power cut while it was written for the first time may leave it empty, or full of zeros.
+    let text = text.trim_end_matches('\0');
     let known = format!("{FORMAT_MAGIC}{FORMAT}\n");
     if text == known {
         return Ok(());
     }
-    // Empty, or cut by a crash while it was written for the first time.
-    let unfinished = known.starts_with(&text);
+    let unfinished = known.starts_with(text);
     if let Some(found) = text.strip_prefix(FORMAT_MAGIC)
         && !unfinished
     {

@@ -1,0 +1,540 @@
+//! What must be, may be and must not be in each queue: the client's side of the broker's promises.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A message, by the number in its body.
+pub type Id = u64;
+
+/// The queue that takes dead letters; nobody deletes or purges it.
+pub const DEAD_LETTERS: &str = "dead";
+
+/// How a queue is declared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueSpec {
+    /// Name.
+    pub name: String,
+    /// Survives a restart.
+    pub durable: bool,
+    /// Of the quorum kind.
+    pub quorum: bool,
+    /// `x-max-priority`.
+    pub max_priority: Option<u8>,
+    /// `x-max-length`.
+    pub max_length: Option<usize>,
+    /// `x-overflow` is `reject-publish`.
+    pub reject_publish: bool,
+    /// `x-message-ttl`.
+    pub ttl_ms: Option<u64>,
+    /// Dead letters go to [`DEAD_LETTERS`].
+    pub dead_letters: bool,
+}
+
+impl QueueSpec {
+    /// Whether such a message survives a restart.
+    #[must_use]
+    pub const fn stores(&self, persistent: bool) -> bool {
+        self.durable && (persistent || self.quorum)
+    }
+}
+
+/// By which stated rule a message may be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// A client settled it, or it was purged.
+    Settled,
+    /// It died: expired, rejected, over a limit. Where dead letters go somewhere, it must be there.
+    Died,
+}
+
+/// A message in a queue.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its place in the queue.
+    pub order: u64,
+    /// It survives restarts.
+    pub stored: bool,
+    /// Its delivery mode is 2.
+    pub persistent: bool,
+    /// Its priority in this queue.
+    pub priority: u8,
+    /// The broker confirmed it.
+    pub confirmed: bool,
+    /// It must be there unless `leave` allows otherwise.
+    pub obliged: bool,
+    /// It may be gone.
+    pub leave: Option<Leave>,
+    /// It must not be seen again: settled.
+    pub settled: bool,
+    /// So says the disk.
+    pub settled_on_disk: bool,
+    /// A client had it.
+    pub seen: bool,
+    /// So says the disk.
+    pub seen_on_disk: bool,
+    /// The client that holds it unsettled.
+    pub held_by: Option<u64>,
+    /// When it expires, in milliseconds since 1970.
+    pub expires_at: Option<u64>,
+    /// How often it may have been returned.
+    pub returns: u32,
+}
+
+/// A queue from its declaration to its deletion.
+#[derive(Clone, Debug)]
+pub struct QueueModel {
+    /// As declared.
+    pub spec: QueueSpec,
+    /// Tells it from others of the same name.
+    pub incarnation: u64,
+    /// declare-ok came.
+    pub declared: bool,
+    /// Its messages.
+    pub entries: BTreeMap<Id, Entry>,
+    next_order: u64,
+    /// The last place each client got a message from that had never been handed out, by priority.
+    fresh: BTreeMap<(u64, u8), u64>,
+}
+
+impl QueueModel {
+    /// Fewest and most messages it can hold now.
+    #[must_use]
+    pub fn bounds(&self) -> (usize, usize) {
+        let least = self
+            .entries
+            .values()
+            .filter(|entry| entry.obliged && entry.leave.is_none() && !entry.settled)
+            .count();
+        let most = self.entries.values().filter(|entry| !entry.settled).count();
+        (least, most)
+    }
+}
+
+/// A binding, as the client knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindingState {
+    /// It is there.
+    pub present: bool,
+    /// So says a reply.
+    pub sure: bool,
+}
+
+/// Exchange, routing key, queue.
+pub type BindingKey = (String, String, String);
+
+/// A queue that is being deleted: a crash may bring it back.
+#[derive(Clone, Debug)]
+pub struct Ghost {
+    queue: QueueModel,
+    bindings: BTreeMap<BindingKey, BindingState>,
+}
+
+/// A message on its way to a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Publishing {
+    /// Which.
+    pub id: Id,
+    /// delivery-mode 2.
+    pub persistent: bool,
+    /// Priority property.
+    pub priority: u8,
+    /// Expiration.
+    pub expiration_ms: Option<u64>,
+    /// It cannot be refused any more: a transaction that was partly refused fails.
+    pub now_ms: u64,
+}
+
+/// Everything the clients know.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// Queues by name.
+    pub queues: BTreeMap<String, QueueModel>,
+    /// Queues whose deletion is not yet certain.
+    pub ghosts: BTreeMap<String, Ghost>,
+    /// Bindings of durable exchanges.
+    pub bindings: BTreeMap<BindingKey, BindingState>,
+    /// Messages seen as dead letters.
+    pub buried: BTreeSet<Id>,
+    /// Messages that were ever in a queue with dead letters.
+    pub mortal: BTreeSet<Id>,
+    incarnations: u64,
+}
+
+impl Model {
+    /// A queue was declared.
+    pub fn declare(&mut self, spec: QueueSpec, declared: bool) {
+        if self.queues.contains_key(&spec.name) {
+            return;
+        }
+        self.incarnations += 1;
+        let queue = QueueModel {
+            incarnation: self.incarnations,
+            declared,
+            entries: BTreeMap::new(),
+            next_order: 0,
+            fresh: BTreeMap::new(),
+            spec,
+        };
+        self.queues.insert(queue.spec.name.clone(), queue);
+    }
+
+    /// A queue is being deleted.
+    pub fn delete(&mut self, name: &str) {
+        let Some(queue) = self.queues.remove(name) else {
+            return;
+        };
+        let (gone, kept) = std::mem::take(&mut self.bindings)
+            .into_iter()
+            .partition(|((_, _, queue), _)| queue == name);
+        self.bindings = kept;
+        if queue.spec.durable {
+            self.ghosts.insert(
+                name.to_owned(),
+                Ghost {
+                    queue,
+                    bindings: gone,
+                },
+            );
+        }
+    }
+
+    /// The queues a message goes to.
+    #[must_use]
+    pub fn route(&self, exchange: &str, key: &str) -> Vec<String> {
+        if exchange.is_empty() {
+            return self.queues.keys().filter(|name| *name == key).cloned().collect();
+        }
+        let mut names: Vec<String> = self
+            .bindings
+            .iter()
+            .filter(|((from, bound, _), state)| {
+                state.present && from == exchange && (exchange == "fan" || bound == key)
+            })
+            .map(|((_, _, queue), _)| queue.clone())
+            .filter(|queue| self.queues.contains_key(queue))
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// A message entered a queue.
+    pub fn enqueue(&mut self, name: &str, message: Publishing) {
+        let Some(queue) = self.queues.get_mut(name) else {
+            return;
+        };
+        let spec = &queue.spec;
+        let ttl = [spec.ttl_ms, message.expiration_ms]
+            .into_iter()
+            .flatten()
+            .min();
+        if spec.dead_letters {
+            self.mortal.insert(message.id);
+        }
+        queue.next_order += 1;
+        let entry = Entry {
+            order: queue.next_order,
+            stored: spec.stores(message.persistent),
+            persistent: message.persistent,
+            priority: spec
+                .max_priority
+                .map_or(0, |max| message.priority.min(max)),
+            confirmed: false,
+            obliged: !spec.reject_publish,
+            leave: None,
+            settled: false,
+            settled_on_disk: false,
+            seen: false,
+            seen_on_disk: false,
+            held_by: None,
+            expires_at: ttl.map(|ttl| message.now_ms + ttl),
+            returns: 0,
+        };
+        queue.entries.insert(message.id, entry);
+        if let Some(max) = spec.max_length
+            && !spec.reject_publish
+        {
+            // The newest ones cannot have been dropped, whoever holds the others. With priorities any can.
+            let kept = if spec.max_priority.is_some() { 0 } else { max as u64 };
+            let limit = queue.next_order.saturating_sub(kept);
+            for entry in queue.entries.values_mut() {
+                if entry.order <= limit && entry.leave.is_none() {
+                    entry.leave = Some(Leave::Died);
+                }
+            }
+        }
+    }
+
+    /// The broker confirmed a message.
+    pub fn confirm(&mut self, name: &str, incarnation: u64, id: Id) {
+        if let Some(entry) = self.entry(name, incarnation, id) {
+            entry.confirmed = true;
+            entry.obliged = true;
+        }
+    }
+
+    /// An entry of a queue that lives or is being deleted.
+    pub fn entry(&mut self, name: &str, incarnation: u64, id: Id) -> Option<&mut Entry> {
+        self.queues
+            .get_mut(name)
+            .filter(|queue| queue.incarnation == incarnation)
+            .or_else(|| {
+                self.ghosts
+                    .get_mut(name)
+                    .map(|ghost| &mut ghost.queue)
+                    .filter(|queue| queue.incarnation == incarnation)
+            })?
+            .entries
+            .get_mut(&id)
+    }
+
+    /// A client settled a delivery.
+    pub fn settle(&mut self, name: &str, incarnation: u64, id: Id, leave: Leave) {
+        if let Some(entry) = self.entry(name, incarnation, id) {
+            entry.leave = Some(leave);
+            entry.settled = true;
+            entry.held_by = None;
+        }
+    }
+
+    /// A client gave a delivery back.
+    pub fn give_back(&mut self, name: &str, incarnation: u64, id: Id) {
+        if let Some(entry) = self.entry(name, incarnation, id) {
+            entry.held_by = None;
+            entry.returns += 1;
+        }
+    }
+
+    /// A client with consumers has gone: what it was to get and did not counts as returned.
+    pub fn consumer_gone(&mut self, name: &str) {
+        if let Some(queue) = self.queues.get_mut(name)
+            && queue.spec.quorum
+        {
+            for entry in queue.entries.values_mut() {
+                entry.returns += 1;
+            }
+        }
+    }
+
+    /// Everything ready left a queue.
+    pub fn purge(&mut self, name: &str) {
+        if let Some(queue) = self.queues.get_mut(name) {
+            for entry in queue.entries.values_mut() {
+                if entry.held_by.is_none() {
+                    entry.leave = Some(Leave::Settled);
+                }
+            }
+        }
+    }
+
+    /// What time and limits allow to be gone.
+    pub fn pass(&mut self, now_ms: u64) {
+        for queue in self.queues.values_mut() {
+            let limited = queue.spec.quorum;
+            for entry in queue.entries.values_mut() {
+                let expired = entry.expires_at.is_some_and(|at| at <= now_ms);
+                // One below the default limit of 20: the broker counts no more than this.
+                let returned = limited && entry.returns >= 20;
+                if (expired || returned) && entry.leave.is_none() {
+                    entry.leave = Some(Leave::Died);
+                }
+            }
+        }
+    }
+
+    /// Everything the broker did until now is on the disk.
+    pub fn on_disk(&mut self) {
+        for queue in self.queues.values_mut() {
+            for entry in queue.entries.values_mut() {
+                entry.settled_on_disk |= entry.settled;
+                entry.seen_on_disk |= entry.seen;
+            }
+        }
+    }
+
+    /// A message came to a client. Says what is wrong with that.
+    pub fn delivered(
+        &mut self,
+        name: &str,
+        incarnation: u64,
+        id: Id,
+        redelivered: bool,
+        client: u64,
+    ) -> Result<(), String> {
+        if name == DEAD_LETTERS {
+            self.buried.insert(id);
+            return if self.mortal.contains(&id) {
+                Ok(())
+            } else {
+                Err(format!(
+                    "message {id} is a dead letter and never was where messages die"
+                ))
+            };
+        }
+        let Some(queue) = self
+            .queues
+            .get_mut(name)
+            .filter(|queue| queue.incarnation == incarnation)
+        else {
+            // Deleted meanwhile; what was on its way may still come.
+            return Ok(());
+        };
+        let Some(entry) = queue.entries.get_mut(&id) else {
+            return Err(format!(
+                "message {id} came from queue {name} and was never put there: invented"
+            ));
+        };
+        if entry.settled {
+            return Err(format!(
+                "message {id} came from queue {name} again after it was settled: {entry:?}"
+            ));
+        }
+        if let Some(holder) = entry.held_by {
+            return Err(format!(
+                "message {id} of queue {name} came to client {client} while client {holder} holds it"
+            ));
+        }
+        if entry.seen && !redelivered {
+            return Err(format!(
+                "message {id} of queue {name} came a second time without redelivered: {entry:?}"
+            ));
+        }
+        if !redelivered {
+            let last = queue
+                .fresh
+                .entry((client, entry.priority))
+                .or_insert(entry.order);
+            if *last > entry.order {
+                return Err(format!(
+                    "message {id} of queue {name} came out of order: place {} after place {last}",
+                    entry.order
+                ));
+            }
+            *last = entry.order;
+        }
+        entry.seen = true;
+        entry.held_by = Some(client);
+        Ok(())
+    }
+
+    /// The broker has ended: what must be there afterwards? `exact` after a clean stop.
+    pub fn restart(&mut self, exact: bool) {
+        for queue in self.queues.values_mut() {
+            after_restart(queue, exact);
+        }
+        for ghost in self.ghosts.values_mut() {
+            after_restart(&mut ghost.queue, exact);
+        }
+        self.queues.retain(|_, queue| queue.spec.durable);
+        let queues = &self.queues;
+        self.bindings
+            .retain(|(_, _, queue), _| queues.contains_key(queue));
+        if exact {
+            for state in self.bindings.values_mut() {
+                state.sure = true;
+            }
+        }
+    }
+
+    /// Which queues are there after a restart. Says what is wrong with that.
+    pub fn found(&mut self, exists: &dyn Fn(&str) -> bool) -> Result<(), String> {
+        let mut gone = Vec::new();
+        for (name, queue) in &mut self.queues {
+            if exists(name) {
+                queue.declared = true;
+            } else if queue.declared {
+                return Err(format!("queue {name} was declared and is not there"));
+            } else if let Some((id, entry)) = queue
+                .entries
+                .iter()
+                .find(|(_, entry)| entry.confirmed && entry.leave.is_none())
+            {
+                return Err(format!(
+                    "queue {name} is not there, and message {id} in it was confirmed: {entry:?}"
+                ));
+            } else {
+                gone.push(name.clone());
+            }
+        }
+        for name in gone {
+            self.queues.remove(&name);
+            self.bindings.retain(|(_, _, queue), _| *queue != name);
+        }
+        for (name, ghost) in std::mem::take(&mut self.ghosts) {
+            if exists(&name) && !self.queues.contains_key(&name) {
+                self.bindings.extend(ghost.bindings);
+                self.queues.insert(name, ghost.queue);
+            }
+        }
+        Ok(())
+    }
+
+    /// All that is left in a queue, in order, has been read. Says what is wrong with that.
+    pub fn drained(&mut self, name: &str, found: &[Id]) -> Result<(), String> {
+        if name == DEAD_LETTERS {
+            return Ok(());
+        }
+        let Some(queue) = self.queues.get(name) else {
+            return Ok(());
+        };
+        let ids: BTreeSet<Id> = found.iter().copied().collect();
+        if ids.len() < found.len() {
+            return Err(format!("queue {name} holds a message twice: {found:?}"));
+        }
+        let mut last: BTreeMap<u8, u64> = BTreeMap::new();
+        for id in found {
+            let Some(entry) = queue.entries.get(id) else {
+                return Err(format!("message {id} in queue {name} was invented"));
+            };
+            let last = last.entry(entry.priority).or_insert(0);
+            if *last > entry.order {
+                return Err(format!(
+                    "queue {name} is out of order: message {id}, place {}, after place {last}",
+                    entry.order
+                ));
+            }
+            *last = entry.order;
+        }
+        for (id, entry) in &queue.entries {
+            let missing = entry.obliged && !ids.contains(id);
+            let excused = match entry.leave {
+                None => false,
+                Some(Leave::Settled) => true,
+                Some(Leave::Died) => {
+                    !queue.spec.dead_letters || !entry.persistent || self.buried.contains(id)
+                }
+            };
+            if missing && !excused {
+                return Err(format!("message {id} of queue {name} is lost: {entry:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn after_restart(queue: &mut QueueModel, exact: bool) {
+    queue.fresh.clear();
+    for entry in queue.entries.values_mut() {
+        entry.held_by = None;
+        entry.returns += 1;
+        if !entry.stored {
+            entry.settled = true;
+            entry.settled_on_disk = true;
+            entry.leave = Some(Leave::Settled);
+        }
+        if exact {
+            continue;
+        }
+        // A dead letter may not have been as safe as its first life.
+        entry.obliged &= entry.confirmed;
+        entry.seen = entry.seen_on_disk;
+        if !entry.settled_on_disk {
+            entry.settled = false;
+        }
+    }
+    if exact {
+        for entry in queue.entries.values_mut() {
+            entry.settled_on_disk |= entry.settled;
+            entry.seen_on_disk |= entry.seen;
+        }
+    }
+}
