@@ -15,8 +15,8 @@ use std::{
 
 use bytes::Bytes;
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetch, Fetched, Incoming, Outcome, Overflow, PageIn, PagedRun,
-    Queue, QueueKind, Settings, Stored, UnackedKey, Window,
+    ConsumerId, DeathReason, Effects, Fetch, Fetched, Incoming, Moved, Outcome, Overflow, PageIn,
+    PagedRun, Queue, QueueKind, Settings, Stored, UnackedKey, Window,
 };
 use mamba_routing::QueueHandle;
 use mamba_store::{
@@ -433,9 +433,9 @@ impl QueueCell {
         let queue = &mut state.queue;
         let watched = queue.consumer_count() > 0;
         // Behind what lies on the disk nobody gets them before they have been read back or moved up.
-        let at_once = watched && !queue.is_paged_any();
+        let at_once = watched && queue.paged_count() == 0;
         let mut runs = Runs::new(at_once);
-        let settings = self.declaration.settings;
+        let settings = *queue.settings();
         let mut next = queue.next_sequence();
         queue.enqueue(arrivals.map(|arrival| {
             let Incoming { message, at } = &arrival.incoming;
@@ -649,7 +649,7 @@ impl QueueCell {
         for _ in 0..FETCH_TRIES {
             let fetched = self.change(|queue, effects| {
                 queue.expire(now_ms, effects);
-                let fetched = queue.fetch(no_ack, effects);
+                let fetched = queue.fetch_next(no_ack, effects);
                 if let Fetch::Message(fetched) = &fetched
                     && fetched.stored.at != LogPosition::NONE
                     && !no_ack
@@ -670,13 +670,13 @@ impl QueueCell {
     /// Reads a part of the queue back that lies on the disk only.
     pub(crate) fn page_in(self: &Arc<Self>, wanted: &PageIn) {
         let relocations = self.relocations.load(Ordering::Acquire);
-        let octets_max = self.paging.read_bytes();
+        let window = self.paging.read_bytes();
         let loaded = self.log.load(&LoadRequest {
             queue: self.id,
             level: wanted.level,
             from: wanted.from,
             to: wanted.to,
-            octets_max,
+            octets_max: wanted.octets.min(window).max(1),
             messages_max: READ_MESSAGES_MAX,
         });
         self.report_damage(&loaded.damaged);
@@ -689,9 +689,9 @@ impl QueueCell {
                 return;
             }
             queue.set_window(Window {
-                head_bytes: octets_max,
-                low_bytes: octets_max / 2,
-                tail_bytes: octets_max,
+                head_bytes: window,
+                low_bytes: window / 2,
+                tail_bytes: window,
             });
             let messages = loaded.messages.into_iter().map(|loaded| Stored {
                 sequence: loaded.sequence,
@@ -738,6 +738,7 @@ impl QueueCell {
         } else {
             0
         };
+        self.place_moved(state);
         loop {
             let State { queue, effects, .. } = state;
             queue.expire_waited(now_ms, effects);
@@ -783,26 +784,28 @@ impl QueueCell {
         }
     }
 
-    fn settle_in_log(&self, state: &mut State) -> LogPosition {
+    /// What goes to the queue's end gets a new place in it, and a new record.
+    fn place_moved(&self, state: &mut State) {
         let State { queue, effects, .. } = state;
-        let mut position = LogPosition::NONE;
-        for moved in effects.moved.drain(..) {
+        for Moved { from, stored } in effects.moved.drain(..) {
             // It goes to the end of the queue: a new place in it, and a new record.
-            let Some(stored) = queue.placed_mut(moved.to) else {
-                continue;
-            };
-            let level = self.declaration.settings.level_of(&stored.message);
             let appended = self.log.append_messages(stored.message.record().clone());
-            stored.at = appended.at();
             let mut runs = Runs::new(true);
             runs.volatile = !self.stores(stored.message.persistent());
-            runs.add(moved.to, level, stored.at, &stored.message);
+            let level = queue.level_of(&stored.message);
+            runs.add(stored.sequence, level, appended.at(), &stored.message);
             for run in &mut runs.list {
                 run.delivery_count = stored.returns;
             }
             self.log.append_enqueued(self.id, &runs.list);
-            effects.settled.push(moved.from);
+            queue.set_place(stored.sequence, appended.at());
+            effects.settled.push(from);
         }
+    }
+
+    fn settle_in_log(&self, state: &mut State) -> LogPosition {
+        let State { effects, .. } = state;
+        let mut position = LogPosition::NONE;
         if !effects.settled.is_empty() {
             let settled: Vec<Settled> = effects.settled.drain(..).map(settled_in_log).collect();
             position = self.log.append_settled(self.id, &settled);
