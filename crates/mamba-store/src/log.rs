@@ -11,7 +11,6 @@ mod writer;
 
 use std::{
     fmt,
-    ops::Range,
     path::Path,
     sync::{
         Arc,

@@ -354,10 +354,8 @@ impl Core {
                 }
                 Place::Nowhere => return None,
             };
-            let record_len = u32::try_from(message.record_len()).unwrap_or(u32::MAX);
             Some(Arrival {
                 incoming: Incoming { message, at },
-                record_len,
                 item: index,
             })
         };

@@ -94,7 +94,7 @@ struct Wanted {
 pub(crate) struct Source {
     base: u64,
     index: Index,
-    hold: Option<Arc<Hold>>,
+    _hold: Option<Arc<Hold>>,
     file: Option<Box<dyn DiskFile>>,
 }
 
@@ -103,7 +103,7 @@ impl Source {
         Self {
             base,
             index,
-            hold: None,
+            _hold: None,
             file: None,
         }
     }
@@ -122,7 +122,7 @@ impl Log {
             for file in staging.files.iter().filter(|file| !file.moved) {
                 if file.index.overlaps(request.queue, request.level, from, to) {
                     sources.push(Source {
-                        hold: Some(Arc::clone(&file.hold)),
+                        _hold: Some(Arc::clone(&file.hold)),
                         ..Source::new(file.base, file.index.clone())
                     });
                 }
