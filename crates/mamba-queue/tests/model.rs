@@ -2,20 +2,39 @@
 //!
 //! The model knows where every message is, sorts the ready ones anew for each delivery, and judges each delivery
 //! rather than predicting it: the right message, to a consumer that may have it, none more entitled left out.
+//!
+//! A map plays the disk. It never forgets, as the log does not: a range that covers a message which is settled or out
+//! would bring it back.
 
-use std::{cell::Cell, cmp::Reverse, rc::Rc};
+use std::{
+    cell::Cell,
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Incoming, Outcome, Overflow, Port, Queue, QueueKind, Removed,
-    Settings, Settled, Stored, Subscription, UnackedKey,
+    ConsumerId, DeathReason, Effects, Fetch, Incoming, Outcome, Overflow, PageIn, PagedRun, Port,
+    Queue, QueueKind, Removed, Settings, Settled, Stored, Subscription, UnackedKey, Window,
 };
 use mamba_types::{LogPosition, Message, RecordMeta, Sequence};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 /// Octets a delivery costs its port beyond its record.
 const OVERHEAD: usize = 64;
-/// Where stored messages pretend to lie: the sequence number and this.
-const LOG_START: u64 = 1000;
+/// Octets of a record that are not body.
+const RECORD: usize = 49;
+/// So small that a handful of messages reaches its edges.
+const WINDOW: Window = Window {
+    head_bytes: 6 * RECORD,
+    low_bytes: 3 * RECORD,
+    tail_bytes: 4 * RECORD,
+};
+
+/// Where a stored message pretends to lie.
+const fn place(sequence: u64) -> LogPosition {
+    LogPosition(1000 * sequence)
+}
 
 /// A channel with an optional shared prefetch limit.
 #[derive(Debug)]
@@ -84,6 +103,28 @@ enum Command {
     },
     /// Resumes a consumer that may not even be blocked.
     Resume(Index),
+    /// Messages leave memory: those that were written before `readable` was, beyond so many messages at either end.
+    /// With `store`, those that are not in the log go there first.
+    PageOut {
+        readable: Index,
+        keep: usize,
+        store: bool,
+    },
+    /// From now on readings take their time, or do not.
+    Slow(bool),
+    /// A reading comes back with so many messages, perhaps without one of them, or with nothing.
+    Read {
+        pick: Index,
+        messages: usize,
+        lost: Option<Index>,
+        fails: bool,
+    },
+    /// A reading comes back that a purge has overtaken.
+    ReadTooLate(Index),
+    /// Everything in memory is gone, and the log is read.
+    Restart {
+        assume_delivered: bool,
+    },
     /// The command, and no dispatch yet.
     Quietly(Box<Self>),
 }
@@ -134,6 +175,13 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(passed_ms, waited)| Command::Expire { passed_ms, waited }),
         2 => (index(), room).prop_map(|(consumer, room)| Command::Room { consumer, room }),
         1 => index().prop_map(Command::Resume),
+        5 => (index(), 0usize..6, any::<bool>())
+            .prop_map(|(readable, keep, store)| Command::PageOut { readable, keep, store }),
+        1 => any::<bool>().prop_map(Command::Slow),
+        4 => (index(), 1usize..6, prop::option::weighted(0.1, index()), prop::bool::weighted(0.1))
+            .prop_map(|(pick, messages, lost, fails)| Command::Read { pick, messages, lost, fails }),
+        1 => index().prop_map(Command::ReadTooLate),
+        1 => any::<bool>().prop_map(|assume_delivered| Command::Restart { assume_delivered }),
     ];
     (loud, prop::bool::weighted(0.15)).prop_map(|(command, quietly)| {
         if quietly {
@@ -197,6 +245,8 @@ struct Known {
     redelivered: bool,
     /// Where it stands among the fresh ones.
     arrival: u64,
+    /// On the disk only, the queue says.
+    paged: bool,
 }
 
 impl Known {
@@ -282,6 +332,8 @@ struct Model {
     now_ms: u64,
     /// The sequence number the next message gets.
     next: Sequence,
+    /// What the disk has lost without the queue's having noticed: level, sequence, octets of the body.
+    lost: Vec<(u8, Sequence, usize)>,
 }
 
 impl Model {
@@ -299,6 +351,7 @@ impl Model {
             clock: 0,
             now_ms: 5000,
             next: Sequence(1),
+            lost: Vec::new(),
         }
     }
 
@@ -376,7 +429,7 @@ impl Model {
         let ready = &self.ready;
         let is_first = |at: usize| at == 0 || ready[at - 1].0.0 != ready[at].0.0;
         (0..ready.len())
-            .filter(move |at| is_first(*at))
+            .filter(move |at| is_first(*at) && !ready[*at].1.paged)
             .map(|at| (at, &ready[at].1))
     }
 
@@ -403,8 +456,9 @@ impl Model {
 
     /// Whether the ready messages and one more of this size, if any, are too many.
     fn is_too_long(&self, more: Option<usize>) -> bool {
-        let messages = self.ready.len() + usize::from(more.is_some());
+        let messages = self.ready.len() + self.lost.len() + usize::from(more.is_some());
         let bodies: usize = self.ready.iter().map(|(_, known)| known.body).sum();
+        let bodies = bodies + self.lost.iter().map(|lost| lost.2).sum::<usize>();
         let bytes = bodies + more.unwrap_or(0);
         let above = |max: Option<u64>, value: usize| max.is_some_and(|max| value as u64 > max);
         above(self.settings.max_length, messages) || above(self.settings.max_length_bytes, bytes)
@@ -412,7 +466,10 @@ impl Model {
 
     fn trim(&mut self, expected: &mut Expected) {
         while self.settings.overflow == Overflow::DropHead && self.is_too_long(None) {
-            let known = self.pop().expect("an empty queue is not too long");
+            let Some(known) = self.pop() else {
+                assert!(!self.ready.is_empty(), "an empty queue is not too long");
+                return;
+            };
             self.die(&known, DeathReason::MaxLength, expected);
         }
     }
@@ -421,9 +478,26 @@ impl Model {
         self.ready.sort_by_key(|(place, _)| *place);
     }
 
+    /// The next message, unless it must be read first.
     fn pop(&mut self) -> Option<Known> {
         self.sort();
-        (!self.ready.is_empty()).then(|| self.ready.remove(0).1)
+        let can_go = self.ready.first().is_some_and(|(_, known)| !known.paged);
+        can_go.then(|| self.ready.remove(0).1)
+    }
+
+    /// The level of the next message if it must be read first.
+    fn blocked(&mut self) -> Option<u8> {
+        self.sort();
+        let (_, known) = self.ready.first().filter(|(_, known)| known.paged)?;
+        Some(self.level(known).0)
+    }
+
+    fn note_what_is_paged(&mut self, queue: &Queue<TestPort>) {
+        let max = self.settings.max_priority;
+        for (_, known) in &mut self.ready {
+            let level = known.priority.unwrap_or(0).min(max);
+            known.paged = queue.is_paged(level, known.sequence);
+        }
     }
 
     fn member(&self, id: ConsumerId) -> &Member {
@@ -553,6 +627,13 @@ struct Harness {
     queue: Queue<TestPort>,
     model: Model,
     channels: Vec<Rc<Channel>>,
+    /// Everything that ever was in the log, by level and sequence.
+    disk: BTreeMap<(u8, Sequence), Known>,
+    /// What of it does not survive a restart.
+    volatile: BTreeSet<(u8, Sequence)>,
+    readings: Vec<PageIn>,
+    overtaken: Vec<PageIn>,
+    slow: bool,
 }
 
 impl Harness {
@@ -563,10 +644,24 @@ impl Harness {
                 out: Cell::new(0),
             })
         };
-        Self {
+        let mut harness = Self {
             queue: Queue::new(settings, Sequence(1)),
             model: Model::new(settings),
             channels: vec![channel(None), channel(channel_limit)],
+            disk: BTreeMap::new(),
+            volatile: BTreeSet::new(),
+            readings: Vec::new(),
+            overtaken: Vec::new(),
+            slow: false,
+        };
+        harness.queue.set_window(WINDOW);
+        harness
+    }
+
+    fn write(&mut self, known: &Known) {
+        if known.at != LogPosition::NONE {
+            let key = (self.model.level(known).0, known.sequence);
+            self.disk.insert(key, known.clone());
         }
     }
 
@@ -575,14 +670,16 @@ impl Harness {
         let known = Known {
             sequence,
             priority: None,
-            at: LogPosition(LOG_START + sequence.0),
+            at: place(sequence.0),
             body: 3,
             expiration_ms: None,
             accepted_at_ms: self.model.now_ms - 40,
             returns,
             redelivered: redelivered || returns > 0,
             arrival: 0,
+            paged: false,
         };
+        self.write(&known);
         self.queue.restore(Stored {
             sequence,
             message: known.message(),
@@ -600,15 +697,34 @@ impl Harness {
             command => (command, false),
         };
         let (mut effects, mut expected) = (Effects::default(), Expected::default());
+        self.model.note_what_is_paged(&self.queue);
         self.perform(command, &mut effects, &mut expected);
         assert!(effects.deliveries.is_empty() && effects.starved.is_empty());
+        for moved in &effects.moved {
+            let is_it = |known: &&Known| known.sequence == moved.stored.sequence;
+            let known = self.model.ready.iter().map(|(_, known)| known).find(is_it);
+            let known = known.expect("a message was moved").clone();
+            self.write(&known);
+        }
         self.model.choose_active();
         self.model.note_who_is_entitled();
-        if !quietly {
-            self.dispatch(&mut effects);
-            self.queue.trim(&mut effects);
-            self.model.trim(&mut expected);
+        for round in 0..100 {
+            self.readings.append(&mut effects.wanted);
+            if round > 0 {
+                if self.slow || quietly || self.readings.is_empty() {
+                    break;
+                }
+                let reading = self.readings.remove(0);
+                self.read(reading, usize::MAX, None);
+            }
+            if !quietly {
+                self.dispatch(&mut effects);
+                self.model.note_what_is_paged(&self.queue);
+                self.queue.trim(&mut effects);
+                self.model.trim(&mut expected);
+            }
         }
+        assert!(self.slow || quietly || self.readings.is_empty());
         assert_eq!(effects.settled, expected.settled);
         assert_eq!(effects.returned, expected.returned);
         let dead: Vec<_> = effects
@@ -623,7 +739,214 @@ impl Harness {
         self.check();
     }
 
+    /// Answers a reading.
+    fn read(&mut self, reading: PageIn, messages: usize, lost: Option<Index>) {
+        let PageIn {
+            level, from, to, ..
+        } = reading;
+        let mut found: Vec<Known> = self
+            .disk
+            .range((level, from)..(level, to))
+            .map(|(_, known)| known.clone())
+            .collect();
+        self.model.note_what_is_paged(&self.queue);
+        for known in &found {
+            let is_it = |(_, other): &&(Place, Known)| other.sequence == known.sequence;
+            let ready = self.model.ready.iter().find(is_it);
+            assert!(
+                ready.is_some_and(|(_, known)| known.paged),
+                "{known:?} is in the range of {reading:?}"
+            );
+        }
+        let next = found.get(messages).map_or(to, |known| known.sequence);
+        found.truncate(messages);
+        if let Some(lost) = lost
+            && !found.is_empty()
+        {
+            let known = found.remove(lost.index(found.len()));
+            self.disk.remove(&(level, known.sequence));
+            self.model
+                .ready
+                .retain(|(_, other)| other.sequence != known.sequence);
+            self.model.lost.push((level, known.sequence, known.body));
+        }
+        let stored = |known: Known| Stored {
+            sequence: known.sequence,
+            message: known.message(),
+            at: known.at,
+            returns: 0,
+            redelivered: false,
+        };
+        let stored = found.into_iter().map(stored).collect();
+        let missing = self.queue.paged_in(level, reading.token, stored, next);
+        if missing > 0 {
+            let before = self.model.lost.len();
+            let lost = &mut self.model.lost;
+            lost.retain(|(of, sequence, _)| *of != level || *sequence >= next);
+            assert_eq!(missing as usize, before - lost.len());
+            self.model.gone += before - lost.len();
+        }
+        self.model.note_what_is_paged(&self.queue);
+    }
+
+    fn page_out(&mut self, readable: Index, keep: usize, store: bool) {
+        let keep = keep * RECORD;
+        if store {
+            for (level, stored) in self.queue.unstored_beyond(keep) {
+                assert_eq!(stored.at, LogPosition::NONE);
+                stored.at = place(stored.sequence.0);
+                let ready = self.model.ready.iter_mut();
+                let mut ready = ready.map(|(_, known)| known);
+                let known = ready.find(|known| known.sequence == stored.sequence);
+                let known = known.expect("only ready messages are paged out");
+                known.at = stored.at;
+                self.volatile.insert((level, stored.sequence));
+                self.disk.insert((level, stored.sequence), known.clone());
+            }
+        }
+        let readable = place(1 + readable.index(self.model.next.0 as usize) as u64);
+        let before = self.queue.resident_bytes();
+        let dropped = self.queue.page_out(readable, keep);
+        assert_eq!(self.queue.resident_bytes() + dropped, before);
+        self.model.note_what_is_paged(&self.queue);
+        for (_, known) in self.model.ready.iter().filter(|(_, known)| known.paged) {
+            let end = known.at.0 + known.message().record_len() as u64;
+            assert!(known.at != LogPosition::NONE && end <= place(known.sequence.0 + 1).0);
+        }
+        assert_eq!(self.queue.page_out(readable, keep), 0);
+    }
+
+    /// Starts again with what is in the log.
+    fn restart(&mut self, assume_delivered: bool) {
+        let model = &mut self.model;
+        let out = model.out.drain(..).map(|out| (out.known, true));
+        let ready = model.ready.drain(..).map(|(_, known)| (known, false));
+        let alive: BTreeMap<Sequence, (Known, bool)> = ready
+            .chain(out)
+            .map(|(known, is_out)| (known.sequence, (known, is_out)))
+            .collect();
+        let runs = self.queue.live_runs(assume_delivered);
+        let next = self.queue.next_sequence();
+        self.queue = Queue::new(model.settings, next);
+        self.queue.set_window(WINDOW);
+        self.disk.retain(|key, _| !self.volatile.contains(key));
+        let mut recovered = Vec::new();
+        for run in runs {
+            let range = (run.level, run.from)..(run.level, run.to);
+            let (mut count, mut body_bytes) = (0, 0);
+            for (_, known) in self.disk.range(range) {
+                let (known, is_out) = alive.get(&known.sequence).expect("it is dead");
+                let known = known.clone();
+                assert!(run.delivered || !known.redelivered && !is_out);
+                assert!(assume_delivered || run.delivered == (known.redelivered || *is_out));
+                assert_eq!(run.returns, known.returns);
+                count += 1;
+                body_bytes += known.body as u64;
+                recovered.push(Known {
+                    redelivered: run.delivered,
+                    ..known
+                });
+            }
+            if count > 0 {
+                self.queue.restore_paged(PagedRun {
+                    level: run.level,
+                    from: run.from,
+                    to: run.to,
+                    count,
+                    body_bytes,
+                    redelivered: run.delivered,
+                    returns: run.returns,
+                });
+            }
+        }
+        let survives = |(known, _): &&(Known, bool)| {
+            let key = (model.level(known).0, known.sequence);
+            known.at != LogPosition::NONE && !self.volatile.contains(&key)
+        };
+        assert_eq!(alive.values().filter(survives).count(), recovered.len());
+        model.gone = model.entered - recovered.len();
+        recovered.sort_by_key(|known| known.sequence);
+        for mut known in recovered {
+            known.arrival = model.tick();
+            let place = (model.level(&known), true, known.arrival);
+            model.ready.push((place, known));
+        }
+        model.note_what_is_paged(&self.queue);
+        model.members.clear();
+        model.active = None;
+        model.handed_over.clear();
+        model.settled_before.clear();
+        model.lost.clear();
+        for channel in &self.channels {
+            channel.out.set(0);
+        }
+        self.volatile.clear();
+        self.readings.clear();
+        self.overtaken.clear();
+    }
+
+    /// Whether a message would come back to a place between paged ones without being able to go to the disk: it goes
+    /// to the front then, which the list does not know.
+    fn loses_its_place(&self, known: &Known) -> bool {
+        let level = self.model.level(known).0;
+        let mut runs = self.queue.paged_runs();
+        known.at == LogPosition::NONE
+            && self.model.settings.kind == QueueKind::Classic
+            && runs.any(|run| run.level == level && run.from < known.sequence)
+    }
+
     fn perform(&mut self, command: Command, effects: &mut Effects, expected: &mut Expected) {
+        match command {
+            Command::PageOut {
+                readable,
+                keep,
+                store,
+            } => return self.page_out(readable, keep, store),
+            Command::Slow(slow) => self.slow = slow,
+            Command::Read {
+                pick,
+                messages,
+                lost,
+                fails,
+            } if !self.readings.is_empty() => {
+                let reading = self.readings.remove(pick.index(self.readings.len()));
+                if fails {
+                    self.queue.load_failed(reading.level, reading.token);
+                } else {
+                    self.read(reading, messages, lost);
+                }
+                return;
+            }
+            Command::ReadTooLate(pick) if !self.overtaken.is_empty() => {
+                let reading = pick.get(&self.overtaken);
+                let (level, token) = (reading.level, reading.token);
+                assert_eq!(self.queue.paged_in(level, token, Vec::new(), reading.to), 0);
+                self.queue.load_failed(level, token);
+                return;
+            }
+            Command::Restart { assume_delivered } => return self.restart(assume_delivered),
+            _ => {}
+        }
+        let coming_back: Vec<bool> = self
+            .model
+            .out
+            .iter()
+            .map(|out| self.loses_its_place(&out.known))
+            .collect();
+        let stays_out = match command {
+            Command::Settle {
+                outcome: Outcome::Requeue | Outcome::Unsent,
+                ..
+            } => coming_back.contains(&true),
+            Command::GiveBack(_) => {
+                let handed_over = &self.model.handed_over;
+                handed_over.iter().any(|known| self.loses_its_place(known))
+            }
+            _ => false,
+        };
+        if stays_out {
+            return;
+        }
         let model = &mut self.model;
         match command {
             Command::Enqueue {
@@ -639,7 +962,7 @@ impl Harness {
                 assert_eq!(self.queue.admits(body), !rejected);
                 for (priority, sequence) in priorities.into_iter().zip(first.0..) {
                     let at = match stored {
-                        true => LogPosition(LOG_START + sequence),
+                        true => place(sequence),
                         false => LogPosition::NONE,
                     };
                     let known = Known {
@@ -652,11 +975,16 @@ impl Harness {
                         returns: 0,
                         redelivered: false,
                         arrival: 0,
+                        paged: false,
                     };
                     incoming.push(Incoming {
                         message: known.message(),
                         at,
                     });
+                    if stored {
+                        let key = (model.level(&known).0, known.sequence);
+                        self.disk.insert(key, known.clone());
+                    }
                     model.enter(known);
                 }
                 assert_eq!(self.queue.enqueue(incoming), first);
@@ -739,14 +1067,21 @@ impl Harness {
                 }
             }
             Command::Fetch { no_ack } => {
-                let fetched = self.queue.fetch(no_ack, effects);
-                let known = model.pop();
-                assert_eq!(fetched.is_some(), known.is_some());
-                let (Some(fetched), Some(known)) = (fetched, known) else {
-                    return;
+                let fetched = self.queue.fetch_next(no_ack, effects);
+                let blocked = model.blocked();
+                let (fetched, known) = match (fetched, model.pop()) {
+                    (Fetch::Message(fetched), Some(known)) => (fetched, known),
+                    (Fetch::Wanted, None) => {
+                        let level = blocked.expect("nothing is to be read first");
+                        let mut readings = self.readings.iter().chain(&effects.wanted);
+                        assert!(readings.any(|reading| reading.level == level));
+                        return;
+                    }
+                    (Fetch::Empty, None) => return assert_eq!(blocked, None),
+                    (fetched, known) => panic!("{fetched:?} instead of {known:?}"),
                 };
                 assert!(known.is_handed_over_as(&fetched.stored));
-                assert_eq!(fetched.remaining, model.ready.len());
+                assert_eq!(fetched.remaining, model.ready.len() + model.lost.len());
                 assert_eq!(fetched.key.is_none(), no_ack);
                 match fetched.key {
                     Some(key) => model.out.push(OutThere {
@@ -777,12 +1112,17 @@ impl Harness {
             }
             Command::Purge => {
                 model.sort();
-                assert_eq!(self.queue.purge(effects), model.ready.len());
-                model.gone += model.ready.len();
+                let paged: Vec<_> = self.queue.paged_runs().copied().collect();
+                let count = model.ready.len() + model.lost.len();
+                assert_eq!(self.queue.purge(effects), count);
+                assert_eq!(effects.dropped, paged);
+                model.gone += count;
+                model.lost.clear();
+                self.overtaken.append(&mut self.readings);
                 let ready = model.ready.drain(..);
-                expected
-                    .settled
-                    .extend(ready.filter_map(|(_, known)| known.settled()));
+                expected.settled.extend(
+                    ready.filter_map(|(_, known)| known.settled().filter(|_| !known.paged)),
+                );
             }
             Command::Expire { passed_ms, waited } => {
                 model.now_ms += passed_ms;
@@ -807,8 +1147,11 @@ impl Harness {
         }
     }
 
-    fn dispatch(&mut self, effects: &mut Effects) {
-        self.queue.dispatch(effects);
+    fn dispatch(&mut self, into: &mut Effects) {
+        self.model.note_what_is_paged(&self.queue);
+        let mut effects = Effects::default();
+        self.queue.dispatch(&mut effects);
+        into.wanted.extend(&effects.wanted);
         for delivery in &effects.deliveries {
             self.model
                 .deliver(delivery.consumer, delivery.key, &delivery.stored);
@@ -825,6 +1168,12 @@ impl Harness {
         if model.ready.is_empty() {
             return;
         }
+        if let Some(level) = model.blocked() {
+            let mut readings = self.readings.iter().chain(&into.wanted);
+            let is_read = readings.any(|reading| reading.level == level);
+            assert!(is_read || !model.members.iter().any(|member| model.is_entitled(member)));
+            return;
+        }
         for member in &model.members {
             assert!(!model.is_entitled(member), "{member:?} was left out");
             assert!(
@@ -837,17 +1186,41 @@ impl Harness {
     fn check(&mut self) {
         let (queue, model) = (&self.queue, &mut self.model);
         queue.check_invariants();
+        model.note_what_is_paged(queue);
         model.sort();
         let bytes = |known: &mut dyn Iterator<Item = &Known>| -> u64 {
             known.map(|known| known.body as u64).sum()
         };
-        assert_eq!(queue.ready_count(), model.ready.len());
+        assert_eq!(queue.ready_count(), model.ready.len() + model.lost.len());
+        let is_paged = |(_, known): &&(Place, Known)| known.paged;
+        let paged = model.ready.iter().filter(is_paged).count() + model.lost.len();
+        assert_eq!(queue.paged_count(), paged as u64);
+        let octets = |known: &Known| known.message().record_len();
+        let in_memory = model.ready.iter().filter(|(_, known)| !known.paged);
+        let resident: usize = in_memory.map(|(_, known)| octets(known)).sum();
+        assert_eq!(queue.resident_bytes(), resident);
+        for (_, known) in model.ready.iter().filter(is_paged) {
+            let key = (model.level(known).0, known.sequence);
+            assert!(self.disk.contains_key(&key), "{known:?} is nowhere");
+        }
+        if model.settings.kind == QueueKind::Classic {
+            let (mut greatest, mut behind) = (None, None);
+            for (_, known) in &model.ready {
+                if known.paged {
+                    behind = Some(model.level(known));
+                } else if behind != Some(model.level(known)) {
+                    greatest = greatest.max(Some(known.sequence));
+                }
+            }
+            assert_eq!(queue.deliverable_to(), greatest);
+        }
         assert_eq!(queue.unacked_count(), model.out.len());
         assert_eq!(queue.consumer_count(), model.members.len());
         assert_eq!(queue.next_deadline(), model.next_deadline());
         assert_eq!(
             queue.ready_bytes(),
             bytes(&mut model.ready.iter().map(|(_, known)| known))
+                + model.lost.iter().map(|lost| lost.2 as u64).sum::<u64>()
         );
         assert_eq!(
             queue.unacked_bytes(),
@@ -858,14 +1231,16 @@ impl Harness {
             model.entered
         );
         let listed: Vec<_> = queue.messages().collect();
-        let (ready, out) = listed.split_at(model.ready.len());
-        for (stored, (_, known)) in ready.iter().zip(&model.ready) {
+        let (ready, out) = listed.split_at(listed.len() - model.out.len());
+        let in_memory = model.ready.iter().filter(|(_, known)| !known.paged);
+        assert_eq!(ready.len(), in_memory.clone().count());
+        for (stored, (_, known)) in ready.iter().zip(in_memory) {
             assert!(known.is(stored), "{known:?} is listed as {stored:?}");
         }
         for stored in out {
             assert!(model.out.iter().any(|out| out.known.is(stored)));
         }
-        let seen = |known: &&Known| known.redelivered;
+        let seen = |known: &&Known| known.redelivered && !known.paged;
         let seen = model.ready.iter().map(|(_, known)| known).filter(seen);
         assert_eq!(
             queue.delivered_before().count(),

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -325,7 +325,10 @@ pub(crate) fn open(
     disk: Arc<dyn Disk>,
     with_thread: bool,
 ) -> Result<Opened, OpenError> {
-    let database = open_database(path, &*disk).map_err(|error| open_error(path, error))?;
+    make_database(path, &*disk)?;
+    let sync_failed = Arc::default();
+    let database =
+        open_database(path, &*disk, &sync_failed).map_err(|error| open_error(path, error))?;
     let (node_id, epoch) = begin_epoch(path, &*disk, &database)?;
     let stored = read_all(path, &database)?;
     let shared = Arc::new(Shared {
@@ -339,6 +342,7 @@ pub(crate) fn open(
         database: Some(database),
         path: path.to_owned(),
         disk,
+        sync_failed,
     };
     let (thread, manual) = if with_thread {
         let thread = std::thread::Builder::new()
@@ -365,17 +369,50 @@ pub(crate) fn open(
     })
 }
 
+/// Makes a new database under another name first: one that a power cut left half made is of no use to anybody.
+fn make_database(path: &Path, disk: &dyn Disk) -> Result<(), OpenError> {
+    match disk.open_read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        there => {
+            return there
+                .map(drop)
+                .map_err(|error| OpenError::io("open", path, error));
+        }
+    }
+    let new = path.with_extension("new");
+    match disk.remove(&new) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        removed => removed.map_err(|error| OpenError::io("remove", &new, error))?,
+    }
+    let database =
+        open_database(&new, disk, &Arc::default()).map_err(|error| open_error(&new, error))?;
+    drop(database);
+    disk.open(&new)
+        .and_then(|file| file.sync_data())
+        .and_then(|()| disk.rename(&new, path))
+        .and_then(|()| disk.sync_dir(path.parent().unwrap_or(path)))
+        .map_err(|error| OpenError::io("create", path, error))
+}
+
 /// The folder is ours alone by its lock file, so that the database needs no lock of its own.
-fn open_database(path: &Path, disk: &dyn Disk) -> Result<redb::Database, redb::Error> {
+fn open_database(
+    path: &Path,
+    disk: &dyn Disk,
+    sync_failed: &Arc<AtomicBool>,
+) -> Result<redb::Database, redb::Error> {
     let file = disk.open(path).map_err(redb::Error::Io)?;
     let mut builder = redb::Builder::new();
     // Everything is read once at a start; afterwards only what changes is touched.
     builder.set_cache_size(8 << 20);
-    Ok(builder.create_with_backend(Backend(file))?)
+    let sync_failed = Arc::clone(sync_failed);
+    Ok(builder.create_with_backend(Backend { file, sync_failed })?)
 }
 
 /// Our disk under the database.
-struct Backend(Box<dyn DiskFile>);
+struct Backend {
+    file: Box<dyn DiskFile>,
+    sync_failed: Arc<AtomicBool>,
+}
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -385,27 +422,29 @@ impl fmt::Debug for Backend {
 
 impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if self.0.read_at(out, offset)? < out.len() {
+        if self.file.read_at(out, offset)? < out.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file
+            .sync_data()
+            .inspect_err(|_| self.sync_failed.store(true, Ordering::Release))
     }
 
     fn write(&self, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
-            let wrote = self.0.write_at(&[IoSlice::new(data)], offset)?;
+            let wrote = self.file.write_at(&[IoSlice::new(data)], offset)?;
             data = &data[wrote.min(data.len())..];
             offset += wrote as u64;
         }
@@ -542,6 +581,8 @@ struct Worker {
     database: Option<redb::Database>,
     path: PathBuf,
     disk: Arc<dyn Disk>,
+    /// What was written and could not be synced may be lost although it can still be read: nothing may be built on it.
+    sync_failed: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -600,7 +641,16 @@ impl Worker {
     fn try_commit(&mut self, submissions: &[Submission]) -> Result<(), StoreError> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => open_database(&self.path, &*self.disk).map_err(store_error)?,
+            None if self.sync_failed.load(Ordering::Acquire) => {
+                let path = self.path.display();
+                let text = format!(
+                    "an earlier fdatasync of {path} failed; look at the disk, then restart"
+                );
+                return Err(StoreError::Failed(text.into()));
+            }
+            None => {
+                open_database(&self.path, &*self.disk, &self.sync_failed).map_err(store_error)?
+            }
         };
         let database = self.database.insert(database);
         let write = database
