@@ -574,7 +574,7 @@ impl World {
     fn turn(&mut self) -> bool {
         self.broker
             .as_ref()
-            .is_some_and(|broker| broker.store().turn())
+            .is_some_and(|broker| broker.store().turn() | broker.page_in_once())
     }
 
     fn pass(&mut self, time: Duration) {
@@ -945,7 +945,7 @@ impl World {
             }
             88..=89 => {
                 if let Some(broker) = &self.broker {
-                    broker.reclaim();
+                    broker.maintain();
                 }
             }
             _ => self.mishap()?,
