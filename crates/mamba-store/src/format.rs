@@ -271,13 +271,17 @@ impl StateItem {
     /// The queue and its ranges.
     pub(crate) fn read_all(payload: &[u8]) -> Option<(QueueId, impl Iterator<Item = Self>)> {
         let (queue, items) = payload.split_first_chunk::<8>()?;
-        let items = items.as_chunks::<{ Self::LEN }>().0.iter().map(|item| Self {
-            from: Sequence(u64_at(item, 0)),
-            to: Sequence(u64_at(item, 8)),
-            delivery_count: u32_at(item, 16),
-            level: item[20],
-            delivered: item[21] & 1 != 0,
-        });
+        let items = items
+            .as_chunks::<{ Self::LEN }>()
+            .0
+            .iter()
+            .map(|item| Self {
+                from: Sequence(u64_at(item, 0)),
+                to: Sequence(u64_at(item, 8)),
+                delivery_count: u32_at(item, 16),
+                level: item[20],
+                delivered: item[21] & 1 != 0,
+            });
         Some((QueueId(u64::from_le_bytes(*queue)), items))
     }
 }

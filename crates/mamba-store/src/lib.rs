@@ -25,9 +25,9 @@ pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{OpenError, StoreError};
 pub use log::{
     Appended, Checkpoint, Damage, DurableWaker, EnqueuedRun, LiveRun, LoadRequest, Loaded,
-    LoadedMessage, Log, LogConfig, LogFile, LogHold, LogStats, LogStatus, LogThreads, NewFileListener,
-    Relocated,
-    Relocation, RelocationBatch, RelocationCursor, Settled, StatusListener, SyncMode,
+    LoadedMessage, Log, LogConfig, LogFile, LogHold, LogStats, LogStatus, LogThreads,
+    NewFileListener, Relocated, Relocation, RelocationBatch, RelocationCursor, Settled,
+    StatusListener, SyncMode,
 };
 pub use recovery::{Recovered, RecoveredQueue, RecoveredRun, RecoveryReport};
 pub use store::{Store, StoreConfig, StoreLock};

@@ -24,14 +24,14 @@ use bytes::Bytes;
 use mamba_types::{LogPosition, QueueId, Sequence};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-pub use self::{
-    load::{Damage, LoadRequest, Loaded, LoadedMessage},
-    relocate::{Relocated, Relocation, RelocationBatch, RelocationCursor},
-};
 use self::{
     files::{FileInfo, Hold},
     staging::{Staging, Urgency},
     writer::{Shared, Writer},
+};
+pub use self::{
+    load::{Damage, LoadRequest, Loaded, LoadedMessage},
+    relocate::{Relocated, Relocation, RelocationBatch, RelocationCursor},
 };
 use crate::{
     disk::Disk,
@@ -386,7 +386,7 @@ impl Log {
         disk.create_dir(dir)
             .map_err(|error| OpenError::io("create", dir, error))?;
         let scanned = scan::scan(dir, &config, &*disk, known)?;
-        if let Some(last) = scanned.files.last() {
+        if let Some(last) = scanned.files.last().filter(|last| !last.unreadable) {
             // The room reserved behind its end is of no use any more.
             let path = dir.join(file_name(last.base));
             disk.open(&path)
@@ -706,7 +706,11 @@ impl Log {
         let (files, sealed_files, (log_bytes, live_bytes)) = {
             let staging = self.shared.staging.lock();
             let sealed = staging.files.iter().filter(|file| file.index.is_sealed());
-            (staging.files.len() as u64, sealed.count() as u64, staging.files.octets())
+            (
+                staging.files.len() as u64,
+                sealed.count() as u64,
+                staging.files.octets(),
+            )
         };
         LogStats {
             syncs: load(&counters.syncs),

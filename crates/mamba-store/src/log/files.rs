@@ -26,6 +26,8 @@ pub(crate) struct FileInfo {
     pub(crate) gate: u64,
     /// Its live messages have been copied elsewhere: nothing in it counts any more.
     pub(crate) moved: bool,
+    /// The disk refused to read it at the start: it stays for whoever can.
+    pub(crate) unreadable: bool,
     pub(crate) hold: Arc<Hold>,
     pub(crate) index: Index,
 }
@@ -41,7 +43,7 @@ impl FileInfo {
 
     /// Nothing in it is needed.
     pub(crate) fn dead(&self) -> bool {
-        (self.live == 0 || self.moved) && Arc::strong_count(&self.hold) == 1
+        (self.live == 0 || self.moved) && !self.unreadable && Arc::strong_count(&self.hold) == 1
     }
 
     pub(crate) const fn len(&self) -> u64 {
@@ -139,7 +141,12 @@ impl Files {
 
     /// The file before `checkpoint` that is cheapest to empty, if the files take more than twice what lives in them and `slack`,
     /// or are many more than what lives in them needs.
-    pub(crate) fn to_empty(&self, checkpoint: u64, slack: u64, file_size: u64) -> Option<&FileInfo> {
+    pub(crate) fn to_empty(
+        &self,
+        checkpoint: u64,
+        slack: u64,
+        file_size: u64,
+    ) -> Option<&FileInfo> {
         let (log, live) = self.octets();
         let too_large = log > live.saturating_mul(2).saturating_add(slack);
         let many = (slack + 2 * live) / file_size.max(1) + 16;
@@ -154,10 +161,17 @@ impl Files {
                 file.end <= checkpoint
                     && file.live > 0
                     && !file.moved
+                    && !file.unreadable
                     && Arc::strong_count(&file.hold) == 1
                     && (too_many || file.live_share() * 2 < file.len())
             })
-            .min_by_key(|file| if too_many { file.live_share() } else { share_of_thousand(file) })
+            .min_by_key(|file| {
+                if too_many {
+                    file.live_share()
+                } else {
+                    share_of_thousand(file)
+                }
+            })
     }
 
     /// Octets in all files, and an estimate of those that are live.
@@ -183,7 +197,10 @@ impl Files {
             file.live_octets += u64::from(item.octets);
             file.pair_octets += u64::from(item.octets);
             let kept = file.index.push(ExtentKey::of(item), Run::of(item));
-            debug_assert!(kept, "a file is sealed only when nothing in it can be enqueued any more");
+            debug_assert!(
+                kept,
+                "a file is sealed only when nothing in it can be enqueued any more"
+            );
         }
     }
 
@@ -222,7 +239,10 @@ fn share_of_thousand(file: &FileInfo) -> u64 {
 impl FileInfo {
     /// Counts pairs as dead; if none is left, the file stays until `gate` is synced.
     pub(crate) fn died(&mut self, count: u64, octets: u64, gate: u64) {
-        debug_assert!(self.moved || self.live >= count, "more settled than enqueued");
+        debug_assert!(
+            self.moved || self.live >= count,
+            "more settled than enqueued"
+        );
         self.live = self.live.saturating_sub(count);
         self.live_octets = self.live_octets.saturating_sub(octets);
         if self.live == 0 {

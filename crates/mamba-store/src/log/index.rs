@@ -127,7 +127,7 @@ impl Totals {
     }
 
     /// The part of `run` inside `[from, to)`; octets by share.
-    fn of_part(run: &Run, from: u64, to: u64) -> Self {
+    pub(crate) fn of_part(run: &Run, from: u64, to: u64) -> Self {
         let count = to.min(run.to()).saturating_sub(from.max(run.first));
         let share = |octets: u32| u64::from(octets) * count / u64::from(run.count.max(1));
         Self {
@@ -148,7 +148,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    const fn overlaps(&self, from: u64, to: u64) -> bool {
+    pub(crate) const fn overlaps(&self, from: u64, to: u64) -> bool {
         self.totals.count > 0 && self.first < to && from < self.to
     }
 
@@ -204,6 +204,28 @@ impl OpenIndex {
         self.runs += 1;
     }
 
+    /// Drops the extents that `keep` refuses.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&ExtentKey) -> bool) {
+        self.extents.retain(|key, _| keep(key));
+        self.count();
+    }
+
+    /// Puts other runs in the place of an extent's, in order of sequence.
+    pub(crate) fn replace(&mut self, key: ExtentKey, runs: Vec<Run>) {
+        if runs.is_empty() {
+            self.extents.remove(&key);
+        } else {
+            let mut summary = Summary::default();
+            runs.iter().for_each(|run| summary.push(run));
+            self.extents.insert(key, OpenExtent { summary, runs });
+        }
+        self.count();
+    }
+
+    fn count(&mut self) {
+        self.runs = self.extents.values().map(|extent| extent.runs.len()).sum();
+    }
+
     /// Runs in it; each takes [`RUN_LEN`] octets of memory or a little more.
     pub(crate) const fn run_count(&self) -> usize {
         self.runs
@@ -223,12 +245,14 @@ struct SealedExtent {
 }
 
 /// An index beside its file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SealedIndex {
     path: PathBuf,
     /// In order of their keys.
     extents: Vec<SealedExtent>,
     runs: u32,
+    /// Where the runs begin in its file.
+    runs_at: u64,
     /// Position after the log file's last entry.
     pub(crate) end: u64,
 }
@@ -282,6 +306,7 @@ impl SealedIndex {
         }
         let sealed = Self {
             path,
+            runs_at: (HEADER_LEN + extents.len() * EXTENT_LEN) as u64,
             extents,
             runs,
             end,
@@ -396,16 +421,19 @@ impl SealedIndex {
             extents: extents.collect(),
             path,
             runs,
+            runs_at: len as u64,
             end,
         })
     }
 
     /// Runs `[from, to)` of the file.
     fn read_runs(&self, file: &dyn DiskFile, from: u32, to: u32) -> Result<Vec<Run>, IndexFault> {
-        let (first, last) = (from as usize / BLOCK_RUNS, (to as usize).div_ceil(BLOCK_RUNS));
-        let start = HEADER_LEN + self.extents.len() * EXTENT_LEN;
+        let (first, last) = (
+            from as usize / BLOCK_RUNS,
+            (to as usize).div_ceil(BLOCK_RUNS),
+        );
         let mut blocks = vec![0; (last - first) * BLOCK_LEN];
-        let at = (start + first * BLOCK_LEN) as u64;
+        let at = self.runs_at + (first * BLOCK_LEN) as u64;
         if file.read_at(&mut blocks, at)? < blocks.len() {
             return Err(IndexFault::Damaged);
         }
@@ -418,7 +446,11 @@ impl SealedIndex {
             let base = (first + number) * BLOCK_RUNS;
             let within = |run: u32| (run as usize).saturating_sub(base).min(BLOCK_RUNS);
             let wanted = within(from)..within(to);
-            runs.extend(content.as_chunks::<RUN_LEN>().0[wanted].iter().map(|run| Run::read(run)));
+            runs.extend(
+                content.as_chunks::<RUN_LEN>().0[wanted]
+                    .iter()
+                    .map(|run| Run::read(run)),
+            );
         }
         Ok(runs)
     }
@@ -445,7 +477,9 @@ impl SealedIndex {
                 }
             }
         }
-        let end = extent.runs.min(low.saturating_add(u32::try_from(max).unwrap_or(u32::MAX)));
+        let end = extent
+            .runs
+            .min(low.saturating_add(u32::try_from(max).unwrap_or(u32::MAX)));
         self.read_runs(&*file, extent.start + low, extent.start + end)
     }
 }
@@ -461,8 +495,10 @@ impl Output<'_> {
     fn block(&mut self, runs: &mut Vec<u8>) -> io::Result<()> {
         runs.resize(BLOCK_RUNS * RUN_LEN, 0);
         self.buffer.extend_from_slice(runs);
-        self.buffer.extend_from_slice(&crc32c::crc32c(runs).to_le_bytes());
-        self.buffer.resize(self.buffer.len() + BLOCK_LEN - runs.len() - 4, 0);
+        self.buffer
+            .extend_from_slice(&crc32c::crc32c(runs).to_le_bytes());
+        self.buffer
+            .resize(self.buffer.len() + BLOCK_LEN - runs.len() - 4, 0);
         runs.clear();
         if self.buffer.len() >= WRITE_BUFFER {
             self.flush()?;
@@ -540,9 +576,12 @@ impl Index {
             if runs.len() >= max
                 && let Some(last) = runs.last()
             {
-                limit = Some(limit.map_or(last.to(), |known| known.min(last.to())));
+                limit = Some(limit.unwrap_or(u64::MAX).min(last.to()));
             }
-            all.extend(runs.into_iter().filter(|run| run.first < to && from < run.to()));
+            all.extend(
+                runs.into_iter()
+                    .filter(|run| run.first < to && from < run.to()),
+            );
         };
         match self {
             Self::Open(index) => {
@@ -578,7 +617,10 @@ impl Index {
     ) -> Result<Vec<Run>, IndexFault> {
         match self {
             Self::Open(index) => {
-                let runs = index.extents.get(&key).map_or(&[][..], |extent| &extent.runs);
+                let runs = index
+                    .extents
+                    .get(&key)
+                    .map_or(&[][..], |extent| &extent.runs);
                 let start = runs.partition_point(|run| run.to() <= from);
                 let end = runs.len().min(start.saturating_add(max));
                 Ok(runs[start..end].to_vec())
@@ -587,7 +629,9 @@ impl Index {
                 let mut extents = index.of_level(key.queue, key.level);
                 extents
                     .find(|extent| extent.key == key)
-                    .map_or(Ok(Vec::new()), |extent| index.runs_from(disk, extent, from, max))
+                    .map_or(Ok(Vec::new()), |extent| {
+                        index.runs_from(disk, extent, from, max)
+                    })
             }
         }
     }
@@ -622,9 +666,9 @@ impl Index {
                 }
             }
             Self::Sealed(index) => {
-                let extents = index.of_level(queue, level).filter(|extent| {
-                    extent.summary.overlaps(from, to) && wanted(&extent.key)
-                });
+                let extents = index
+                    .of_level(queue, level)
+                    .filter(|extent| extent.summary.overlaps(from, to) && wanted(&extent.key));
                 for extent in extents {
                     if inside(&extent.summary) {
                         totals.add(extent.summary.totals);
@@ -644,13 +688,47 @@ impl Index {
         match self {
             Self::Open(index) => {
                 let extents = index.extents.iter();
-                extents.map(|(key, extent)| (*key, extent.summary)).collect()
+                extents
+                    .map(|(key, extent)| (*key, extent.summary))
+                    .collect()
             }
             Self::Sealed(index) => {
                 let extents = index.extents.iter();
                 extents.map(|extent| (extent.key, extent.summary)).collect()
             }
         }
+    }
+
+    /// Drops the extents that `keep` refuses; what stands on the disk stays.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&ExtentKey) -> bool) {
+        match self {
+            Self::Open(index) => Arc::make_mut(index).retain(keep),
+            Self::Sealed(index) => {
+                Arc::make_mut(index)
+                    .extents
+                    .retain(|extent| keep(&extent.key));
+            }
+        }
+    }
+
+    /// Puts other runs in the place of an extent's; the index is in memory afterwards.
+    pub(crate) fn replace(
+        &mut self,
+        disk: &dyn Disk,
+        key: ExtentKey,
+        runs: Vec<Run>,
+    ) -> Result<(), IndexFault> {
+        if let Self::Sealed(sealed) = self {
+            let mut open = OpenIndex::default();
+            for extent in &sealed.extents {
+                open.replace(extent.key, sealed.runs_from(disk, extent, 0, usize::MAX)?);
+            }
+            *self = Self::Open(Arc::new(open));
+        }
+        if let Self::Open(index) = self {
+            Arc::make_mut(index).replace(key, runs);
+        }
+        Ok(())
     }
 
     pub(crate) const fn is_sealed(&self) -> bool {

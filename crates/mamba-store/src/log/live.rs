@@ -44,7 +44,8 @@ impl Level {
     /// Appends `[from, to)`. What lies between the last range and `from` was never in this level if nothing seen was: then the
     /// range may go on over it.
     fn append(&mut self, from: u64, to: u64, flags: Flags) {
-        let top = std::mem::replace(&mut self.top, self.top.max(to));
+        let top = self.top;
+        self.top = top.max(to);
         let Some(mut last) = self.ranges.last_entry() else {
             self.ranges.insert(from, Rest { to, flags });
             return;
@@ -120,8 +121,16 @@ impl Level {
 
     /// Joins neighbours that touch in `[from, to]`.
     fn join(&mut self, from: u64, to: u64) {
-        let mut left = self.ranges.range(..from).next_back().map(|(start, _)| *start);
-        let starts: Vec<_> = self.ranges.range(from..=to).map(|(start, _)| *start).collect();
+        let mut left = self
+            .ranges
+            .range(..from)
+            .next_back()
+            .map(|(start, _)| *start);
+        let starts: Vec<_> = self
+            .ranges
+            .range(from..=to)
+            .map(|(start, _)| *start)
+            .collect();
         for start in starts {
             let rest = self.ranges.get(&start).copied();
             let joined = left.and_then(|left| self.ranges.get_mut(&left)).zip(rest);
@@ -137,7 +146,12 @@ impl Level {
 
     fn delivery_count(&mut self, sequence: u64, count: u32) {
         let covers = |(_, rest): (&u64, &Rest)| rest.to > sequence;
-        if self.ranges.range(..=sequence).next_back().is_some_and(covers) {
+        if self
+            .ranges
+            .range(..=sequence)
+            .next_back()
+            .is_some_and(covers)
+        {
             self.cut(sequence);
             self.cut(sequence.saturating_add(1));
             if let Some(rest) = self.ranges.get_mut(&sequence) {
@@ -176,7 +190,10 @@ impl Live {
 
     /// New messages, `[from, to)`.
     pub(crate) fn enqueue(&mut self, level: u8, from: u64, to: u64, flags: Flags) {
-        self.levels.entry(level).or_default().append(from, to, flags);
+        self.levels
+            .entry(level)
+            .or_default()
+            .append(from, to, flags);
     }
 
     /// Messages that were enqueued before and live.
@@ -242,13 +259,34 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         /// New messages after a gap.
-        Enqueue { level: u8, gap: u64, count: u64, flags: Flags },
+        Enqueue {
+            level: u8,
+            gap: u64,
+            count: u64,
+            flags: Flags,
+        },
         /// Live messages again: of all, those from the first part on.
-        Copy { from: u8, count: u8, flags: Flags },
-        Settle { from: u8, count: u8 },
-        Gone { level: u8, count: u64 },
-        Count { which: u8, count: u32 },
-        Delivered { which: u8, ahead: u64 },
+        Copy {
+            from: u8,
+            count: u8,
+            flags: Flags,
+        },
+        Settle {
+            from: u8,
+            count: u8,
+        },
+        Gone {
+            level: u8,
+            count: u64,
+        },
+        Count {
+            which: u8,
+            count: u32,
+        },
+        Delivered {
+            which: u8,
+            ahead: u64,
+        },
         /// What lives now is written down.
         State,
     }
@@ -300,7 +338,12 @@ mod tests {
 
         fn apply(&mut self, step: &Step, live: &mut Live) {
             match *step {
-                Step::Enqueue { level, gap, count, flags } => {
+                Step::Enqueue {
+                    level,
+                    gap,
+                    count,
+                    flags,
+                } => {
                     let from = self.next + 1 + gap;
                     self.next = from + count - 1;
                     live.enqueue(level, from, from + count, flags);
@@ -332,7 +375,9 @@ mod tests {
                     let from = self.place(from);
                     let to = from + u64::from(count);
                     live.settle(from, to);
-                    self.messages.range_mut(from..to).for_each(|(_, one)| one.1 = None);
+                    self.messages
+                        .range_mut(from..to)
+                        .for_each(|(_, one)| one.1 = None);
                 }
                 Step::Count { which, count } => {
                     let sequence = self.place(which);
@@ -400,9 +445,17 @@ mod tests {
     fn what_goes_elsewhere_does_not_break_a_range() {
         let mut live = Live::default();
         for sequence in 1..=1000 {
-            live.enqueue(u8::from(sequence % 3 == 0), sequence, sequence + 1, Flags::default());
+            live.enqueue(
+                u8::from(sequence % 3 == 0),
+                sequence,
+                sequence + 1,
+                Flags::default(),
+            );
         }
         let levels = live.finish();
-        assert!(levels.iter().all(|(_, ranges)| ranges.len() == 1), "{levels:?}");
+        assert!(
+            levels.iter().all(|(_, ranges)| ranges.len() == 1),
+            "{levels:?}"
+        );
     }
 }

@@ -247,7 +247,16 @@ impl Log {
         let error = io::Error::from(fault);
         tracing::warn!(file = file_name(source.base), %error, "the index of a log file is damaged and made anew from the file");
         let shared = &self.shared;
-        let index = super::scan::index_of(&shared.dir, &shared.config, &*shared.disk, source.base)?;
+        let known: Vec<_> = source
+            .index
+            .extents()
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect();
+        let mut index =
+            super::scan::index_of(&shared.dir, &shared.config, &*shared.disk, source.base)?;
+        // What a start found to be of no account is still in the file.
+        index.retain(|key| known.binary_search(key).is_ok());
         source.index = Index::Open(Arc::new(index));
         if let Some(file) = shared.staging.lock().files.at_base(source.base) {
             file.index = source.index.clone();
@@ -324,14 +333,7 @@ impl Log {
 }
 
 /// Cuts the records out of what was read.
-fn parse(
-    group: &[Wanted],
-    start: u64,
-    octets: Bytes,
-    copy: bool,
-    base: u64,
-    loaded: &mut Loaded,
-) {
+fn parse(group: &[Wanted], start: u64, octets: Bytes, copy: bool, base: u64, loaded: &mut Loaded) {
     for wanted in group {
         let run = &wanted.run;
         let from = usize::try_from(run.at - start).unwrap_or(usize::MAX);
@@ -358,7 +360,12 @@ fn parse(
                     count: left,
                     at: position,
                     octets: u32::try_from(rest.len()).unwrap_or(u32::MAX),
-                    reason: format!("no record at offset {} of {}", position.0 - base, file_name(base)).into(),
+                    reason: format!(
+                        "no record at offset {} of {}",
+                        position.0 - base,
+                        file_name(base)
+                    )
+                    .into(),
                     unreadable: false,
                 });
                 break;
@@ -375,7 +382,12 @@ fn parse(
                         count: 1,
                         at: position,
                         octets: u32::try_from(len).unwrap_or(u32::MAX),
-                        reason: format!("{error} at offset {} of {}", position.0 - base, file_name(base)).into(),
+                        reason: format!(
+                            "{error} at offset {} of {}",
+                            position.0 - base,
+                            file_name(base)
+                        )
+                        .into(),
                         unreadable: false,
                     }),
                 }

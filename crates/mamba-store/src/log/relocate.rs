@@ -184,7 +184,10 @@ impl Log {
         live: &[Relocated],
     ) -> Vec<LogPosition> {
         let mut small = Vec::new();
-        for message in live.iter().filter(|live| live.message.record_len() < SHARED_FROM) {
+        for message in live
+            .iter()
+            .filter(|live| live.message.record_len() < SHARED_FROM)
+        {
             small.extend_from_slice(message.message.record());
         }
         let small = (!small.is_empty()).then(|| self.append_messages(Bytes::from(small)));
@@ -236,7 +239,10 @@ impl Log {
         }
         let gate = staging.next;
         let old = live.iter().map(|one| {
-            (one.at.0, u32::try_from(one.message.record_len()).unwrap_or(u32::MAX))
+            (
+                one.at.0,
+                u32::try_from(one.message.record_len()).unwrap_or(u32::MAX),
+            )
         });
         staging.files.dead(old, gate);
         self.done(staging, Urgency::Soon);
@@ -288,7 +294,10 @@ impl Log {
         }
         staging.sync_to = gate;
         self.done(staging, Urgency::Now);
-        self.shared.counters.relocations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.shared
+            .counters
+            .relocations
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         drop(relocation);
         self.shared.wake_keeper();
     }

@@ -674,7 +674,10 @@ impl Writer {
             {
                 staging.checkpoint = staging.checkpoint.max(from);
                 staging.pending_checkpoint = None;
-                self.shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+                self.shared
+                    .counters
+                    .checkpoints
+                    .fetch_add(1, Ordering::Relaxed);
             }
             let checkpoint = staging.checkpoint;
             staging.files.freeable(written, checkpoint).is_some()
@@ -818,7 +821,12 @@ fn seal_one(shared: &Shared) -> Option<u64> {
         let Index::Open(index) = &file.index else {
             return None;
         };
-        (file.base, file.end, Arc::clone(index), Arc::clone(&file.hold))
+        (
+            file.base,
+            file.end,
+            Arc::clone(index),
+            Arc::clone(&file.hold),
+        )
     };
     let log_id = shared.config.log_id();
     let sealed = match SealedIndex::write(&index, &*shared.disk, &shared.dir, base, end, log_id) {
