@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// Staged octets above which the broker should stop reading from publishers ([`Log::backlog_bytes`]).
-pub const BACKLOG_BYTES_MAX: u64 = 64 << 20;
+pub const BACKLOG_BYTES_MAX: u64 = 16 << 20;
 /// Files the log may have beyond twice its live octets before it asks for relocation.
 const SLACK_FILES: u64 = 8;
 /// Files after which a checkpoint is due.

@@ -298,9 +298,8 @@ impl Core {
             return;
         }
         let log = self.broker.store.0.log();
-        let stored = Bytes::copy_from_slice(&batch.stored);
+        let stored = batch.take_stored();
         let transient = Bytes::copy_from_slice(&batch.transient);
-        batch.stored.clear();
         batch.transient.clear();
         let chunk = (!stored.is_empty()).then(|| log.append_messages(stored.clone()));
         let base = chunk
@@ -556,6 +555,43 @@ impl Batch {
         self.stored.len() + self.transient.len() >= BATCH_BYTES_MAX
             || self.items.len() >= BATCH_MESSAGES_MAX
             || !self.own.is_empty()
+    }
+
+    /// The records that go to the log, in one piece. Those of one route lie together, so that each queue's are one run in the log and
+    /// are read back in one go.
+    fn take_stored(&mut self) -> Bytes {
+        let stored = if self.routes.len() > 1 {
+            self.stored_by_route()
+        } else {
+            Bytes::copy_from_slice(&self.stored)
+        };
+        self.stored.clear();
+        stored
+    }
+
+    fn stored_by_route(&mut self) -> Bytes {
+        let mut starts = vec![0usize; self.routes.len()];
+        for item in &self.items {
+            if let Place::Stored { len, .. } = item.place {
+                starts[item.route as usize] += len as usize;
+            }
+        }
+        let mut end = 0;
+        for start in &mut starts {
+            end += std::mem::replace(start, end);
+        }
+        let mut arranged = vec![0; end];
+        for item in &mut self.items {
+            if let Place::Stored { offset, len } = &mut item.place {
+                let from = *offset as usize..(*offset + *len) as usize;
+                let start = &mut starts[item.route as usize];
+                let to = *start..*start + *len as usize;
+                *offset = position_of(*start);
+                *start = to.end;
+                arranged[to].copy_from_slice(&self.stored[from]);
+            }
+        }
+        Bytes::from(arranged)
     }
 
     /// Notes a message that reaches no queue, for its confirm.

@@ -63,7 +63,6 @@ impl Level {
 
     /// Makes sure that `[from, to)` is in, with at least these flags.
     fn union(&mut self, from: u64, to: u64, flags: Flags) {
-        self.top = self.top.max(to);
         self.cut(from);
         self.cut(to);
         let mut next = from;
@@ -182,10 +181,6 @@ impl Live {
             };
             level.union(item.from.0, item.to.0, flags);
         }
-        for level in self.levels.values_mut() {
-            // What lay beyond and is dead was perhaps never seen.
-            level.top = 0;
-        }
     }
 
     /// New messages, `[from, to)`.
@@ -201,11 +196,10 @@ impl Live {
         self.levels.entry(level).or_default().union(from, to, flags);
     }
 
-    /// Messages that were enqueued and are gone.
-    pub(crate) fn gone(&mut self, level: u8, from: u64, to: u64) {
+    /// New messages that are gone already: nothing goes on over them.
+    pub(crate) fn gone(&mut self, level: u8, to: u64) {
         let level = self.levels.entry(level).or_default();
         level.top = level.top.max(to);
-        level.remove(from, to);
     }
 
     /// These left the queue, whatever their level.
@@ -354,7 +348,7 @@ mod tests {
                 Step::Gone { level, count } => {
                     let from = self.next + 1;
                     self.next += count;
-                    live.gone(level, from, from + count);
+                    live.gone(level, from + count);
                     for sequence in from..from + count {
                         self.messages.insert(sequence, (level, None));
                     }

@@ -801,11 +801,13 @@ impl<'a> Scan<'a> {
                 delivered: item.may_be_delivered,
                 delivery_count: item.delivery_count,
             };
-            match holder {
+            match (holder, item.copied_from) {
+                (Some(_), None) => live.enqueue(level, from, to, flags),
+                (Some(_), Some(_)) => live.copy(level, from, to, flags),
                 // It was settled, or a copy says that it lives.
-                None => live.gone(level, from, to),
-                Some(_) if item.copied_from.is_some() => live.copy(level, from, to, flags),
-                Some(_) => live.enqueue(level, from, to, flags),
+                (None, None) => live.gone(level, to),
+                // Whatever it was a copy of knows better.
+                (None, Some(_)) => {}
             }
         }
         let Some(index) = holder else {
