@@ -237,6 +237,12 @@ impl Core {
             Mode::Transaction(transaction) => {
                 self.counts.messages_received_confirm += 1;
                 let message = build(content, rewritten.as_deref(), meta);
+                // A transient one that was assembled for memory has no checksum yet, and the log goes by that.
+                let message = if !meta.persistent && route.stores(false) {
+                    message.sealed()
+                } else {
+                    message
+                };
                 transaction.bytes += message.record_len();
                 if transaction.bytes > TRANSACTION_BYTES_MAX {
                     let text = format!(
