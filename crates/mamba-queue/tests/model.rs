@@ -817,7 +817,7 @@ impl Harness {
             let before = self.model.lost.len();
             let lost = &mut self.model.lost;
             lost.retain(|(of, sequence, _)| *of != level || *sequence >= next);
-            assert_eq!(missing as usize, before - lost.len());
+            assert_eq!(missing, (before - lost.len()) as u64);
             self.model.gone += before - lost.len();
         }
         self.model.note_what_is_paged(&self.queue);
@@ -839,7 +839,8 @@ impl Harness {
             }
         }
         let next = self.model.next.0;
-        let readable = readable.map_or(next, |index| 1 + index.index(next as usize) as u64);
+        let below = usize::try_from(next).expect("there are few");
+        let readable = readable.map_or(next, |index| 1 + index.index(below) as u64);
         let readable = place(readable);
         let before = self.queue.resident_bytes();
         let dropped = self.queue.page_out(readable, keep);
