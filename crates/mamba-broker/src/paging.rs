@@ -23,6 +23,8 @@ use crate::queue_cell::QueueCell;
 const SHARE_MIN: usize = 32 << 10;
 /// Octets of records read back at once, at most.
 const READ_MAX: usize = 1 << 20;
+/// Pause before messages are looked for again that are not written yet.
+const MOMENT: Duration = Duration::from_millis(2);
 /// Longest sleep of a thread without work, so that it notices the end.
 const SLEEP: Duration = Duration::from_secs(1);
 
@@ -31,6 +33,15 @@ const SLEEP: Duration = Duration::from_secs(1);
 pub(crate) struct Job {
     pub(crate) queue: Arc<QueueCell>,
     pub(crate) page_in: PageIn,
+}
+
+/// How reading back went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PagedIn {
+    /// The queue has what there is.
+    Done,
+    /// The log has not been written that far.
+    TooEarly,
 }
 
 #[derive(Debug, Default)]
@@ -124,7 +135,10 @@ impl Paging {
     }
 
     fn run(&self, job: &Job) {
-        job.queue.page_in(&job.page_in);
+        if job.queue.page_in(&job.page_in) == PagedIn::TooEarly {
+            // The queue asks again; the log writer needs a moment.
+            std::thread::sleep(MOMENT);
+        }
         let mut jobs = self.jobs.lock();
         if let Some(index) = jobs.running.iter().position(|id| *id == job.queue.id) {
             jobs.running.swap_remove(index);

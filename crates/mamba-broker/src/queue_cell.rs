@@ -32,7 +32,7 @@ use crate::{
     dead_letters,
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
-    paging::{Job, Paging},
+    paging::{Job, PagedIn, Paging},
     vhost::Vhost,
 };
 
@@ -96,6 +96,9 @@ struct State {
     noted: Sequence,
     /// Octets in memory, as last told to the node's budget.
     accounted: usize,
+    /// How far the log was written when the queue was last paged out, and the octets that remained.
+    paged_at: LogPosition,
+    kept: usize,
     /// Dead letters on their way to other queues: until those have them, they live here.
     burying: Vec<Stored>,
     /// When the node's timers will look at the queue, in milliseconds since 1970.
@@ -289,6 +292,8 @@ impl QueueCell {
                 deleted: false,
                 noted: Sequence(0),
                 accounted: 0,
+                paged_at: LogPosition::NONE,
+                kept: 0,
                 burying: Vec::new(),
                 timer_at: None,
                 waiters: Vec::new(),
@@ -587,13 +592,17 @@ impl QueueCell {
     fn balance(&self, state: &mut State) {
         let resident = state.queue.resident_bytes();
         let share = self.paging.share();
-        if resident > share {
+        // What could not be dropped the last time can be dropped only when more of the log has been written.
+        let written = self.log.written();
+        if resident > share && (written > state.paged_at || resident > 2 * state.kept) {
             let keep = share / 4;
             let log_is_well = !self.log.failed() && self.log.backlog_bytes() < SPILL_BACKLOG_MAX;
             if log_is_well {
                 self.spill(state, keep);
             }
-            let dropped = state.queue.page_out(self.log.written(), keep);
+            let dropped = state.queue.page_out(written, keep);
+            state.paged_at = written;
+            state.kept = state.queue.resident_bytes();
             if dropped > 0 {
                 self.paging.dropped_bytes.fetch_add(dropped as u64, Ordering::Relaxed);
             }
@@ -668,7 +677,7 @@ impl QueueCell {
     }
 
     /// Reads a part of the queue back that lies on the disk only.
-    pub(crate) fn page_in(self: &Arc<Self>, wanted: &PageIn) {
+    pub(crate) fn page_in(self: &Arc<Self>, wanted: &PageIn) -> PagedIn {
         let relocations = self.relocations.load(Ordering::Acquire);
         let window = self.paging.read_bytes();
         let loaded = self.log.load(&LoadRequest {
@@ -682,9 +691,10 @@ impl QueueCell {
         self.report_damage(&loaded.damaged);
         let count = loaded.messages.len() as u64;
         self.paging.read.fetch_add(count, Ordering::Relaxed);
+        let too_early = loaded.next <= wanted.from;
         self.change(|queue, _| {
-            if self.relocations.load(Ordering::Acquire) != relocations {
-                // They were copied meanwhile: read again, from their new places.
+            if too_early || self.relocations.load(Ordering::Acquire) != relocations {
+                // Not written yet, or copied meanwhile: read again, from their new places.
                 queue.load_failed(wanted.level, wanted.token);
                 return;
             }
@@ -706,6 +716,11 @@ impl QueueCell {
                 tracing::error!(vhost = %self.vhost, queue = %self.name, missing, "messages of a queue cannot be read back from the log; the queue goes on without them");
             }
         });
+        if too_early {
+            PagedIn::TooEarly
+        } else {
+            PagedIn::Done
+        }
     }
 
     fn report_damage(&self, damaged: &[Damage]) {

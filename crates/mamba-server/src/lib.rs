@@ -10,6 +10,7 @@
 
 mod clock;
 mod connection;
+pub mod control;
 mod housekeeping;
 mod input;
 mod listener;

@@ -13,13 +13,15 @@ pub mod definitions;
 pub mod disk;
 pub mod error;
 mod format;
+pub mod inspect;
 pub mod log;
 pub mod recovery;
+mod snapshot;
 mod store;
 
 pub use definitions::{
     BindingDefinition, DefinitionChange, Definitions, DestinationKind, ExchangeDefinition,
-    QueueDefinition, Stored, StoredDefinitions,
+    Exported, QueueDefinition, Stored, StoredDefinitions,
 };
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{OpenError, StoreError};
@@ -30,4 +32,5 @@ pub use log::{
     StatusListener, SyncMode,
 };
 pub use recovery::{Recovered, RecoveredQueue, RecoveredRun, RecoveryReport};
-pub use store::{Store, StoreConfig, StoreLock};
+pub use snapshot::{Snapshot, SnapshotError, SnapshotFile};
+pub use store::{RESTORE_MARKER, Store, StoreConfig, StoreLock, format_line};

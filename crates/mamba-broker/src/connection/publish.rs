@@ -30,8 +30,6 @@ use crate::{
 const BATCH_BYTES_MAX: usize = 65_536;
 /// … or this many messages.
 const BATCH_MESSAGES_MAX: usize = 2048;
-/// Routes of the batch that are compared before a route is listed once more.
-const ROUTES_LOOKED_BACK: usize = 8;
 /// A body from here on is not copied into the batch's chunk but stays where it was assembled.
 const OWN_CHUNK_FROM: usize = 16_384;
 /// Routes a connection remembers; at the limit it starts over.
@@ -110,6 +108,8 @@ pub(crate) struct Batch {
     own: Vec<Message>,
     items: Vec<Item>,
     routes: Vec<Arc<Route>>,
+    /// Where in `routes` a route stands, by its address.
+    known: HashMap<usize, u32, foldhash::fast::FixedState>,
     arrivals: Vec<Arrival>,
 }
 
@@ -237,6 +237,12 @@ impl Core {
             Mode::Transaction(transaction) => {
                 self.counts.messages_received_confirm += 1;
                 let message = build(content, rewritten.as_deref(), meta);
+                // A transient one that was assembled for memory has no checksum yet, and the log goes by that.
+                let message = if !meta.persistent && route.stores(false) {
+                    message.sealed()
+                } else {
+                    message
+                };
                 transaction.bytes += message.record_len();
                 if transaction.bytes > TRANSACTION_BYTES_MAX {
                     let text = format!(
@@ -422,6 +428,7 @@ impl Core {
         }
         batch.items.clear();
         batch.routes.clear();
+        batch.known.clear();
         batch.own.clear();
     }
 
@@ -608,22 +615,20 @@ impl Batch {
     }
 
     fn route_index(&mut self, route: Arc<Route>) -> u32 {
-        if !self
+        if self
             .routes
             .last()
             .is_some_and(|last| Arc::ptr_eq(last, &route))
         {
-            // A few back is enough: a batch that names a route twice is only a little slower.
-            let recent = self.routes.len().saturating_sub(ROUTES_LOOKED_BACK);
-            if let Some(known) = self.routes[recent..]
-                .iter()
-                .rposition(|known| Arc::ptr_eq(known, &route))
-            {
-                return position_of(recent + known);
-            }
+            return position_of(self.routes.len() - 1);
+        }
+        let next = position_of(self.routes.len());
+        // The batch keeps its routes alive: no two of them share an address.
+        let known = *self.known.entry(Arc::as_ptr(&route) as usize).or_insert(next);
+        if known == next {
             self.routes.push(route);
         }
-        position_of(self.routes.len() - 1)
+        known
     }
 }
 

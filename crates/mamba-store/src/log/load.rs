@@ -190,7 +190,12 @@ impl Log {
         runs.sort_by_key(|(run, source)| (run.first, std::cmp::Reverse(*source)));
         let mut wanted = Vec::new();
         let (mut next, mut octets, mut messages) = (from, 0u64, 0u64);
+        let written = self.written().0;
         for (run, source) in runs {
+            if run.at + u64::from(run.octets) > written && run.to() > next {
+                limit = limit.min(run.first.max(next));
+                break;
+            }
             let start = run.first.max(next);
             let end = run.to().min(limit);
             if start >= end {

@@ -385,7 +385,11 @@ pub fn read_back(log: &Log, recovered: &Recovered, queue: QueueId) -> (Vec<Back>
             assert!(loaded.next > from, "no progress at {from:?}");
             from = loaded.next;
             count += loaded.messages.len() as u64;
-            lost += loaded.damaged.iter().map(|one| u64::from(one.count)).sum::<u64>();
+            lost += loaded
+                .damaged
+                .iter()
+                .map(|one| u64::from(one.count))
+                .sum::<u64>();
             damaged.extend(loaded.damaged);
             for one in loaded.messages {
                 body_bytes += one.message.body_len() as u64;
