@@ -563,10 +563,7 @@ impl Broker {
             ..Counts::default()
         };
         self.metrics.add(&mut counts);
-        Ok(Some(RemovedQueue {
-            ready,
-            commit,
-        }))
+        Ok(Some(RemovedQueue { ready, commit }))
     }
 
     /// Hands a change to the definitions database; `None` when there is nothing to store. Call it under the lock of

@@ -20,8 +20,8 @@ use mamba_queue::{
 };
 use mamba_routing::QueueHandle;
 use mamba_store::{
-    Damage, EnqueuedRun, LiveRun, LoadRequest, Log, RecoveredRun, Relocated, Relocation, RelocationBatch,
-    RelocationCursor, Settled,
+    Damage, EnqueuedRun, LiveRun, LoadRequest, Log, RecoveredRun, Relocated, Relocation,
+    RelocationBatch, RelocationCursor, Settled,
 };
 use mamba_types::{FieldTable, LogPosition, Message, QueueId, Sequence, message};
 use parking_lot::Mutex;
@@ -604,7 +604,9 @@ impl QueueCell {
             state.paged_at = written;
             state.kept = state.queue.resident_bytes();
             if dropped > 0 {
-                self.paging.dropped_bytes.fetch_add(dropped as u64, Ordering::Relaxed);
+                self.paging
+                    .dropped_bytes
+                    .fetch_add(dropped as u64, Ordering::Relaxed);
             }
         }
         let resident = state.queue.resident_bytes();
@@ -741,7 +743,8 @@ impl QueueCell {
                     at: damage.at,
                     octets: each,
                 });
-                self.log.append_settled(self.id, &settled.collect::<Vec<_>>());
+                self.log
+                    .append_settled(self.id, &settled.collect::<Vec<_>>());
             }
         }
     }
@@ -850,7 +853,10 @@ impl QueueCell {
             .collect();
         if !state.burying.is_empty() {
             let settings = self.declaration.settings;
-            let dying = state.burying.iter().filter(|stored| stored.at != LogPosition::NONE);
+            let dying = state
+                .burying
+                .iter()
+                .filter(|stored| stored.at != LogPosition::NONE);
             runs.extend(dying.map(|stored| LiveRun {
                 level: settings.level_of(&stored.message),
                 from: stored.sequence,
@@ -957,11 +963,6 @@ impl QueueCell {
             unacked_bytes: state.queue.unacked_bytes(),
             consumers: state.queue.consumer_count() as u64,
         }
-    }
-
-    /// Looks at the queue without changing it.
-    pub(crate) fn inspect<R>(&self, look: impl FnOnce(&Queue<ConsumerPort>) -> R) -> R {
-        look(&self.state.lock().queue)
     }
 
     /// Puts back what survived a restart.
@@ -1092,9 +1093,13 @@ impl QueueCell {
             return true;
         }
         self.relocations.fetch_add(1, Ordering::AcqRel);
-        let places = self.log.relocate(relocation, self.id, level, volatile, &live);
+        let places = self
+            .log
+            .relocate(relocation, self.id, level, volatile, &live);
         for (one, at) in live.iter().zip(places) {
-            if let Ok(index) = in_memory.binary_search_by_key(&one.sequence, |stored| stored.sequence) {
+            if let Ok(index) =
+                in_memory.binary_search_by_key(&one.sequence, |stored| stored.sequence)
+            {
                 in_memory[index].at = at;
             }
         }

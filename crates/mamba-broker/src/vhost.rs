@@ -19,8 +19,8 @@ use parking_lot::RwLock;
 use crate::{
     arguments::{self, Flags},
     broker::Broker,
-    queue_cell::{Declaration, QueueCell, QueueRef},
     paging::Paging,
+    queue_cell::{Declaration, QueueCell, QueueRef},
     timers::Timers,
 };
 

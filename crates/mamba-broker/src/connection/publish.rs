@@ -624,7 +624,10 @@ impl Batch {
         }
         let next = position_of(self.routes.len());
         // The batch keeps its routes alive: no two of them share an address.
-        let known = *self.known.entry(Arc::as_ptr(&route) as usize).or_insert(next);
+        let known = *self
+            .known
+            .entry(Arc::as_ptr(&route) as usize)
+            .or_insert(next);
         if known == next {
             self.routes.push(route);
         }
