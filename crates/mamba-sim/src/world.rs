@@ -601,7 +601,7 @@ impl World {
     fn turn(&mut self) -> bool {
         self.broker
             .as_ref()
-            .is_some_and(|broker| broker.store().turn() | broker.page_in_once())
+            .is_some_and(|broker| broker.store().turn())
     }
 
     fn pass(&mut self, time: Duration) {
@@ -1022,7 +1022,7 @@ impl World {
             }
             88..=89 => {
                 if let Some(broker) = &self.broker {
-                    broker.maintain();
+                    broker.reclaim();
                 }
             }
             _ => self.mishap()?,
