@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, builder::BoolishValueParser};
 use toml::Value;
 
-use crate::config::{
-    LogFormat,
-    value::{ListenAddress, OptionalListen},
+use crate::{
+    backup::{BackupArgs, RestoreArgs},
+    config::{
+        LogFormat,
+        value::{ListenAddress, OptionalListen},
+    },
 };
 
 const AFTER_HELP: &str = "\
@@ -43,10 +46,25 @@ pub(crate) enum Command {
         #[arg(value_name = "FILE", env = "MAMBAMQ_CONFIG")]
         file: Option<PathBuf>,
     },
+    /// Copy a node, running or stopped, into a folder or an archive
+    Backup(BackupArgs),
+    /// Make a data folder of a backup
+    Restore(RestoreArgs),
     /// Put load on any AMQP 0-9-1 broker and measure it
     Perf(Box<mamba_perf::Args>),
     /// Print the version
     Version,
+}
+
+/// Which data folder a tool works on.
+#[derive(Debug, Args)]
+pub(crate) struct DataDir {
+    /// Configuration file (TOML) that names the data folder
+    #[arg(long, value_name = "FILE", env = "MAMBAMQ_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// The data folder [default: as for the broker]
+    #[arg(long, value_name = "DIR", env = "MAMBAMQ_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// Flags of `mambamq serve`.

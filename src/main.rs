@@ -2,8 +2,10 @@
 //!
 //! Assembles the other crates and knows nothing of AMQP methods. Start reading at [`serve`].
 
+mod backup;
 mod cli;
 mod config;
+mod control;
 mod logging;
 mod metrics;
 mod node;
@@ -19,7 +21,7 @@ use std::{
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, DataDir},
     config::{Config, ConfigError},
 };
 
@@ -49,8 +51,38 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_FAILURE)
             }
         },
+        Command::Backup(arguments) => {
+            on_folder(&arguments.data, |folder| backup::backup(folder, &arguments))
+        }
+        Command::Restore(arguments) => on_folder(&arguments.data, |folder| {
+            backup::restore(folder, &arguments)
+        }),
         Command::Perf(arguments) => mamba_perf::run(*arguments),
         Command::Version => print(concat!("mambamq ", env!("CARGO_PKG_VERSION"), "\n")),
+    }
+}
+
+/// Finds the data folder as the broker would and prints what `work` has to say about it.
+fn on_folder<E: std::fmt::Display>(
+    data: &DataDir,
+    work: impl FnOnce(&Path) -> Result<String, E>,
+) -> ExitCode {
+    let folder = match &data.data_dir {
+        Some(folder) => folder.clone(),
+        None => match load(data.config.as_deref(), Vec::new()) {
+            Ok(config) => config.store.data_dir,
+            Err(error) => {
+                complain(&format!("the configuration is not valid\n{error}"));
+                return ExitCode::from(EXIT_USAGE);
+            }
+        },
+    };
+    match work(&folder) {
+        Ok(text) => print(&text),
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(EXIT_FAILURE)
+        }
     }
 }
 

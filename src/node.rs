@@ -12,7 +12,10 @@ use mamba_broker::{Broker, BrokerConfig};
 use mamba_server::{Server, ServerConfig};
 use mamba_store::{OpenError, RecoveryReport};
 
-use crate::config::{Config, Store, SyncMode};
+use crate::{
+    config::{Config, Store, SyncMode},
+    process,
+};
 
 /// Opens the data folder and recovers what is in it.
 ///
@@ -67,6 +70,8 @@ fn broker_config(config: &Config) -> BrokerConfig {
             SyncMode::Os => mamba_store::SyncMode::Os,
         },
         log_file_size: log_file_size.0,
+        message_memory: usize::try_from(config.memory.messages.octets(process::memory_total()))
+            .unwrap_or(usize::MAX),
         limits: config.limits.to_limits(),
         node_name: config.node.name.clone(),
         cluster_name: config.server_properties.cluster_name.clone(),

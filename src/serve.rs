@@ -14,6 +14,7 @@ use std::{
 };
 
 use mamba_broker::{Alarms, Broker};
+use mamba_server::control::Control;
 use mamba_store::OpenError;
 use tokio::{
     runtime,
@@ -157,6 +158,8 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
         };
         tokio::spawn(endpoint.run(Arc::new(source), stopping.clone()))
     });
+    let control_task = bind_control(config)
+        .map(|control| tokio::spawn(control.run(Arc::clone(&broker), stopping.clone())));
     let mut serving = tokio::spawn(server.run(stopping));
 
     for address in &listeners {
@@ -189,6 +192,10 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     )
     .await;
     alarms.abort();
+    if let Some(task) = control_task {
+        // A tool that is being answered must not hold up the stop.
+        let _ = timeout(Duration::from_secs(1), task).await;
+    }
     tracing::info!(
         connections,
         after_ms = millis(drain_started.elapsed()),
@@ -220,6 +227,20 @@ fn resolve_all(config: &Config) -> Result<Vec<SocketAddr>, StartError> {
         addresses.extend(listen.resolve().map_err(StartError::Address)?);
     }
     Ok(addresses)
+}
+
+/// The broker serves clients without it as well.
+fn bind_control(config: &Config) -> Option<Control> {
+    let folder = &config.store.data_dir;
+    Control::bind(folder)
+        .inspect_err(|error| {
+            tracing::warn!(
+                %error,
+                data_dir = %folder.display(),
+                "no control socket in the data folder: tools such as mambamq backup cannot reach this node while it runs"
+            );
+        })
+        .ok()
 }
 
 async fn bind_metrics(config: &Config) -> Result<Option<Endpoint>, StartError> {

@@ -21,7 +21,7 @@ use toml::{Spanned, Table, Value, de::DeTable, de::DeValue};
 
 use crate::logging;
 
-use self::value::{ByteSize, ListenAddress, OptionalListen, Threshold};
+use self::value::{ByteSize, ListenAddress, MessageMemory, OptionalListen, Threshold};
 
 /// What every environment variable of the broker starts with.
 const ENVIRONMENT_PREFIX: &str = "MAMBAMQ_";
@@ -34,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) listeners: Listeners,
     pub(crate) store: Store,
     pub(crate) limits: LimitKeys,
+    pub(crate) memory: Memory,
     pub(crate) alarms: Alarms,
     pub(crate) auth: Auth,
     pub(crate) server_properties: ServerProperties,
@@ -100,6 +101,14 @@ pub(crate) struct LimitKeys {
     pub(crate) consumers_per_channel_max: usize,
     pub(crate) connections_max: usize,
     pub(crate) unacked_max: usize,
+}
+
+/// What the broker keeps in memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Memory {
+    /// Messages that wait in queues; what is beyond lies on the disk only.
+    pub(crate) messages: MessageMemory,
 }
 
 /// When publishers are blocked.
@@ -235,6 +244,14 @@ impl LimitKeys {
             consumers_per_channel_max: self.consumers_per_channel_max,
             connections_max: self.connections_max,
             unacked_max: self.unacked_max,
+        }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            messages: MessageMemory::Automatic,
         }
     }
 }
@@ -459,6 +476,9 @@ impl Config {
             memory,
             "deliveries",
         );
+        if let MessageMemory::Fixed(size) = self.memory.messages {
+            range("memory.messages", size.0, 1 << 20, 64 << 30, "octets");
+        }
         range(
             "shutdown.grace_secs",
             self.shutdown.grace_secs,

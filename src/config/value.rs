@@ -82,6 +82,55 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
+/// How much memory waiting messages may take: `"auto"`, or a size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MessageMemory {
+    /// By the machine's memory.
+    Automatic,
+    /// So many octets.
+    Fixed(ByteSize),
+}
+
+impl MessageMemory {
+    /// Least and most that "auto" stands for, in octets.
+    const AUTOMATIC: (u64, u64) = (8 << 20, 32 << 20);
+
+    /// The octets on a machine with so much memory.
+    pub(crate) fn octets(self, memory: u64) -> u64 {
+        let (least, most) = Self::AUTOMATIC;
+        match self {
+            Self::Automatic => (memory / 64).clamp(least, most),
+            Self::Fixed(ByteSize(octets)) => octets,
+        }
+    }
+}
+
+impl Serialize for MessageMemory {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Automatic => serializer.serialize_str("auto"),
+            Self::Fixed(size) => size.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MessageMemory {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Number(u64),
+            Text(String),
+        }
+        let refuse = |_| de::Error::custom("expected \"auto\" or a size such as \"32MiB\"");
+        match Raw::deserialize(deserializer).map_err(|error| refuse(error.to_string()))? {
+            Raw::Text(text) if text.trim() == "auto" => Ok(Self::Automatic),
+            Raw::Text(text) => text.parse().map(Self::Fixed).map_err(refuse),
+            Raw::Number(octets) => Ok(Self::Fixed(ByteSize(octets))),
+        }
+    }
+}
+
 /// A threshold: octets, or a part of the machine's memory.
 ///
 /// A number with a decimal point is relative (`0.6`); an integer or a string is absolute (`"2GiB"`).

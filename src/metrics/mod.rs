@@ -116,6 +116,11 @@ fn node_families(page: &mut Page, identity: &Identity, s: &Snapshot, readings: &
         "rabbitmq_queues_created_total", "Queues created", s.queues_created;
         "rabbitmq_queues_deleted_total", "Queues deleted", s.queues_deleted;
         "rabbitmq_io_write_ops_total", "Writes to the message log", s.log_groups;
+        "mambamq_log_checkpoints_total", "Checkpoints of the message log completed", s.log_checkpoints;
+        "mambamq_log_relocations_total", "Files of the message log emptied by copying what lived in them", s.log_relocations;
+        "mambamq_messages_read_back_total", "Messages read back from the disk", s.messages_read_back;
+        "mambamq_message_bytes_paged_out_total", "Octets of waiting messages dropped from memory", s.message_bytes_paged_out;
+        "mambamq_messages_quarantined_total", "Messages that were in the log and could not be read", s.messages_quarantined;
         "rabbitmq_io_write_bytes_total", "Octets written to the message log", s.log_bytes_written;
         "rabbitmq_io_sync_ops_total", "Syncs of the message log to disk", s.log_syncs;
         "rabbitmq_io_sync_time_seconds_total", "Time spent syncing the message log", s.log_sync_seconds;
@@ -345,6 +350,8 @@ fn own_families(page: &mut Page, s: &Snapshot, readings: &Readings) {
         "mambamq_log_files", "Files of the message log", s.log_files;
         "mambamq_log_bytes", "Octets in them", s.log_bytes;
         "mambamq_log_live_bytes", "Of these, octets of messages that still exist", s.log_live_bytes;
+        "mambamq_log_sealed_files", "Files of the message log whose index lies beside them", s.log_sealed_files;
+        "mambamq_message_bytes_in_memory", "Octets that waiting messages take in memory", s.message_bytes_in_memory;
         "process_threads", "Threads of the process", readings.threads;
         "process_resident_memory_bytes", "Resident memory in bytes", readings.resident_bytes;
         "process_open_fds", "Open file descriptors", readings.open_fds;

@@ -151,6 +151,13 @@ impl Broker {
         Self::start_on(self.detach(), &[])
     }
 
+    /// SIGKILL; the folder stays.
+    pub(crate) fn kill(mut self) -> PathBuf {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.detach()
+    }
+
     /// SIGTERM, then a new broker on the same folder.
     pub(crate) fn restart(mut self) -> Self {
         self.terminate();
@@ -275,8 +282,12 @@ pub(crate) fn command(folder: &Path) -> Command {
 }
 
 /// The binary without any flag, and without the environment of whoever runs the tests.
+///
+/// `MAMBAMQ_TEST_BINARY` names another one, such as a release build.
 pub(crate) fn bare_command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mambamq"));
+    let binary = std::env::var_os("MAMBAMQ_TEST_BINARY")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_mambamq").into());
+    let mut command = Command::new(binary);
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("MAMBAMQ_") {
             command.env_remove(key);

@@ -560,6 +560,28 @@ impl Client {
         }
     }
 
+    /// The first thing on this channel that fits, if it comes in time and before the connection ends. For clients that outlive their
+    /// broker: nothing that happens to the connection fails the test.
+    pub(crate) fn try_take(
+        &self,
+        channel: u16,
+        patience: Duration,
+        fits: impl Fn(&Event) -> bool,
+    ) -> Result<Event, Silence> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut wire = self.wire();
+            let found = wire
+                .events
+                .iter()
+                .position(|(id, event)| *id == channel && fits(event));
+            if let Some(index) = found {
+                return Ok(wire.events.remove(index).unwrap().1);
+            }
+            wire.pump(deadline)?;
+        }
+    }
+
     /// The broker has sent nothing on this channel that was not asked for yet.
     ///
     /// A synchronous method on another channel is answered first, so that what was on its way has arrived.
@@ -683,6 +705,21 @@ impl Channel {
                 )
             }
             Event::Method(method) => method,
+            Event::Content(..) => unreachable!(),
+        }
+    }
+
+    /// Sends a method and returns its answer, which may be channel.close, unless the connection ends first.
+    pub(crate) fn try_call(&self, method: &AMQPClass) -> Result<AMQPClass, Silence> {
+        self.send(method);
+        let answer = self.client.try_take(self.id, PATIENCE, |event| {
+            matches!(event, Event::Method(method) if !matches!(
+                method,
+                AMQPClass::Basic(basic::AMQPMethod::Ack(_) | basic::AMQPMethod::Nack(_) | basic::AMQPMethod::Cancel(_))
+            ))
+        })?;
+        match answer {
+            Event::Method(method) => Ok(method),
             Event::Content(..) => unreachable!(),
         }
     }
@@ -901,7 +938,8 @@ impl Channel {
     }
 }
 
-fn content(event: Event) -> Option<Content> {
+/// The message of a basic.deliver or basic.get-ok.
+pub(crate) fn content(event: Event) -> Option<Content> {
     let Event::Content(method, properties, body) = event else {
         return None;
     };

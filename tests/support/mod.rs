@@ -27,7 +27,9 @@ pub(crate) mod expect;
 pub(crate) mod method;
 
 pub(crate) use broker::{Broker, url};
-pub(crate) use client::{Channel, Client, Content, Event, Frame, Options, frame, method_frame};
+pub(crate) use client::{
+    Channel, Client, Content, Event, Frame, Options, Silence, content, frame, method_frame,
+};
 pub(crate) use expect::{Finally, channel_errors, connection_errors, eventually, expand};
 pub(crate) use method::*;
 

@@ -12,11 +12,11 @@ use std::{
 
 use mamba_session::SessionConfig;
 use mamba_store::{
-    CleanStop, DefinitionChange, OpenError, RealDisk, Recovered, RecoveryReport, SequenceRun,
-    Store, StoreConfig, StoreError, SyncMode,
+    Checkpoint, DefinitionChange, OpenError, RealDisk, Recovered, RecoveryReport, Store,
+    StoreConfig, StoreError, SyncMode,
 };
 use mamba_types::{
-    FieldTable, FieldValue, HardError, Limits, LogPosition, Message, QueueId, Sequence, Violation,
+    FieldTable, FieldValue, HardError, Limits, Message, QueueId, Sequence, Violation,
     table::ShortString,
 };
 use parking_lot::{Mutex, RwLock};
@@ -27,7 +27,8 @@ use crate::{
     connection::{Connection, Now},
     metrics::{Counts, Metrics, Snapshot},
     outbox::{ConsumerPort, Notice, Outbox},
-    queue_cell::QueueCell,
+    paging::Paging,
+    queue_cell::{Ended, QueueCell},
     tenants,
     timers::{Doorbell, Timers},
     vhost::{Vhost, VhostSettings},
@@ -53,6 +54,8 @@ pub struct BrokerConfig {
     pub sync: SyncMode,
     /// Octets per log file.
     pub log_file_size: u64,
+    /// Octets of records that waiting messages may take in memory, over all queues.
+    pub message_memory: usize,
     /// Limits for every connection.
     pub limits: Limits,
     /// Shown to clients and operators.
@@ -83,6 +86,7 @@ impl BrokerConfig {
             data_dir: data_dir.into(),
             sync: SyncMode::Fsync,
             log_file_size: 64 << 20,
+            message_memory: 32 << 20,
             limits: Limits::default(),
             node_name: "mambamq@localhost".to_owned(),
             cluster_name: "mambamq@localhost".to_owned(),
@@ -137,7 +141,7 @@ impl Alarms {
 pub(crate) struct Changes {
     pub(crate) definitions: Vec<DefinitionChange>,
     /// Deleted queues with the places of their stored messages.
-    pub(crate) forget: Vec<(QueueId, Vec<LogPosition>)>,
+    pub(crate) forget: Vec<(QueueId, Ended)>,
 }
 
 impl From<Vec<DefinitionChange>> for Changes {
@@ -183,6 +187,7 @@ pub struct Broker {
     /// Connections past `connection.open`.
     opened: AtomicUsize,
     pub(crate) timers: Arc<Timers>,
+    paging: Arc<Paging>,
     alarms: AtomicU8,
     stopping: AtomicBool,
     pub(crate) seed: u64,
@@ -233,6 +238,7 @@ impl Broker {
         store_config.file_size = config.log_file_size;
         let (store, mut recovered) = open(store_config)?;
         let timers: Arc<Timers> = Arc::default();
+        let paging = Paging::new(config.message_memory);
         let mut definitions = std::mem::take(&mut recovered.definitions);
         tenants::seed_new_node(&store, &config, &mut definitions)?;
         let directory = tenants::directory(&definitions);
@@ -240,8 +246,14 @@ impl Broker {
         let mut vhosts = HashMap::new();
         for (vhost, own) in tenants::by_vhost(definitions) {
             let settings = tenants::settings(&vhost);
-            let made = Vhost::new(&vhost.name, settings, seed, Arc::clone(&timers), unix_ms);
-            let vhost = Arc::new(made);
+            let vhost = Arc::new(Vhost::new(
+                &vhost.name,
+                settings,
+                seed,
+                Arc::clone(&timers),
+                Arc::clone(&paging),
+                unix_ms,
+            ));
             vhost.recover(&store, own, &mut recovered);
             vhosts.insert(Arc::clone(&vhost.name), vhost);
         }
@@ -266,6 +278,7 @@ impl Broker {
             next_connection: AtomicU64::new(1),
             opened: AtomicUsize::new(0),
             timers,
+            paging,
             alarms: AtomicU8::new(0),
             stopping: AtomicBool::new(false),
             seed,
@@ -277,7 +290,14 @@ impl Broker {
     }
 
     pub(crate) fn new_vhost(&self, name: &str, settings: VhostSettings, unix_ms: u64) -> Vhost {
-        Vhost::new(name, settings, self.seed, Arc::clone(&self.timers), unix_ms)
+        Vhost::new(
+            name,
+            settings,
+            self.seed,
+            Arc::clone(&self.timers),
+            Arc::clone(&self.paging),
+            unix_ms,
+        )
     }
 
     /// What recovery met at the start.
@@ -611,26 +631,26 @@ impl Broker {
         if queue.declaration.durable {
             definitions.push(DefinitionChange::delete(&vhost.queue_definition(queue)));
         }
-        let forget = queue
-            .declaration
-            .durable
-            .then_some((queue.id, ended.stored))
-            .into_iter()
-            .collect();
+        let ready = ended.ready;
+        let (forget, at_once) = if queue.declaration.durable {
+            (vec![(queue.id, ended)], None)
+        } else {
+            (Vec::new(), Some(ended))
+        };
         let commit = self.commit(Changes {
             definitions,
             forget,
         });
         drop(table);
+        if let Some(ended) = at_once {
+            ended.forget(queue.id, self.store.0.log());
+        }
         let mut counts = Counts {
             queues_deleted: 1,
             ..Counts::default()
         };
         self.metrics.add(&mut counts);
-        Ok(Some(RemovedQueue {
-            ready: ended.ready,
-            commit,
-        }))
+        Ok(Some(RemovedQueue { ready, commit }))
     }
 
     /// Hands a change to the definitions database; `None` when there is nothing to store. Call it under the lock of
@@ -650,8 +670,8 @@ impl Broker {
             if let Err(error) = &result {
                 tracing::error!(%error, "a change of definitions could not be stored");
             } else {
-                for (queue, stored) in forget {
-                    log.forget_queue(queue, &stored);
+                for (queue, ended) in forget {
+                    ended.forget(queue, &log);
                 }
             }
             decided.decide(result.is_ok());
@@ -663,34 +683,74 @@ impl Broker {
         Some(commit)
     }
 
-    /// Moves the few live messages that keep old log files from being reclaimed. Call it now and then.
-    pub fn reclaim(&self) {
-        let Some(range) = self.store.0.log().relocation_candidate() else {
-            return;
-        };
-        for vhost in self.vhosts() {
-            for queue in vhost.queues() {
-                queue.relocate(&range);
+    /// Keeps the log small and its recovery short, and queues nobody uses within their share of memory. Call it now and then, and
+    /// when the log begins a new file.
+    pub fn maintain(&self) {
+        if self.paging.is_tight() {
+            for queue in self.all_queues() {
+                queue.tidy();
             }
         }
+        let log = self.store.0.log();
+        if let Some(checkpoint) = log.checkpoint_due() {
+            self.write_checkpoint(checkpoint);
+        }
+        if let Some(mut relocation) = log.relocation_candidate() {
+            let in_file = relocation.queues();
+            let queues = self.all_queues();
+            let mut concerned = queues
+                .iter()
+                .filter(|queue| in_file.binary_search(&queue.id).is_ok());
+            if concerned.all(|queue| queue.relocate(&mut relocation)) {
+                log.relocated(relocation);
+            }
+        }
+    }
+
+    fn all_queues(&self) -> Vec<Arc<QueueCell>> {
+        self.vhosts()
+            .iter()
+            .flat_map(|vhost| vhost.queues())
+            .collect()
+    }
+
+    /// Has `doorbell` rung whenever the log begins a new file: a good moment for [`Self::maintain`].
+    pub fn on_new_log_file(&self, doorbell: Doorbell) {
+        self.store.0.log().on_new_file(doorbell);
+    }
+
+    /// Reads back what queues need from the disk, until [`Self::stop_paging`]. For threads of its own: it blocks.
+    pub fn page_in(&self) {
+        self.paging.work();
+    }
+
+    /// Reads one thing back that a queue needs, if there is one; returns whether there was.
+    pub fn page_in_once(&self) -> bool {
+        self.paging.work_once()
+    }
+
+    /// Ends [`Self::page_in`].
+    pub fn stop_paging(&self) {
+        self.paging.stop();
     }
 
     /// Writes down the exact state and waits until it is durable. Call it after the connections are gone.
     /// Returns whether everything is on disk.
     #[must_use]
     pub fn stop(&self) -> bool {
-        let mut state = CleanStop::default();
-        for vhost in self.vhosts() {
-            for queue in vhost.queues() {
-                let runs = runs(&queue.redelivered_at_stop());
-                if !runs.is_empty() {
-                    state.redelivered.push((queue.id, runs));
-                }
-            }
-        }
-        state.redelivered.sort_by_key(|(id, _): &(QueueId, _)| *id);
+        let log = self.store.0.log();
+        self.write_checkpoint(log.begin_checkpoint());
         self.store.0.definitions().flush();
-        self.store.0.log().clean_stop(&state)
+        log.clean_stop()
+    }
+
+    /// Has every queue write down what lives in it. The queues are listed after the checkpoint's beginning: one that is declared
+    /// later holds nothing older.
+    fn write_checkpoint(&self, checkpoint: Checkpoint) {
+        for queue in self.all_queues() {
+            queue.checkpoint();
+        }
+        self.store.0.log().checkpoint_done(checkpoint);
     }
 
     /// The node's counters at this moment.
@@ -718,27 +778,16 @@ impl Broker {
         snapshot.log_files = log.files;
         snapshot.log_bytes = log.log_bytes;
         snapshot.log_live_bytes = log.live_bytes;
+        snapshot.log_sealed_files = log.sealed_files;
+        snapshot.log_checkpoints = log.checkpoints;
+        snapshot.log_relocations = log.relocations;
+        snapshot.message_bytes_in_memory = self.paging.resident() as u64;
+        snapshot.messages_read_back = self.paging.read.load(Ordering::Relaxed);
+        snapshot.message_bytes_paged_out = self.paging.dropped_bytes.load(Ordering::Relaxed);
+        snapshot.messages_quarantined = self.paging.quarantined.load(Ordering::Relaxed);
         let alarms = self.alarms();
         snapshot.alarm_memory = alarms.memory;
         snapshot.alarm_disk = alarms.disk;
         snapshot
     }
-}
-
-fn runs(sequences: &[Sequence]) -> Vec<SequenceRun> {
-    let mut runs: Vec<SequenceRun> = Vec::new();
-    for &sequence in sequences {
-        match runs.last_mut() {
-            Some(run)
-                if run.first.0 + u64::from(run.count) == sequence.0 && run.count < u32::MAX =>
-            {
-                run.count += 1
-            }
-            _ => runs.push(SequenceRun {
-                first: sequence,
-                count: 1,
-            }),
-        }
-    }
-    runs
 }

@@ -51,9 +51,11 @@ pub(crate) fn bury(source: &Arc<QueueCell>, vhost: &Vhost, dead: Vec<(Stored, De
             settled.push(Settled {
                 sequence: stored.sequence,
                 at: stored.at,
+                octets: u32::try_from(stored.message.record_len()).unwrap_or(u32::MAX),
             });
         }
-        source.sent(&settled);
+        settled.sort_unstable_by_key(|settled| settled.sequence);
+        source.buried(&settled);
     }
 }
 

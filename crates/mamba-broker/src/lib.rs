@@ -13,6 +13,7 @@ mod dead_letters;
 pub mod metrics;
 pub mod outbox;
 mod pacing;
+mod paging;
 pub mod queue_cell;
 pub mod tenants;
 mod timers;

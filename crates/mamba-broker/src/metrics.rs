@@ -47,6 +47,20 @@ macro_rules! counters {
             pub log_bytes: u64,
             /// Of these, octets of live messages.
             pub log_live_bytes: u64,
+            /// Log files whose index lies beside them.
+            pub log_sealed_files: u64,
+            /// Checkpoints completed since the start.
+            pub log_checkpoints: u64,
+            /// Log files emptied by copying what lived in them.
+            pub log_relocations: u64,
+            /// Octets of records that waiting messages take in memory.
+            pub message_bytes_in_memory: u64,
+            /// Messages read back from the disk since the start.
+            pub messages_read_back: u64,
+            /// Octets of records dropped from memory since the start.
+            pub message_bytes_paged_out: u64,
+            /// Messages that were in the log and could not be read, since the start.
+            pub messages_quarantined: u64,
             /// The memory alarm is on.
             pub alarm_memory: bool,
             /// The disk alarm is on.

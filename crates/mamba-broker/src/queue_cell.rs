@@ -2,7 +2,8 @@
 //!
 //! Every change goes through [`QueueCell::change`]: it runs one step of the state machine, hands ready
 //! messages to consumers, writes what must survive to the log and fills the outboxes, all under the one lock,
-//! so that the log and every consumer see the queue's own order.
+//! so that the log and every consumer see the queue's own order. What needs the disk ([`QueueCell::page_in`],
+//! [`QueueCell::relocate`]) reads first and takes the lock after.
 
 use std::{
     fmt,
@@ -12,13 +13,17 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetched, Incoming, Outcome, Overflow, Queue, QueueKind,
-    Settings, Stored, UnackedKey,
+    ConsumerId, DeathReason, Effects, Fetch, Fetched, Incoming, Moved, Outcome, Overflow, PageIn,
+    PagedRun, Queue, QueueKind, Settings, Stored, UnackedKey, Window,
 };
 use mamba_routing::QueueHandle;
-use mamba_store::{EnqueuedRun, Log, Settled};
-use mamba_types::{FieldTable, LogPosition, Message, QueueId, Sequence};
+use mamba_store::{
+    Damage, EnqueuedRun, LiveRun, LoadRequest, Log, RecoveredRun, Relocated, Relocation,
+    RelocationBatch, RelocationCursor, Settled,
+};
+use mamba_types::{FieldTable, LogPosition, Message, QueueId, Sequence, message};
 use parking_lot::Mutex;
 
 use crate::{
@@ -27,8 +32,20 @@ use crate::{
     dead_letters,
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
+    paging::{Job, PagedIn, Paging},
     vhost::Vhost,
 };
+
+/// Change of octets in memory that the node's budget is told.
+const ACCOUNT_STEP: usize = 16 << 10;
+/// Octets of transient messages written to the log in one go.
+const SPILL_BYTES_MAX: usize = 4 << 20;
+/// Unwritten octets of the log above which no transient messages are added to them.
+const SPILL_BACKLOG_MAX: u64 = 16 << 20;
+/// Messages read back at once.
+const READ_MESSAGES_MAX: usize = 16_384;
+/// Times `basic.get` reads back before it says that the queue is empty.
+const FETCH_TRIES: usize = 64;
 
 /// What `queue.declare` said.
 #[derive(Clone, Debug)]
@@ -65,6 +82,9 @@ pub struct QueueCell {
     /// When the queue expires unless it is used, in milliseconds since 1970; 0 before its first lease.
     lease_until: AtomicU64,
     log: Log,
+    paging: Arc<Paging>,
+    /// Counts relocations of its messages: what was read before one does not know the new places.
+    relocations: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -72,12 +92,26 @@ struct State {
     queue: Queue<ConsumerPort>,
     effects: Effects,
     deleted: bool,
-    /// Messages came in while nobody consumed, and the log does not know yet that they may be delivered.
-    unnoted: bool,
+    /// The log knows of everything up to here that it may be delivered.
+    noted: Sequence,
+    /// Octets in memory, as last told to the node's budget.
+    accounted: usize,
+    /// How far the log was written when the queue was last paged out, and the octets that remained.
+    paged_at: LogPosition,
+    kept: usize,
+    /// Dead letters on their way to other queues: until those have them, they live here.
+    burying: Vec<Stored>,
     /// When the node's timers will look at the queue, in milliseconds since 1970.
     timer_at: Option<u64>,
     /// Publishers that wait until the queue is short.
     waiters: Vec<Arc<Waiter>>,
+}
+
+/// What a step leaves to do without the queue's lock.
+#[derive(Default)]
+struct Aftermath {
+    dead: Vec<(Stored, DeathReason)>,
+    dropped: Vec<PagedRun>,
 }
 
 /// A queue's counters at one moment.
@@ -106,44 +140,55 @@ pub(crate) struct Enqueued {
     pub(crate) rejected: Vec<u32>,
 }
 
-/// Stored arrivals as runs of consecutive sequences whose records lie back to back.
+/// Stored messages as runs of consecutive sequences of one level whose records lie back to back.
 struct Runs {
     list: Vec<EnqueuedRun>,
-    next: u64,
-    end: LogPosition,
     may_be_delivered: bool,
+    volatile: bool,
 }
 
 impl Runs {
-    const fn new(first: Sequence, may_be_delivered: bool) -> Self {
+    const fn new(may_be_delivered: bool) -> Self {
         Self {
             list: Vec::new(),
-            next: first.0,
-            end: LogPosition::NONE,
             may_be_delivered,
+            volatile: false,
         }
     }
 
-    fn add(&mut self, arrival: &Arrival) {
-        let (sequence, at) = (self.next, arrival.incoming.at);
-        self.next += 1;
+    fn add(&mut self, sequence: Sequence, level: u8, at: LogPosition, message: &Message) {
         if at == LogPosition::NONE {
             return;
         }
+        let octets = narrow(message.record_len());
+        let body_octets = narrow(message.body_len());
         match self.list.last_mut() {
-            Some(run) if self.end == at && run.first.0 + u64::from(run.count) == sequence => {
-                run.count += 1
+            Some(run)
+                if run.at.0 + u64::from(run.octets) == at.0
+                    && run.first.0 + u64::from(run.count) == sequence.0
+                    && run.level == level =>
+            {
+                run.count += 1;
+                run.octets += octets;
+                run.body_octets += body_octets;
             }
             _ => self.list.push(EnqueuedRun {
-                first: Sequence(sequence),
+                first: sequence,
                 count: 1,
                 at,
+                octets,
+                body_octets,
+                level,
                 may_be_delivered: self.may_be_delivered,
                 delivery_count: 0,
+                volatile: self.volatile,
             }),
         }
-        self.end = LogPosition(at.0 + u64::from(arrival.record_len));
     }
+}
+
+fn narrow(octets: usize) -> u32 {
+    u32::try_from(octets).unwrap_or(u32::MAX)
 }
 
 /// What a queue held when it was deleted.
@@ -151,8 +196,20 @@ impl Runs {
 pub(crate) struct Ended {
     /// Ready messages.
     pub(crate) ready: u64,
-    /// Where the records of its stored messages lie.
-    pub(crate) stored: Vec<LogPosition>,
+    /// Its messages in memory that have a place in the log.
+    pub(crate) stored: Vec<Settled>,
+    /// Its messages that are only there.
+    pub(crate) paged: Vec<PagedRun>,
+}
+
+impl Ended {
+    /// Gives the space of its messages free. Call it when the deletion lasts.
+    pub(crate) fn forget(self, queue: QueueId, log: &Log) {
+        log.forget_queue(queue, &self.stored);
+        for run in self.paged {
+            log.dropped(queue, run.level, run.from, run.to);
+        }
+    }
 }
 
 /// The handle routing returns.
@@ -197,24 +254,19 @@ impl fmt::Debug for QueueRef {
     }
 }
 
-/// A message for [`QueueCell::enqueue`], with the octet range of its record in the batch's chunk when it is
-/// to be stored.
+/// A message for [`QueueCell::enqueue`].
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
     pub(crate) incoming: Incoming,
-    /// Octets of the record; records of one run lie back to back.
-    pub(crate) record_len: u32,
     /// Its number in the publishing connection's batch.
     pub(crate) item: u32,
 }
 
 impl Arrival {
     /// A message that is a batch of its own.
-    pub(crate) fn alone(message: Message, at: LogPosition) -> Self {
-        let record_len = u32::try_from(message.record_len()).unwrap_or(u32::MAX);
+    pub(crate) const fn alone(message: Message, at: LogPosition) -> Self {
         Self {
             incoming: Incoming { message, at },
-            record_len,
             item: 0,
         }
     }
@@ -238,7 +290,11 @@ impl QueueCell {
                 queue: Queue::new(declaration.settings, first),
                 effects: Effects::default(),
                 deleted: false,
-                unnoted: false,
+                noted: Sequence(0),
+                accounted: 0,
+                paged_at: LogPosition::NONE,
+                kept: 0,
+                burying: Vec::new(),
                 timer_at: None,
                 waiters: Vec::new(),
             }),
@@ -248,6 +304,8 @@ impl QueueCell {
             declaration,
             generation: Arc::new(AtomicU64::new(0)),
             log,
+            paging: Arc::clone(&home.paging),
+            relocations: AtomicU64::new(0),
         })
     }
 
@@ -291,23 +349,31 @@ impl QueueCell {
         if state.deleted {
             return None;
         }
-        let mut dead = Vec::new();
-        let State {
-            queue,
-            effects,
-            unnoted,
-            waiters,
-            timer_at,
-            ..
-        } = &mut *state;
+        let mut after = Aftermath::default();
+        let State { queue, effects, .. } = &mut *state;
         let result = step(queue, effects);
-        self.note_delivered(queue, unnoted);
-        let position = self.carry_out(queue, effects, &mut dead);
-        Self::release_waiters(queue, waiters);
-        self.arm(queue, timer_at);
+        let position = self.follow(&mut state, &mut after);
+        Self::release_waiters(&mut state);
         drop(state);
-        self.bury(dead);
+        self.finish(after);
         Some((result, position))
+    }
+
+    /// Everything that follows a step, still under the lock. Returns the log position that makes its settlements durable.
+    fn follow(self: &Arc<Self>, state: &mut State, after: &mut Aftermath) -> LogPosition {
+        self.note_delivered(state);
+        let position = self.carry_out(state, after);
+        self.arm(state);
+        self.balance(state);
+        position
+    }
+
+    /// What a step leaves to do without the lock.
+    fn finish(self: &Arc<Self>, after: Aftermath) {
+        for run in after.dropped {
+            self.log.dropped(self.id, run.level, run.from, run.to);
+        }
+        self.bury(after.dead);
     }
 
     /// Takes a batch of messages in.
@@ -329,28 +395,36 @@ impl QueueCell {
             long: false,
             rejected: Vec::new(),
         };
+        let mut after = Aftermath::default();
         let mut state = self.state.lock();
         if state.deleted {
             arrivals.clear();
             return enqueued;
         }
         if self.declaration.settings.overflow == Overflow::DropHead {
-            self.take_in(&mut state, arrivals.drain(..), &mut enqueued, dead);
+            self.take_in(&mut state, arrivals.drain(..), &mut enqueued, &mut after);
         } else {
             // Whether there is room for a message depends on where the one before it went.
             for arrival in arrivals.drain(..) {
                 if state.queue.admits(arrival.incoming.message.body_len()) {
-                    self.take_in(&mut state, std::iter::once(arrival), &mut enqueued, dead);
+                    self.take_in(
+                        &mut state,
+                        std::iter::once(arrival),
+                        &mut enqueued,
+                        &mut after,
+                    );
                 } else {
                     enqueued.rejected.push(arrival.item);
-                    self.refuse(arrival, dead);
+                    self.refuse(arrival, &mut after.dead);
                 }
             }
         }
+        self.balance(&mut state);
         enqueued.long = state.queue.consumer_count() > 0
             && (state.queue.ready_count() > pacing::LONG_MESSAGES
                 || state.queue.ready_bytes() > pacing::LONG_BYTES);
         drop(state);
+        dead.append(&mut after.dead);
         enqueued
     }
 
@@ -359,28 +433,30 @@ impl QueueCell {
         state: &mut State,
         arrivals: impl ExactSizeIterator<Item = Arrival>,
         enqueued: &mut Enqueued,
-        dead: &mut Vec<(Stored, DeathReason)>,
+        after: &mut Aftermath,
     ) {
-        let State {
-            queue,
-            effects,
-            unnoted,
-            timer_at,
-            ..
-        } = state;
+        let queue = &mut state.queue;
         let watched = queue.consumer_count() > 0;
-        let mut runs = Runs::new(queue.next_sequence(), watched);
+        // Behind what lies on the disk nobody gets them before they have been read back or moved up.
+        let at_once = watched && queue.paged_count() == 0;
+        let mut runs = Runs::new(at_once);
+        let settings = *queue.settings();
+        let mut next = queue.next_sequence();
         queue.enqueue(arrivals.map(|arrival| {
-            runs.add(&arrival);
+            let Incoming { message, at } = &arrival.incoming;
+            runs.add(next, settings.level_of(message), *at, message);
+            next = next.next();
             arrival.incoming
         }));
         if !runs.list.is_empty() {
             enqueued.position = self.log.append_enqueued(self.id, &runs.list);
-            *unnoted |= !watched;
+            if at_once {
+                state.noted = Sequence(next.0.saturating_sub(1));
+            }
         }
         if watched || queue.may_expire() || queue.has_length_limit() {
-            self.carry_out(queue, effects, dead);
-            self.arm(queue, timer_at);
+            self.carry_out(state, after);
+            self.arm(state);
         }
     }
 
@@ -430,12 +506,12 @@ impl QueueCell {
     }
 
     /// Has the node's timers look at the queue when its next message expires.
-    fn arm(self: &Arc<Self>, queue: &Queue<ConsumerPort>, timer_at: &mut Option<u64>) {
-        if let Some(deadline) = queue.next_deadline()
-            && timer_at.is_none_or(|armed| deadline < armed)
+    fn arm(self: &Arc<Self>, state: &mut State) {
+        if let Some(deadline) = state.queue.next_deadline()
+            && state.timer_at.is_none_or(|armed| deadline < armed)
             && let Some(home) = self.home.upgrade()
         {
-            *timer_at = Some(deadline);
+            state.timer_at = Some(deadline);
             home.timers.add(deadline, self);
         }
     }
@@ -490,51 +566,199 @@ impl QueueCell {
         state.queue.ready_count() as u64
     }
 
-    fn release_waiters(queue: &Queue<ConsumerPort>, waiters: &mut Vec<Arc<Waiter>>) {
-        if !waiters.is_empty() && pacing::is_short(queue.ready_count(), queue.ready_bytes()) {
-            for waiter in waiters.drain(..) {
+    fn release_waiters(state: &mut State) {
+        let queue = &state.queue;
+        if !state.waiters.is_empty() && pacing::is_short(queue.ready_count(), queue.ready_bytes()) {
+            for waiter in state.waiters.drain(..) {
                 waiter.release();
             }
         }
     }
 
-    /// Messages that come while there are consumers carry the flag themselves; those that were there before
-    /// the first consumer get it here, in one entry.
-    fn note_delivered(&self, queue: &Queue<ConsumerPort>, unnoted: &mut bool) {
-        if *unnoted && queue.consumer_count() > 0 {
-            *unnoted = false;
-            self.log
-                .append_delivered(self.id, Sequence(queue.next_sequence().0.saturating_sub(1)));
+    /// Tells the log, before the fact and in one entry, that what is within reach of consumers may be delivered. Messages that come
+    /// while there are consumers carry the flag themselves.
+    fn note_delivered(&self, state: &mut State) {
+        if state.queue.consumer_count() > 0
+            && let Some(up_to) = state.queue.deliverable_to()
+            && up_to > state.noted
+        {
+            state.noted = up_to;
+            self.log.append_delivered(self.id, up_to);
         }
     }
 
-    /// Takes one message out for `basic.get`.
-    pub(crate) fn fetch(self: &Arc<Self>, no_ack: bool) -> Option<Option<Fetched>> {
-        self.renew_lease();
-        let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
-        self.change(|queue, effects| {
-            queue.expire(now_ms, effects);
-            let fetched = queue.fetch(no_ack, effects)?;
-            if fetched.stored.at != LogPosition::NONE && !no_ack {
-                self.log.append_delivered(self.id, fetched.stored.sequence);
+    /// Keeps what the queue has in memory within its share of the node's budget: what is in the log anyway is dropped, and what is
+    /// not goes there first.
+    fn balance(&self, state: &mut State) {
+        let resident = state.queue.resident_bytes();
+        let share = self.paging.share();
+        // What could not be dropped the last time can be dropped only when more of the log has been written.
+        let written = self.log.written();
+        if resident > share && (written > state.paged_at || resident > 2 * state.kept) {
+            let keep = share / 4;
+            let log_is_well = !self.log.failed() && self.log.backlog_bytes() < SPILL_BACKLOG_MAX;
+            if log_is_well {
+                self.spill(state, keep);
             }
-            Some(fetched)
-        })
+            let dropped = state.queue.page_out(written, keep);
+            state.paged_at = written;
+            state.kept = state.queue.resident_bytes();
+            if dropped > 0 {
+                self.paging
+                    .dropped_bytes
+                    .fetch_add(dropped as u64, Ordering::Relaxed);
+            }
+        }
+        let resident = state.queue.resident_bytes();
+        if resident.abs_diff(state.accounted) >= ACCOUNT_STEP || resident == 0 {
+            self.paging.account(state.accounted, resident);
+            state.accounted = resident;
+        }
     }
 
-    fn carry_out(
-        self: &Arc<Self>,
-        queue: &mut Queue<ConsumerPort>,
-        effects: &mut Effects,
-        dead: &mut Vec<(Stored, DeathReason)>,
-    ) -> LogPosition {
+    /// Writes transient messages beyond `keep` octets to the log, for want of memory: nobody waits for that, and a restart
+    /// forgets them.
+    fn spill(&self, state: &mut State, keep: usize) {
+        let mut chunk = Vec::new();
+        let mut spilled: Vec<(u8, &mut Stored, usize)> = Vec::new();
+        for (level, stored) in state.queue.unstored_beyond(keep) {
+            if chunk.len() >= SPILL_BYTES_MAX {
+                break;
+            }
+            let start = chunk.len();
+            chunk.extend_from_slice(stored.message.record());
+            // A transient record has no checksum before it goes to a disk.
+            message::finish(&mut chunk, start);
+            spilled.push((level, stored, start));
+        }
+        if spilled.is_empty() {
+            return;
+        }
+        let appended = self.log.append_messages(Bytes::from(chunk));
+        let mut runs = Runs::new(false);
+        runs.volatile = true;
+        for (level, stored, start) in spilled {
+            stored.at = LogPosition(appended.at().0 + start as u64);
+            runs.add(stored.sequence, level, stored.at, &stored.message);
+        }
+        self.log.append_enqueued(self.id, &runs.list);
+    }
+
+    /// Drops from memory what can be had back from the disk; for queues nobody uses at the moment.
+    pub(crate) fn tidy(&self) {
+        let mut state = self.state.lock();
+        if !state.deleted {
+            self.balance(&mut state);
+        }
+    }
+
+    /// Takes one message out for `basic.get`. Reads from the disk where it must.
+    pub(crate) fn fetch(self: &Arc<Self>, no_ack: bool) -> Option<Fetched> {
+        self.renew_lease();
+        let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
+        // Between reading back and looking again somebody else may be faster, but not for ever.
+        for _ in 0..FETCH_TRIES {
+            let fetched = self.change(|queue, effects| {
+                queue.expire(now_ms, effects);
+                let fetched = queue.fetch_next(no_ack, effects);
+                if let Fetch::Message(fetched) = &fetched
+                    && fetched.stored.at != LogPosition::NONE
+                    && !no_ack
+                {
+                    self.log.append_delivered(self.id, fetched.stored.sequence);
+                }
+                fetched
+            })?;
+            match fetched {
+                Fetch::Message(fetched) => return Some(fetched),
+                Fetch::Empty => return None,
+                Fetch::Wanted => self.paging.finish(self.id),
+            }
+        }
+        None
+    }
+
+    /// Reads a part of the queue back that lies on the disk only.
+    pub(crate) fn page_in(self: &Arc<Self>, wanted: &PageIn) -> PagedIn {
+        let relocations = self.relocations.load(Ordering::Acquire);
+        let window = self.paging.read_bytes();
+        let loaded = self.log.load(&LoadRequest {
+            queue: self.id,
+            level: wanted.level,
+            from: wanted.from,
+            to: wanted.to,
+            octets_max: wanted.octets.min(window).max(1),
+            messages_max: READ_MESSAGES_MAX,
+        });
+        self.report_damage(&loaded.damaged);
+        let count = loaded.messages.len() as u64;
+        self.paging.read.fetch_add(count, Ordering::Relaxed);
+        let too_early = loaded.next <= wanted.from;
+        self.change(|queue, _| {
+            if too_early || self.relocations.load(Ordering::Acquire) != relocations {
+                // Not written yet, or copied meanwhile: read again, from their new places.
+                queue.load_failed(wanted.level, wanted.token);
+                return;
+            }
+            queue.set_window(Window {
+                head_bytes: window,
+                low_bytes: window / 2,
+                tail_bytes: window,
+            });
+            let messages = loaded.messages.into_iter().map(|loaded| Stored {
+                sequence: loaded.sequence,
+                message: loaded.message,
+                at: loaded.at,
+                returns: 0,
+                redelivered: false,
+            });
+            let missing = queue.paged_in(wanted.level, wanted.token, messages.collect(), loaded.next);
+            if missing > 0 {
+                self.paging.quarantined.fetch_add(missing, Ordering::Relaxed);
+                tracing::error!(vhost = %self.vhost, queue = %self.name, missing, "messages of a queue cannot be read back from the log; the queue goes on without them");
+            }
+        });
+        if too_early {
+            PagedIn::TooEarly
+        } else {
+            PagedIn::Done
+        }
+    }
+
+    fn report_damage(&self, damaged: &[Damage]) {
+        for damage in damaged {
+            tracing::error!(
+                vhost = %self.vhost,
+                queue = %self.name,
+                first = damage.first.0,
+                messages = damage.count,
+                reason = %damage.reason,
+                "damaged messages in the log: check the disk, and run `mambamq store verify` when the node is stopped"
+            );
+            if !damage.unreadable {
+                self.log.quarantine(damage);
+                let each = damage.octets / damage.count.max(1);
+                let settled = (0..u64::from(damage.count)).map(|number| Settled {
+                    sequence: Sequence(damage.first.0 + number),
+                    at: damage.at,
+                    octets: each,
+                });
+                self.log
+                    .append_settled(self.id, &settled.collect::<Vec<_>>());
+            }
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, state: &mut State, after: &mut Aftermath) -> LogPosition {
         let mut position = LogPosition::NONE;
-        let now_ms = if queue.may_expire() {
+        let now_ms = if state.queue.may_expire() {
             self.home.upgrade().map_or(0, |home| home.unix_ms())
         } else {
             0
         };
+        self.place_moved(state);
         loop {
+            let State { queue, effects, .. } = state;
             queue.expire_waited(now_ms, effects);
             queue.dispatch(effects);
             queue.expire(now_ms, effects);
@@ -542,9 +766,23 @@ impl QueueCell {
             if effects.is_empty() {
                 return position;
             }
-            position = position.max(self.settle_in_log(effects));
-            dead.append(&mut effects.dead);
+            position = position.max(self.settle_in_log(state));
+            let State {
+                queue,
+                effects,
+                burying,
+                ..
+            } = state;
+            burying.extend(effects.dead.iter().map(|(stored, _)| stored.clone()));
+            after.dead.append(&mut effects.dead);
+            after.dropped.append(&mut effects.dropped);
             Self::deliver(queue, effects);
+            for page_in in effects.wanted.drain(..) {
+                self.paging.request(Job {
+                    queue: Arc::clone(self),
+                    page_in,
+                });
+            }
             let mut again = false;
             for consumer in effects.starved.drain(..) {
                 let starved = queue.port(consumer).map(|port| Arc::clone(&port.outbox));
@@ -564,23 +802,83 @@ impl QueueCell {
         }
     }
 
-    fn settle_in_log(&self, effects: &mut Effects) -> LogPosition {
+    /// What goes to the queue's end gets a new place in it, and a new record.
+    fn place_moved(&self, state: &mut State) {
+        let State { queue, effects, .. } = state;
+        for Moved { from, stored } in effects.moved.drain(..) {
+            // It goes to the end of the queue: a new place in it, and a new record.
+            let appended = self.log.append_messages(stored.message.record().clone());
+            let mut runs = Runs::new(true);
+            runs.volatile = !self.stores(stored.message.persistent());
+            let level = queue.level_of(&stored.message);
+            runs.add(stored.sequence, level, appended.at(), &stored.message);
+            for run in &mut runs.list {
+                run.delivery_count = stored.returns;
+            }
+            self.log.append_enqueued(self.id, &runs.list);
+            queue.set_place(stored.sequence, appended.at());
+            effects.settled.push(from);
+        }
+    }
+
+    fn settle_in_log(&self, state: &mut State) -> LogPosition {
+        let State { effects, .. } = state;
         let mut position = LogPosition::NONE;
         if !effects.settled.is_empty() {
-            let settled: Vec<Settled> = effects
-                .settled
-                .drain(..)
-                .map(|settled| Settled {
-                    sequence: settled.sequence,
-                    at: settled.at,
-                })
-                .collect();
+            let settled: Vec<Settled> = effects.settled.drain(..).map(settled_in_log).collect();
             position = self.log.append_settled(self.id, &settled);
         }
         for (sequence, count) in effects.returned.drain(..) {
             position = self.log.append_delivery_count(self.id, sequence, count);
         }
+        if !effects.dropped.is_empty() {
+            position = self.write_state(state);
+        }
         position
+    }
+
+    /// Writes down all that lives in the queue.
+    fn write_state(&self, state: &mut State) -> LogPosition {
+        let mut runs: Vec<LiveRun> = state
+            .queue
+            .live_runs(false)
+            .into_iter()
+            .map(|run| LiveRun {
+                level: run.level,
+                from: run.from,
+                to: run.to,
+                delivered: run.delivered,
+                delivery_count: run.returns,
+            })
+            .collect();
+        if !state.burying.is_empty() {
+            let settings = self.declaration.settings;
+            let dying = state
+                .burying
+                .iter()
+                .filter(|stored| stored.at != LogPosition::NONE);
+            runs.extend(dying.map(|stored| LiveRun {
+                level: settings.level_of(&stored.message),
+                from: stored.sequence,
+                to: stored.sequence.next(),
+                delivered: stored.redelivered,
+                delivery_count: stored.returns,
+            }));
+            runs.sort_unstable_by_key(|run| (run.level, run.from));
+        }
+        let position = self.log.append_state(self.id, &runs);
+        state.noted = Sequence(0);
+        self.note_delivered(state);
+        position
+    }
+
+    /// Writes the queue's part of a checkpoint.
+    pub(crate) fn checkpoint(&self) {
+        let mut state = self.state.lock();
+        let holds = state.queue.ready_count() + state.queue.unacked_count() > 0;
+        if !state.deleted && (holds || !state.burying.is_empty()) {
+            self.write_state(&mut state);
+        }
     }
 
     fn deliver(queue: &Queue<ConsumerPort>, effects: &mut Effects) {
@@ -625,6 +923,36 @@ impl QueueCell {
         self.log.append_settled(self.id, settled);
     }
 
+    /// Dead letters have found their new queues, or none.
+    pub(crate) fn buried(&self, settled: &[Settled]) {
+        let mut state = self.state.lock();
+        let gone = |stored: &Stored| {
+            settled
+                .binary_search_by_key(&stored.sequence, |settled| settled.sequence)
+                .is_ok()
+        };
+        state.burying.retain(|stored| !gone(stored));
+        self.log.append_settled(self.id, settled);
+    }
+
+    /// Takes back a delivery without acknowledgement that never left. A checkpoint may have taken it for gone, and its file with it:
+    /// it is written again.
+    pub(crate) fn take_back(self: &Arc<Self>, mut stored: Stored) -> Option<()> {
+        if stored.at != LogPosition::NONE {
+            let level = self.declaration.settings.level_of(&stored.message);
+            let volatile = !self.stores(stored.message.persistent());
+            let again = Relocated {
+                sequence: stored.sequence,
+                message: stored.message.clone(),
+                at: stored.at,
+                delivery_count: stored.returns,
+                may_be_delivered: true,
+            };
+            stored.at = self.log.append_again(self.id, level, volatile, &again);
+        }
+        self.change(|queue, _| queue.give_back(stored))
+    }
+
     /// Counters of this moment.
     pub fn counts(&self) -> QueueCounts {
         let state = self.state.lock();
@@ -637,17 +965,19 @@ impl QueueCell {
         }
     }
 
-    /// Looks at the queue without changing it.
-    pub(crate) fn inspect<R>(&self, look: impl FnOnce(&Queue<ConsumerPort>) -> R) -> R {
-        look(&self.state.lock().queue)
-    }
-
     /// Puts back what survived a restart.
-    pub(crate) fn restore(&self, messages: impl Iterator<Item = Stored>) {
+    pub(crate) fn restore(&self, runs: &[RecoveredRun]) {
         let mut state = self.state.lock();
-        for stored in messages {
-            state.unnoted |= !stored.redelivered;
-            state.queue.restore(stored);
+        for run in runs {
+            state.queue.restore_paged(PagedRun {
+                level: run.level,
+                from: run.from,
+                to: run.to,
+                count: run.count,
+                body_bytes: run.body_bytes,
+                redelivered: run.redelivered,
+                returns: run.delivery_count,
+            });
         }
     }
 
@@ -674,14 +1004,14 @@ impl QueueCell {
         for waiter in state.waiters.drain(..) {
             waiter.release();
         }
+        self.paging.account(std::mem::take(&mut state.accounted), 0);
         drop(state);
-        let stored = old
-            .messages()
-            .map(|stored| stored.at)
-            .filter(|at| *at != LogPosition::NONE);
+        let stored = old.messages().filter_map(settled_of).collect();
+        let paged = old.paged_runs().copied().collect();
         Ok(Ended {
             ready,
-            stored: stored.collect(),
+            stored,
+            paged,
         })
     }
 
@@ -690,43 +1020,90 @@ impl QueueCell {
         self.state.lock().deleted
     }
 
-    /// Moves the records of messages inside `range` to the log's end, so that the range can be reclaimed.
-    pub(crate) fn relocate(&self, range: &std::ops::Range<LogPosition>) {
-        let mut state = self.state.lock();
-        let mut old = Vec::new();
-        for stored in state
-            .queue
-            .messages_mut()
-            .filter(|stored| range.contains(&stored.at))
-        {
-            let appended = self.log.append_messages(stored.message.record().clone());
-            let run = EnqueuedRun {
-                first: stored.sequence,
-                count: 1,
-                at: appended.at(),
-                may_be_delivered: true,
-                delivery_count: stored.returns,
-            };
-            self.log.append_enqueued(self.id, &[run]);
-            old.push(stored.at);
-            stored.at = appended.at();
+    /// Copies what lives of the queue in the file out of it. False if that has to wait.
+    pub(crate) fn relocate(&self, relocation: &mut Relocation) -> bool {
+        let mut cursor = RelocationCursor::default();
+        while let Some(batch) = self.log.relocation_batch(relocation, self.id, &mut cursor) {
+            self.report_damage(&batch.loaded.damaged);
+            if !self.relocate_batch(relocation, batch) {
+                return false;
+            }
         }
-        if !old.is_empty() {
-            self.log.relocated(&old);
-        }
+        true
     }
 
-    /// The sequences of messages that have been delivered before, for a clean stop.
-    pub(crate) fn redelivered_at_stop(&self) -> Vec<Sequence> {
-        self.inspect(|queue| {
-            let mut seen: Vec<Sequence> = queue
-                .delivered_before()
-                .filter(|stored| stored.at != LogPosition::NONE)
-                .map(|stored| stored.sequence)
-                .collect();
-            seen.sort_unstable();
-            seen
-        })
+    fn relocate_batch(&self, relocation: &mut Relocation, batch: RelocationBatch) -> bool {
+        let mut state = self.state.lock();
+        if state.deleted {
+            return true;
+        }
+        if !state.burying.is_empty() {
+            return false;
+        }
+        let RelocationBatch {
+            level,
+            volatile,
+            loaded,
+        } = batch;
+        let mut in_memory: Vec<&mut Stored> = Vec::new();
+        let mut paged: Vec<PagedRun> = Vec::new();
+        let first = loaded.messages.first().map(|message| message.sequence);
+        let last = loaded.messages.last().map(|message| message.sequence);
+        let (Some(first), Some(last)) = (first, last) else {
+            return true;
+        };
+        paged.extend(
+            state
+                .queue
+                .paged_runs()
+                .filter(|run| run.level == level && run.from <= last && first < run.to),
+        );
+        in_memory.extend(
+            state
+                .queue
+                .in_memory_mut()
+                .filter(|stored| relocation.contains(stored.at)),
+        );
+        in_memory.sort_unstable_by_key(|stored| stored.sequence);
+        let mut live: Vec<Relocated> = Vec::new();
+        for message in loaded.messages {
+            let held = in_memory.binary_search_by_key(&message.sequence, |stored| stored.sequence);
+            let (delivery_count, may_be_delivered) = if let Ok(index) = held {
+                if in_memory[index].at != message.at {
+                    continue;
+                }
+                (in_memory[index].returns, true)
+            } else if let Some(run) = paged
+                .iter()
+                .find(|run| run.from <= message.sequence && message.sequence < run.to)
+            {
+                (run.returns, run.redelivered)
+            } else {
+                continue;
+            };
+            live.push(Relocated {
+                sequence: message.sequence,
+                message: message.message,
+                at: message.at,
+                delivery_count,
+                may_be_delivered,
+            });
+        }
+        if live.is_empty() {
+            return true;
+        }
+        self.relocations.fetch_add(1, Ordering::AcqRel);
+        let places = self
+            .log
+            .relocate(relocation, self.id, level, volatile, &live);
+        for (one, at) in live.iter().zip(places) {
+            if let Ok(index) =
+                in_memory.binary_search_by_key(&one.sequence, |stored| stored.sequence)
+            {
+                in_memory[index].at = at;
+            }
+        }
+        true
     }
 }
 
@@ -735,7 +1112,16 @@ pub(crate) fn settled_of(stored: &Stored) -> Option<Settled> {
     (stored.at != LogPosition::NONE).then_some(Settled {
         sequence: stored.sequence,
         at: stored.at,
+        octets: narrow(stored.message.record_len()),
     })
+}
+
+const fn settled_in_log(settled: mamba_queue::Settled) -> Settled {
+    Settled {
+        sequence: settled.sequence,
+        at: settled.at,
+        octets: settled.octets,
+    }
 }
 
 impl Outbox {

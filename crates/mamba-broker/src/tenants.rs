@@ -538,7 +538,7 @@ impl Broker {
             let Ok(ended) = queue.end(|_| Ok::<(), Infallible>(()));
             self.timers.remove(queue.id);
             table.remove_queue(&queue.name);
-            changes.forget.push((queue.id, ended.stored));
+            changes.forget.push((queue.id, ended));
         }
         let commit = self.commit(changes);
         drop(table);

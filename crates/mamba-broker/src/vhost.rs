@@ -9,11 +9,10 @@ use std::sync::{
 
 use mamba_auth::VhostLimits;
 use mamba_codec::{encode_table, table as parse_table};
-use mamba_queue::Stored;
 use mamba_routing::{Binding, Destination, ExchangeSpec, Removed, RoutingTable};
 use mamba_store::{
     BindingDefinition, DefinitionChange, DestinationKind, ExchangeDefinition, QueueDefinition,
-    Recovered, RecoveredMessage, Store, StoredDefinitions, VhostDefinition,
+    Recovered, Store, StoredDefinitions, VhostDefinition,
 };
 use mamba_types::{FieldTable, HardError, Limits, Violation};
 use parking_lot::RwLock;
@@ -22,6 +21,7 @@ use crate::{
     access,
     arguments::{self, Flags},
     broker::Broker,
+    paging::Paging,
     queue_cell::{Declaration, QueueCell, QueueRef},
     timers::Timers,
 };
@@ -58,6 +58,8 @@ pub struct Vhost {
     unix_ms: AtomicU64,
     /// The node's deadlines.
     pub(crate) timers: Arc<Timers>,
+    /// The node's budget for messages in memory.
+    pub(crate) paging: Arc<Paging>,
 }
 
 impl Vhost {
@@ -66,6 +68,7 @@ impl Vhost {
         settings: VhostSettings,
         seed: u64,
         timers: Arc<Timers>,
+        paging: Arc<Paging>,
         unix_ms: u64,
     ) -> Self {
         Self {
@@ -76,6 +79,7 @@ impl Vhost {
             deleted: AtomicBool::new(false),
             unix_ms: AtomicU64::new(unix_ms),
             timers,
+            paging,
         }
     }
 
@@ -222,8 +226,8 @@ impl Vhost {
                 Broker::first_sequence(store),
                 store.log().clone(),
             );
-            if let Some(messages) = recovered.queues.remove(&queue.id) {
-                cell.restore(messages.messages.into_iter().map(restored));
+            if let Some(held) = recovered.queues.remove(&queue.id) {
+                cell.restore(&held.runs);
             }
             table.add_queue(QueueRef(cell));
         }
@@ -310,14 +314,4 @@ impl Drop for VhostSeat {
 
 fn decode(arguments: &[u8]) -> FieldTable {
     parse_table(arguments, &Limits::default()).unwrap_or_default()
-}
-
-fn restored(message: RecoveredMessage) -> Stored {
-    Stored {
-        sequence: message.sequence,
-        message: message.message,
-        at: message.at,
-        returns: message.delivery_count,
-        redelivered: message.redelivered,
-    }
 }

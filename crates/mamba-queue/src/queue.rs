@@ -44,6 +44,17 @@ pub struct Settings {
     pub overflow: Overflow,
 }
 
+impl Settings {
+    /// The level a message waits at.
+    #[must_use]
+    pub fn level_of(&self, message: &Message) -> u8 {
+        match self.max_priority {
+            0 => 0,
+            max => message.priority().unwrap_or(0).min(max),
+        }
+    }
+}
+
 /// What gives way at a length limit (`spec: semantics §8`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
@@ -120,6 +131,14 @@ pub struct Stored {
     pub returns: u32,
     /// Whether a consumer may have seen it already.
     pub redelivered: bool,
+}
+
+impl Stored {
+    /// Octets of memory it takes while it is ready: its record, and its place in the queue.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        self.message.record_len() + size_of::<Self>()
+    }
 }
 
 /// Names a delivery that is out and unsettled, together with its sequence number.
@@ -880,10 +899,7 @@ impl<P: Port> Queue<P> {
     }
 
     fn priority_of(&self, message: &Message) -> u8 {
-        match self.settings.max_priority {
-            0 => 0,
-            max => message.priority().unwrap_or(0).min(max),
-        }
+        self.settings.level_of(message)
     }
 
     /// Quorum queues with a single active consumer: a newcomer of higher priority takes over once the active

@@ -103,10 +103,11 @@ enum Command {
     },
     /// Resumes a consumer that may not even be blocked.
     Resume(Index),
-    /// Messages leave memory: those that were written before `readable` was, beyond so many messages at either end.
+    /// Messages leave memory: those that were written before `readable` was (or all), beyond so many messages at
+    /// either end.
     /// With `store`, those that are not in the log go there first.
     PageOut {
-        readable: Index,
+        readable: Option<Index>,
         keep: usize,
         store: bool,
     },
@@ -176,7 +177,7 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (index(), room).prop_map(|(consumer, room)| Command::Room { consumer, room }),
         1 => index().prop_map(Command::Resume),
         5 => (index(), 0usize..6, any::<bool>())
-            .prop_map(|(readable, keep, store)| Command::PageOut { readable, keep, store }),
+            .prop_map(|(readable, keep, store)| Command::PageOut { readable: Some(readable), keep, store }),
         1 => any::<bool>().prop_map(Command::Slow),
         4 => (index(), 1usize..6, prop::option::weighted(0.1, index()), prop::bool::weighted(0.1))
             .prop_map(|(pick, messages, lost, fails)| Command::Read { pick, messages, lost, fails }),
@@ -190,6 +191,39 @@ fn command() -> impl Strategy<Value = Command> {
             command
         }
     })
+}
+
+/// Messages that go out and come back while others leave memory.
+fn paging_command() -> impl Strategy<Value = Command> {
+    let index = any::<Index>;
+    let outcome = prop_oneof![
+        2 => Just(Outcome::Requeue),
+        2 => Just(Outcome::Unsent),
+        1 => Just(Outcome::Ack)
+    ];
+    let priority = prop_oneof![2 => Just(None), 1 => (0u8..2).prop_map(Some)];
+    prop_oneof![
+        30 => (vec(priority, 1..6), prop::bool::weighted(0.9)).prop_map(|(priorities, stored)| {
+            Command::Enqueue { priorities, stored, body: 1, expiration_ms: None }
+        }),
+        80 => Just(Command::Fetch { no_ack: false }),
+        40 => (vec(index(), 1..3), outcome)
+            .prop_map(|(picks, outcome)| Command::Settle { picks, outcome }),
+        // Everything was written.
+        60 => (0usize..4, any::<bool>()).prop_map(|(keep, store)| Command::PageOut {
+            readable: None,
+            keep,
+            store,
+        }),
+        10 => (index(), 0usize..4)
+            .prop_map(|(readable, keep)| Command::PageOut { readable: Some(readable), keep, store: false }),
+        10 => any::<bool>().prop_map(Command::Slow),
+        40 => (index(), 1usize..4, prop::bool::weighted(0.1)).prop_map(
+            |(pick, messages, fails)| Command::Read { pick, messages, lost: None, fails }
+        ),
+        1 => Just(Command::Purge),
+        5 => any::<bool>().prop_map(|assume_delivered| Command::Restart { assume_delivered }),
+    ]
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
@@ -783,13 +817,13 @@ impl Harness {
             let before = self.model.lost.len();
             let lost = &mut self.model.lost;
             lost.retain(|(of, sequence, _)| *of != level || *sequence >= next);
-            assert_eq!(missing as usize, before - lost.len());
+            assert_eq!(missing, (before - lost.len()) as u64);
             self.model.gone += before - lost.len();
         }
         self.model.note_what_is_paged(&self.queue);
     }
 
-    fn page_out(&mut self, readable: Index, keep: usize, store: bool) {
+    fn page_out(&mut self, readable: Option<Index>, keep: usize, store: bool) {
         let keep = keep * RECORD;
         if store {
             for (level, stored) in self.queue.unstored_beyond(keep) {
@@ -804,7 +838,10 @@ impl Harness {
                 self.disk.insert((level, stored.sequence), known.clone());
             }
         }
-        let readable = place(1 + readable.index(self.model.next.0 as usize) as u64);
+        let next = self.model.next.0;
+        let below = usize::try_from(next).expect("there are few");
+        let readable = readable.map_or(next, |index| 1 + index.index(below) as u64);
+        let readable = place(readable);
         let before = self.queue.resident_bytes();
         let dropped = self.queue.page_out(readable, keep);
         assert_eq!(self.queue.resident_bytes() + dropped, before);
@@ -1195,7 +1232,7 @@ impl Harness {
         let is_paged = |(_, known): &&(Place, Known)| known.paged;
         let paged = model.ready.iter().filter(is_paged).count() + model.lost.len();
         assert_eq!(queue.paged_count(), paged as u64);
-        let octets = |known: &Known| known.message().record_len();
+        let octets = |known: &Known| known.message().record_len() + size_of::<Stored>();
         let in_memory = model.ready.iter().filter(|(_, known)| !known.paged);
         let resident: usize = in_memory.map(|(_, known)| octets(known)).sum();
         assert_eq!(queue.resident_bytes(), resident);
@@ -1272,6 +1309,23 @@ proptest! {
         for (returns, redelivered) in restored {
             harness.restore(returns, redelivered);
         }
+        for command in commands {
+            harness.run(command);
+        }
+    }
+
+    #[test]
+    fn a_queue_that_pages_keeps_the_order(
+        quorum in prop::bool::weighted(0.2),
+        max_priority in 0u8..2,
+        commands in vec(paging_command(), 0..120),
+    ) {
+        let settings = Settings {
+            kind: if quorum { QueueKind::Quorum } else { QueueKind::Classic },
+            max_priority,
+            ..Settings::default()
+        };
+        let mut harness = Harness::new(settings, None);
         for command in commands {
             harness.run(command);
         }

@@ -3,8 +3,8 @@
 use std::{cell::Cell, fmt::Write, rc::Rc};
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Incoming, Outcome, Overflow, Port, Queue, QueueKind,
-    Settings, Subscription, UnackedKey,
+    ConsumerId, DeathReason, Effects, Fetch, Incoming, LiveRun, Outcome, Overflow, PageIn,
+    PagedRun, Port, Queue, QueueKind, Settings, Settled, Stored, Subscription, UnackedKey, Window,
 };
 use mamba_types::{LogPosition, Message, RecordMeta, Sequence};
 
@@ -80,6 +80,19 @@ impl Scene {
         };
         self.try_subscribe(name, subscription).expect("refused");
         self.dispatch()
+    }
+
+    /// A consumer with this prefetch that gets nothing yet.
+    fn subscribe_with(&mut self, name: char, prefetch: u32) {
+        let subscription = Subscription {
+            prefetch,
+            ..Subscription::default()
+        };
+        self.try_subscribe(name, subscription).expect("refused");
+    }
+
+    fn subscribe_quietly(&mut self, name: char) {
+        self.subscribe_with(name, 0);
     }
 
     fn id(&self, name: char) -> ConsumerId {
@@ -681,5 +694,331 @@ mod length_limits {
             effects.settled.is_empty(),
             "the owner settles it when it is safe elsewhere"
         );
+    }
+}
+
+mod paging {
+    use super::*;
+
+    /// Octets of memory that each message here takes, and of its record.
+    const RECORD: usize = RECORD_LEN + size_of::<Stored>();
+    const RECORD_LEN: usize = 53;
+    const EVERYTHING: LogPosition = LogPosition(u64::MAX);
+
+    fn message(priority: Option<u8>) -> Message {
+        let meta = RecordMeta {
+            priority,
+            ..RecordMeta::default()
+        };
+        Message::build(meta, b"", b"q", &[0; 14], b"body")
+    }
+
+    /// A queue of stored messages of these priorities, all but the first `keep` octets of them on the disk.
+    fn paged(settings: Settings, priorities: &[u8], keep: usize) -> Scene {
+        let mut scene = Scene::new(settings);
+        scene.queue.set_window(Window {
+            head_bytes: 4 * RECORD,
+            low_bytes: 2 * RECORD,
+            tail_bytes: 0,
+        });
+        for (priority, number) in priorities.iter().zip(1u64..) {
+            scene.queue.enqueue([Incoming {
+                message: message(Some(*priority)),
+                at: LogPosition(100 * number),
+            }]);
+        }
+        scene.queue.page_out(EVERYTHING, keep);
+        scene.queue.check_invariants();
+        scene
+    }
+
+    fn five(keep: usize) -> Scene {
+        paged(Settings::default(), &[0; 5], keep * RECORD)
+    }
+
+    fn ranges(queue: &Queue<TestPort>) -> Vec<(u64, u64, u64)> {
+        let range = |run: &PagedRun| (run.from.0, run.to.0, run.count);
+        queue.paged_runs().map(range).collect()
+    }
+
+    /// Answers with these messages.
+    fn read(queue: &mut Queue<TestPort>, wanted: PageIn, numbers: &[u64], next: u64) -> u64 {
+        let stored = |number: &u64| Stored {
+            sequence: Sequence(*number),
+            message: message(Some(wanted.level)),
+            at: LogPosition(100 * number),
+            returns: 0,
+            redelivered: false,
+        };
+        let messages = numbers.iter().map(stored).collect();
+        let missing = queue.paged_in(wanted.level, wanted.token, messages, Sequence(next));
+        queue.check_invariants();
+        missing
+    }
+
+    #[track_caller]
+    fn wanted(queue: &mut Queue<TestPort>) -> PageIn {
+        let mut effects = Effects::default();
+        queue.dispatch(&mut effects);
+        assert_eq!(effects.wanted.len(), 1, "{:?}", effects.wanted);
+        effects.wanted[0]
+    }
+
+    #[test]
+    fn what_is_on_the_disk_counts_and_takes_no_memory() {
+        let scene = five(2);
+        let queue = &scene.queue;
+        assert_eq!(ranges(queue), [(3, 6, 3)]);
+        assert_eq!((queue.ready_count(), queue.ready_bytes()), (5, 20));
+        assert_eq!(
+            (queue.paged_count(), queue.resident_bytes()),
+            (3, 2 * RECORD)
+        );
+        assert!(queue.is_paged(0, Sequence(3)) && !queue.is_paged(0, Sequence(2)));
+        assert_eq!(queue.deliverable_to(), Some(Sequence(2)));
+    }
+
+    #[test]
+    fn only_what_can_be_read_back_leaves_memory_and_never_out_of_order() {
+        let mut scene = five(5);
+        // The fifth has been written in part.
+        scene.queue.page_out(LogPosition(501), 2 * RECORD);
+        assert_eq!(ranges(&scene.queue), [(3, 5, 2)]);
+        scene.enqueue(1);
+        scene.queue.page_out(EVERYTHING, 0);
+        assert_eq!(ranges(&scene.queue), [(1, 6, 5)]);
+        assert_eq!(
+            scene.queue.resident_bytes(),
+            RECORD,
+            "the sixth is not in the log"
+        );
+        for (level, stored) in scene.queue.unstored_beyond(0) {
+            assert_eq!((level, stored.sequence.0), (0, 6));
+            stored.at = LogPosition(600);
+        }
+        scene.queue.page_out(EVERYTHING, 0);
+        assert_eq!(ranges(&scene.queue), [(1, 7, 6)]);
+    }
+
+    #[test]
+    fn consumers_get_it_after_it_was_read() {
+        let mut scene = five(1);
+        assert_eq!(scene.subscribe('a', 0, 0), "a1");
+        // The reading is under way.
+        assert_eq!(scene.dispatch(), "");
+        let mut scene = five(1);
+        let no_one = &mut Effects::default();
+        scene.queue.dispatch(no_one);
+        assert!(no_one.is_empty(), "nobody could take it");
+        scene.subscribe_quietly('a');
+        let first = wanted(&mut scene.queue);
+        assert_eq!((first.from.0, first.to.0, first.octets), (2, 6, 4 * RECORD));
+        assert_eq!(read(&mut scene.queue, first, &[2, 3], 4), 0);
+        assert_eq!(ranges(&scene.queue), [(4, 6, 2)]);
+        let rest = wanted(&mut scene.queue);
+        scene.enqueue(1);
+        assert_eq!(read(&mut scene.queue, rest, &[4, 5], 6), 0);
+        assert_eq!(scene.dispatch(), "a4 a5 a6");
+    }
+
+    #[test]
+    fn a_low_head_reads_ahead() {
+        let mut scene = five(4);
+        scene.subscribe_with('a', 2);
+        let mut effects = Effects::default();
+        scene.queue.dispatch(&mut effects);
+        assert_eq!(effects.deliveries.len(), 2);
+        assert!(effects.wanted.is_empty(), "two are left");
+        let mut scene = five(3);
+        scene.subscribe_with('a', 2);
+        scene.queue.dispatch(&mut effects);
+        assert_eq!(effects.wanted.len(), 1, "one is left");
+    }
+
+    #[test]
+    fn a_higher_level_on_the_disk_blocks_lower_ones() {
+        let settings = Settings {
+            max_priority: 2,
+            ..Settings::default()
+        };
+        let mut scene = paged(settings, &[2, 1, 2], 0);
+        scene.queue.enqueue([Incoming {
+            message: message(None),
+            at: LogPosition::NONE,
+        }]);
+        assert_eq!(ranges(&scene.queue), [(1, 4, 2), (2, 3, 1)]);
+        scene.subscribe_quietly('a');
+        let high = wanted(&mut scene.queue);
+        assert_eq!(high.level, 2);
+        read(&mut scene.queue, high, &[1, 3], 4);
+        assert_eq!(scene.dispatch(), "a1 a3");
+    }
+
+    #[test]
+    fn what_the_disk_has_lost_leaves_the_count() {
+        let mut scene = five(0);
+        scene.subscribe_quietly('a');
+        let first = wanted(&mut scene.queue);
+        assert_eq!(read(&mut scene.queue, first, &[1], 3), 0);
+        assert_eq!(scene.queue.ready_count(), 5, "not known yet");
+        let rest = wanted(&mut scene.queue);
+        assert_eq!(read(&mut scene.queue, rest, &[4, 5], 6), 2);
+        assert_eq!(
+            (scene.queue.ready_count(), scene.queue.ready_bytes()),
+            (2, 8)
+        );
+    }
+
+    #[test]
+    fn a_reading_may_fail_or_come_too_late() {
+        let mut scene = five(0);
+        scene.subscribe_quietly('a');
+        let failed = wanted(&mut scene.queue);
+        scene.queue.load_failed(failed.level, failed.token);
+        let again = wanted(&mut scene.queue);
+        assert_eq!(read(&mut scene.queue, failed, &[1], 6), 0);
+        let mut effects = Effects::default();
+        assert_eq!(scene.queue.purge(&mut effects), 5);
+        assert_eq!(effects.dropped.len(), 1);
+        assert_eq!(read(&mut scene.queue, again, &[1], 6), 0);
+        assert_eq!(scene.queue.ready_count(), 0);
+        assert_eq!(scene.queue.ready_bytes(), 0);
+    }
+
+    #[test]
+    fn fetching_says_that_it_must_wait() {
+        let mut scene = five(0);
+        let mut effects = Effects::default();
+        let fetched = scene.queue.fetch_next(true, &mut effects);
+        assert!(matches!(fetched, Fetch::Wanted));
+        let reading = effects.wanted.remove(0);
+        let fetched = scene.queue.fetch_next(true, &mut effects);
+        assert!(matches!(fetched, Fetch::Wanted) && effects.wanted.is_empty());
+        read(&mut scene.queue, reading, &[1, 2, 3, 4, 5], 6);
+        for _ in 0..5 {
+            let fetched = scene.queue.fetch_next(true, &mut effects);
+            assert!(matches!(fetched, Fetch::Message(_)));
+        }
+        let (sequence, at) = (Sequence(5), LogPosition(500));
+        let octets = 53;
+        assert_eq!(
+            effects.settled.last(),
+            Some(&Settled {
+                sequence,
+                at,
+                octets
+            })
+        );
+        let fetched = scene.queue.fetch_next(true, &mut effects);
+        assert!(matches!(fetched, Fetch::Empty));
+    }
+
+    #[test]
+    fn limits_wait_for_the_head() {
+        let settings = Settings {
+            max_length: Some(4),
+            message_ttl_ms: Some(10),
+            ..Settings::default()
+        };
+        let mut scene = paged(settings, &[0; 5], 0);
+        let mut effects = Effects::default();
+        scene.queue.trim(&mut effects);
+        let reading = effects.wanted.remove(0);
+        scene.queue.expire(10, &mut effects);
+        assert!(effects.is_empty(), "it is read already");
+        read(&mut scene.queue, reading, &[1, 2], 3);
+        scene.queue.trim(&mut effects);
+        assert_eq!(scene.queue.ready_count(), 4);
+        scene.queue.expire(10, &mut effects);
+        assert_eq!(scene.queue.ready_count(), 3);
+        assert_eq!(effects.wanted.len(), 1);
+    }
+
+    #[test]
+    fn after_a_restart_anything_may_expire_until_it_was_read() {
+        let mut queue = Queue::<TestPort>::new(Settings::default(), Sequence(1));
+        queue.restore_paged(PagedRun {
+            level: 0,
+            from: Sequence(1),
+            to: Sequence(9),
+            count: 1,
+            body_bytes: 1,
+            redelivered: true,
+            returns: 3,
+        });
+        assert_eq!(queue.next_sequence(), Sequence(9));
+        assert!(queue.may_expire());
+        let mut effects = Effects::default();
+        queue.expire(0, &mut effects);
+        read(&mut queue, effects.wanted[0], &[5], 9);
+        assert!(!queue.may_expire());
+        assert_eq!((queue.ready_count(), queue.ready_bytes()), (1, 4));
+        let stored = queue.messages().next().expect("it was read");
+        assert!(stored.redelivered && stored.returns == 3);
+    }
+
+    #[test]
+    fn the_log_is_told_what_lives() {
+        let mut scene = five(3);
+        scene.subscribe('a', 0, 2);
+        scene.settle(&[1], Outcome::Requeue);
+        scene.unsubscribe('a');
+        let runs = |queue: &Queue<TestPort>, assume_delivered| -> Vec<_> {
+            let runs = queue.live_runs(assume_delivered).into_iter();
+            let values = |run: LiveRun| (run.from.0, run.to.0, run.delivered, run.returns);
+            runs.map(values).collect()
+        };
+        // The first went out again after it had come back.
+        assert_eq!(
+            runs(&scene.queue, false),
+            [(1, 2, true, 1), (2, 3, true, 0), (3, 6, false, 0)]
+        );
+        assert_eq!(
+            runs(&scene.queue, true),
+            [(1, 2, true, 1), (2, 4, true, 0), (4, 6, false, 0)]
+        );
+    }
+
+    #[test]
+    fn what_comes_back_among_paged_ones_keeps_its_place() {
+        let mut scene = five(5);
+        assert_eq!(scene.subscribe('a', 0, 4), "a1 a2 a3 a4");
+        scene.unsubscribe('a');
+        scene.settle(&[1, 3], Outcome::Unsent);
+        scene.queue.page_out(EVERYTHING, 0);
+        assert_eq!(ranges(&scene.queue), [(1, 2, 1), (3, 4, 1), (5, 6, 1)]);
+        scene.settle(&[2], Outcome::Unsent);
+        assert_eq!(ranges(&scene.queue), [(1, 4, 3), (5, 6, 1)]);
+        scene.settle(&[4], Outcome::Requeue);
+        assert_eq!(ranges(&scene.queue), [(1, 4, 3), (4, 5, 1), (5, 6, 1)]);
+    }
+
+    #[test]
+    fn quorum_gives_a_new_number_to_what_goes_to_the_tail() {
+        let settings = Settings {
+            kind: QueueKind::Quorum,
+            ..Settings::default()
+        };
+        let mut scene = paged(settings, &[0; 3], 2 * RECORD);
+        scene.subscribe('a', 0, 1);
+        scene.unsubscribe('a');
+        let key = scene.out.remove(0).1;
+        let mut effects = Effects::default();
+        let keys = [(key, Sequence(1))];
+        scene.queue.settle(keys, Outcome::Requeue, &mut effects);
+        let moved = &effects.moved[0];
+        assert_eq!((moved.from.sequence.0, moved.stored.sequence.0), (1, 4));
+        assert!(effects.returned.is_empty() && moved.stored.returns == 1);
+        assert!(scene.queue.set_place(Sequence(4), LogPosition(900)));
+        assert!(!scene.queue.set_place(Sequence(1), LogPosition(900)));
+        assert!(
+            scene
+                .queue
+                .in_memory_mut()
+                .any(|s| s.at == LogPosition(900))
+        );
+        scene.queue.page_out(EVERYTHING, 0);
+        // What stands before a run that is being read stays.
+        assert_eq!(ranges(&scene.queue), [(3, 4, 1), (4, 5, 1)]);
     }
 }

@@ -1,19 +1,25 @@
 //! What the node does by the clock and not for any one connection: deadlines of queues, space in the log.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use mamba_broker::Broker;
 use tokio::{
     sync::Notify,
-    time::{interval, sleep},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 use crate::clock::Clock;
 
 /// Without any deadline, look again after this long; the doorbell rings when one comes up.
 const LONG: Duration = Duration::from_secs(3600);
-/// How often the log is asked whether messages pin old files.
-const RECLAIM: Duration = Duration::from_secs(2);
+/// How often log and memory are looked after, beside each new log file.
+const MAINTENANCE: Duration = Duration::from_secs(2);
+/// Threads that read messages back.
+const PAGERS: usize = 2;
 
 /// Calls [`Broker::tick`] whenever something is due; runs until the task is aborted.
 pub(crate) async fn keep_deadlines(broker: Arc<Broker>, clock: Clock) {
@@ -32,13 +38,52 @@ pub(crate) async fn keep_deadlines(broker: Arc<Broker>, clock: Clock) {
     }
 }
 
-/// Moves the few live messages that pin old log files; runs until the task is aborted.
-pub(crate) async fn reclaim_space(broker: Arc<Broker>) {
-    let mut ticks = interval(RECLAIM);
+/// Keeps log and memory in order; runs until the task is aborted.
+pub(crate) async fn maintain(broker: Arc<Broker>) {
+    let mut ticks = interval(MAINTENANCE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let new_file = Arc::new(Notify::new());
+    let doorbell = Arc::clone(&new_file);
+    broker.on_new_log_file(Arc::new(move || doorbell.notify_one()));
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            () = new_file.notified() => {}
+            _ = ticks.tick() => {}
+        }
         let broker = Arc::clone(&broker);
-        // Walks queues and copies records: not for a worker that serves connections.
-        let _ = tokio::task::spawn_blocking(move || broker.reclaim()).await;
+        // Walks queues, reads and copies records: not for a worker that serves connections.
+        let _ = tokio::task::spawn_blocking(move || broker.maintain()).await;
+    }
+}
+
+/// Threads that read messages back from the disk; dropping it ends them.
+#[derive(Debug)]
+pub(crate) struct Pagers {
+    broker: Arc<Broker>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pagers {
+    /// Starts them. Should the system refuse a thread, the others do its work.
+    pub(crate) fn start(broker: &Arc<Broker>) -> Self {
+        let thread = |number| {
+            let broker = Arc::clone(broker);
+            thread::Builder::new()
+                .name(format!("mamba-pager-{number}"))
+                .spawn(move || broker.page_in())
+        };
+        Self {
+            broker: Arc::clone(broker),
+            threads: (0..PAGERS).filter_map(|number| thread(number).ok()).collect(),
+        }
+    }
+}
+
+impl Drop for Pagers {
+    fn drop(&mut self) {
+        self.broker.stop_paging();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }

@@ -10,6 +10,7 @@
 
 mod clock;
 mod connection;
+pub mod control;
 mod housekeeping;
 mod input;
 mod listener;
@@ -124,13 +125,14 @@ impl Server {
             Arc::clone(&self.broker),
             clock,
         ));
-        let space = tokio::spawn(housekeeping::reclaim_space(Arc::clone(&self.broker)));
+        let maintenance = tokio::spawn(housekeeping::maintain(Arc::clone(&self.broker)));
+        let pagers = housekeeping::Pagers::start(&self.broker);
         // An error means that nobody can ask any more: stop as well.
         let _ = stop.wait_for(|stop| *stop).await;
         for task in accepting {
             task.abort();
         }
-        space.abort();
+        maintenance.abort();
         self.broker.close_connections("shutdown");
         if timeout(self.shutdown_grace, ended.recv()).await.is_err() {
             tracing::warn!(
@@ -142,5 +144,6 @@ impl Server {
             let _ = timeout(DROP_TIME, ended.recv()).await;
         }
         deadlines.abort();
+        drop(pagers);
     }
 }

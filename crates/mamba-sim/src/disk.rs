@@ -198,6 +198,8 @@ struct State {
     off: bool,
     now: Duration,
     faults_met: u64,
+    /// The calls since the last look, if anybody looks.
+    trace: Option<Vec<String>>,
 }
 
 /// How a process or a machine ends.
@@ -233,6 +235,23 @@ impl State {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    fn tell(&mut self, what: impl FnOnce(&Self) -> String) {
+        if self.trace.is_some() {
+            let text = what(self);
+            self.trace
+                .iter_mut()
+                .for_each(|trace| trace.push(text.clone()));
+        }
+    }
+
+    fn name(&self, inode: usize) -> String {
+        let known = self.tree.files.iter().find(|(_, other)| **other == inode);
+        known.map_or_else(
+            || format!("(file {inode} without a name)"),
+            |(path, _)| path.display().to_string(),
+        )
     }
 
     fn fails(&mut self, one_in: u64, what: &str) -> io::Result<()> {
@@ -281,6 +300,7 @@ impl State {
     }
 
     fn rename(&mut self, renaming: Renaming) {
+        self.tell(|_| format!("{renaming:?}"));
         renaming.apply(&mut self.tree);
         self.renamings.push(renaming);
     }
@@ -304,7 +324,24 @@ impl SimDisk {
             off: false,
             now: Duration::ZERO,
             faults_met: 0,
+            trace: None,
         })))
+    }
+
+    /// From now on, notes its calls for [`Self::take_trace`].
+    pub fn trace(&self) {
+        self.0.lock().trace = Some(Vec::new());
+    }
+
+    /// The calls since the last time, a line each.
+    #[must_use]
+    pub fn take_trace(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .trace
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 
     /// What it does wrong from now on.
@@ -516,6 +553,7 @@ impl Disk for SimDisk {
         if !state.call()? {
             return Err(off());
         }
+        state.tell(|_| format!("sync folder {}", path.display()));
         let one_in = state.faults.sync_fails;
         state.fails(one_in, "sync")?;
         if state.faults.ignores_sync_dir {
@@ -558,9 +596,10 @@ impl Disk for SimDisk {
 
     fn free_space(&self, _path: &Path) -> io::Result<u64> {
         let state = self.0.lock();
-        Ok(state.faults.capacity.map_or(u64::MAX, |capacity| {
-            capacity.saturating_sub(state.used())
-        }))
+        Ok(state
+            .faults
+            .capacity
+            .map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used())))
     }
 
     fn now(&self) -> Duration {
@@ -594,13 +633,17 @@ impl DiskFile for SimFile {
         }
         if state.room_for(self.inode, offset + octets.len()).is_err() {
             // What fits is written, as file systems do.
-            let fits = state.inodes[self.inode].written.len().saturating_sub(offset);
+            let fits = state.inodes[self.inode]
+                .written
+                .len()
+                .saturating_sub(offset);
             if fits == 0 {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             octets.truncate(fits);
         }
         let len = octets.len();
+        state.tell(|state| format!("write {} at {offset}, {len} octets", state.name(self.inode)));
         state.inodes[self.inode].change(Change::Write { offset, octets });
         if alive { Ok(len) } else { Err(off()) }
     }
@@ -624,13 +667,15 @@ impl DiskFile for SimFile {
         if !state.call()? {
             return Err(off());
         }
+        state.tell(|state| format!("sync {}", state.name(self.inode)));
         let one_in = state.faults.sync_fails;
         if let Err(error) = state.fails(one_in, "sync") {
-            // The system takes the pages for clean: some of them never arrive, and nobody is told again.
+            // Some pages never arrive, and nobody is told again: what is read from now on is what the disk has.
             let state = &mut *state;
             let inode = &mut state.inodes[self.inode];
             let rng = &mut state.rng;
             inode.lose(&mut |of| rng.below(of + 1));
+            inode.written = inode.durable.clone();
             return Err(error);
         }
         if !state.faults.ignores_sync {
@@ -643,6 +688,7 @@ impl DiskFile for SimFile {
         let mut state = self.disk.0.lock();
         let alive = state.call()?;
         let len = index(len);
+        state.tell(|state| format!("allocate {} to {len}", state.name(self.inode)));
         state.room_for(self.inode, len)?;
         if state.inodes[self.inode].written.len() < len {
             state.inodes[self.inode].change(Change::SetLen(len));
@@ -654,6 +700,7 @@ impl DiskFile for SimFile {
         let mut state = self.disk.0.lock();
         let alive = state.call()?;
         let len = index(len);
+        state.tell(|state| format!("set length of {} to {len}", state.name(self.inode)));
         state.room_for(self.inode, len)?;
         state.inodes[self.inode].change(Change::SetLen(len));
         if alive { Ok(()) } else { Err(off()) }

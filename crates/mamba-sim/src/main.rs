@@ -59,7 +59,9 @@ impl Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     if std::env::var_os("RUST_LOG").is_some() {
-        tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .init();
     }
     if let (Some(seed), false) = (args.seed, args.every_call) {
         let plan = Plan {
@@ -104,7 +106,8 @@ fn main() -> ExitCode {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(plan) = usize::try_from(number).ok().and_then(|at| jobs.get(at)) else {
+                    let Some(plan) = usize::try_from(number).ok().and_then(|at| jobs.get(at))
+                    else {
                         return;
                     };
                     match run(plan) {

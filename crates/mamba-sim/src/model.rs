@@ -201,7 +201,12 @@ impl Model {
     #[must_use]
     pub fn route(&self, exchange: &str, key: &str) -> Vec<String> {
         if exchange.is_empty() {
-            return self.queues.keys().filter(|name| *name == key).cloned().collect();
+            return self
+                .queues
+                .keys()
+                .filter(|name| *name == key)
+                .cloned()
+                .collect();
         }
         let mut names: Vec<String> = self
             .bindings
@@ -235,9 +240,7 @@ impl Model {
             order: queue.next_order,
             stored: spec.stores(message.persistent),
             persistent: message.persistent,
-            priority: spec
-                .max_priority
-                .map_or(0, |max| message.priority.min(max)),
+            priority: spec.max_priority.map_or(0, |max| message.priority.min(max)),
             confirmed: false,
             obliged: !spec.reject_publish,
             leave: None,
@@ -254,7 +257,11 @@ impl Model {
             && !spec.reject_publish
         {
             // The newest ones cannot have been dropped, whoever holds the others. With priorities any can.
-            let kept = if spec.max_priority.is_some() { 0 } else { max as u64 };
+            let kept = if spec.max_priority.is_some() {
+                0
+            } else {
+                max as u64
+            };
             let limit = queue.next_order.saturating_sub(kept);
             for entry in queue.entries.values_mut() {
                 if entry.order <= limit && entry.leave.is_none() {
@@ -468,23 +475,27 @@ impl Model {
         Ok(())
     }
 
-    /// All that is left in a queue, in order, has been read. Says what is wrong with that.
-    pub fn drained(&mut self, name: &str, found: &[Id]) -> Result<(), String> {
+    /// All that is left in a queue, in order, has been read, with its redelivered flags. Says what is wrong with that.
+    pub fn drained(&mut self, name: &str, found: &[(Id, bool)]) -> Result<(), String> {
         if name == DEAD_LETTERS {
             return Ok(());
         }
         let Some(queue) = self.queues.get(name) else {
             return Ok(());
         };
-        let ids: BTreeSet<Id> = found.iter().copied().collect();
+        let ids: BTreeSet<Id> = found.iter().map(|(id, _)| *id).collect();
         if ids.len() < found.len() {
             return Err(format!("queue {name} holds a message twice: {found:?}"));
         }
         let mut last: BTreeMap<u8, u64> = BTreeMap::new();
-        for id in found {
+        for (id, redelivered) in found {
             let Some(entry) = queue.entries.get(id) else {
                 return Err(format!("message {id} in queue {name} was invented"));
             };
+            if *redelivered && queue.spec.quorum {
+                // What comes back to a quorum queue goes to the front, in the order of coming back.
+                continue;
+            }
             let last = last.entry(entry.priority).or_insert(0);
             if *last > entry.order {
                 return Err(format!(

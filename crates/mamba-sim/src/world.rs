@@ -1,7 +1,7 @@
 //! One run: a broker, its disk, its clients, and what happens to them.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
     path::PathBuf,
     sync::Arc,
@@ -146,6 +146,8 @@ struct Session {
     awaited: VecDeque<(Said, Places)>,
     consumers: BTreeMap<String, (String, u64, bool)>,
     unacked: BTreeMap<u64, Held>,
+    /// Delivery tags that came with that flag.
+    redelivered: BTreeSet<u64>,
     /// In a transaction: what was settled and may come back.
     published: u64,
     confirms: BTreeMap<u64, Places>,
@@ -214,6 +216,9 @@ impl World {
         let disk = SimDisk::new(plan.seed);
         disk.crash_at(plan.crash_at);
         disk.set_faults(plan.broken);
+        if plan.trace {
+            disk.trace();
+        }
         let sync = match rng.below(10) {
             0 => SyncMode::Os,
             1 => SyncMode::Interval {
@@ -261,8 +266,16 @@ impl World {
 
     fn tell(&mut self, what: impl FnOnce() -> String) {
         if self.plan.trace {
+            for call in self.disk.take_trace() {
+                let _ = writeln!(self.log, "{:>30} {call}", "");
+            }
             let text = what();
-            let _ = writeln!(self.log, "{:>8.3} #{:<5} {text}", self.passed.as_secs_f64(), self.disk.calls());
+            let _ = writeln!(
+                self.log,
+                "{:>8.3} #{:<5} {text}",
+                self.passed.as_secs_f64(),
+                self.disk.calls()
+            );
         }
     }
 
@@ -291,10 +304,9 @@ impl World {
             self.end(Crash::Power)?;
             return self.start();
         }
-        let failed = self
-            .broker
-            .as_ref()
-            .is_some_and(|broker| matches!(broker.store().log().status(), LogStatus::Failed { .. }));
+        let failed = self.broker.as_ref().is_some_and(|broker| {
+            matches!(broker.store().log().status(), LogStatus::Failed { .. })
+        });
         if failed {
             self.tell(|| "the log has failed: restarting".to_owned());
             self.disk.set_faults(self.plan.broken);
@@ -314,7 +326,11 @@ impl World {
             }
         }
         for index in gone.into_iter().rev() {
-            let why = self.sessions[index].client.closed().unwrap_or_default().to_owned();
+            let why = self.sessions[index]
+                .client
+                .closed()
+                .unwrap_or_default()
+                .to_owned();
             self.tell(|| format!("a client was closed: {why}"));
             self.leave(index);
         }
@@ -324,7 +340,11 @@ impl World {
     /// Starts the broker; the power may go during that, several times.
     fn start(&mut self) -> Result<(), Failed> {
         for attempt in 0..20 {
-            if attempt < 3 && !self.plan.calm && self.rng.once_in(12) {
+            if attempt < 3
+                && !self.plan.calm
+                && self.sync == SyncMode::Fsync
+                && self.rng.once_in(12)
+            {
                 let at = self.disk.calls() + 1 + self.rng.below(20);
                 self.disk.crash_at(Some(at));
             }
@@ -344,7 +364,9 @@ impl World {
                     self.tell(|| format!("started: {report:?}"));
                     self.broker = Some(broker);
                     if !report.quarantined.is_empty() {
-                        return Err(format!("recovery reports damage that nobody did: {report:?}"));
+                        return Err(format!(
+                            "recovery reports damage that nobody did: {report:?}"
+                        ));
                     }
                     return self.found();
                 }
@@ -515,6 +537,7 @@ impl World {
             awaited: VecDeque::new(),
             consumers: BTreeMap::new(),
             unacked: BTreeMap::new(),
+            redelivered: BTreeSet::new(),
             published: 0,
             confirms: BTreeMap::new(),
             uncommitted: Vec::new(),
@@ -525,7 +548,9 @@ impl World {
             Mode::Plain => {}
             Mode::Confirm => {
                 let select = confirm::AMQPMethod::Select(confirm::Select { nowait: false });
-                session.client.say(&AMQPClass::Confirm(select), Said::Nothing);
+                session
+                    .client
+                    .say(&AMQPClass::Confirm(select), Said::Nothing);
             }
             Mode::Transaction => {
                 let select = tx::AMQPMethod::Select(tx::Select {});
@@ -550,9 +575,11 @@ impl World {
         let session = self.sessions.remove(index);
         let number = session.number;
         self.tell(|| format!("client {number} leaves"));
-        for held in session.unacked.values().chain(
-            session.settlements.iter().map(|(_, held, _)| held),
-        ) {
+        for held in session
+            .unacked
+            .values()
+            .chain(session.settlements.iter().map(|(_, held, _)| held))
+        {
             self.model.give_back(&held.queue, held.incarnation, held.id);
         }
         for (queue, _, _) in session.consumers.values() {
@@ -637,8 +664,14 @@ impl World {
                 least = 0;
             }
             if there < least as u64 || there > most as u64 {
+                let must: Vec<_> = queue
+                    .entries
+                    .iter()
+                    .filter(|(_, entry)| entry.obliged && entry.leave.is_none() && !entry.settled)
+                    .map(|(id, _)| *id)
+                    .collect();
                 return Err(format!(
-                    "queue {name} has {there} messages ({} ready), not {least} to {most}",
+                    "queue {name} has {there} messages ({} ready), not {least} to {most}: {must:?}",
                     counts.ready
                 ));
             }
@@ -663,7 +696,30 @@ impl World {
 
     fn said(&mut self, index: usize, said: Said) {
         let number = self.sessions[index].number;
-        self.tell(|| format!("client {number}: {said:?}"));
+        self.tell(|| match &said {
+            Said::Publish {
+                exchange,
+                key,
+                message,
+            } => format!(
+                "client {number}: publish {} to {exchange:?}/{key}{}{}{}",
+                message.id,
+                if message.persistent {
+                    ""
+                } else {
+                    ", transient"
+                },
+                message
+                    .expiration_ms
+                    .map_or(String::new(), |ms| format!(", for {ms} ms")),
+                if message.priority > 0 {
+                    format!(", priority {}", message.priority)
+                } else {
+                    String::new()
+                },
+            ),
+            other => format!("client {number}: {other:?}"),
+        });
         let session = &mut self.sessions[index];
         let mut places = Places::new();
         let mut awaits = true;
@@ -702,7 +758,9 @@ impl World {
                     session.published += 1;
                     if session.mode == Mode::Confirm {
                         let published = session.published;
-                        session.confirms.insert(published, std::mem::take(&mut places));
+                        session
+                            .confirms
+                            .insert(published, std::mem::take(&mut places));
                     }
                 }
             }
@@ -782,18 +840,26 @@ impl World {
                 } => {
                     let session = &mut self.sessions[index];
                     let tags: Vec<u64> = if multiple {
-                        session.confirms.range(..=tag).map(|(tag, _)| *tag).collect()
+                        session
+                            .confirms
+                            .range(..=tag)
+                            .map(|(tag, _)| *tag)
+                            .collect()
                     } else {
                         vec![tag]
                     };
                     for tag in tags {
-                        let Some(places) = session.confirms.remove(&tag) else {
-                            return Err(format!("publish {tag} was confirmed twice, or never done"));
+                        let Some(places) = self.sessions[index].confirms.remove(&tag) else {
+                            return Err(format!(
+                                "publish {tag} was confirmed twice, or never done"
+                            ));
                         };
                         if nack {
                             continue;
                         }
                         self.outcome.confirmed += 1;
+                        let number = self.sessions[index].number;
+                        self.tell(|| format!("client {number}: confirmed {places:?}"));
                         for (queue, incarnation, id) in places {
                             self.model.confirm(&queue, incarnation, id);
                         }
@@ -824,14 +890,19 @@ impl World {
         self.tell(|| {
             format!(
                 "client {number} gets {id} from {queue}{}",
-                if message.redelivered { ", redelivered" } else { "" }
+                if message.redelivered {
+                    ", redelivered"
+                } else {
+                    ""
+                }
             )
         });
         let holder = self
             .model
             .entry(queue, incarnation, id)
             .and_then(|entry| entry.held_by);
-        let served = |session: &Session| Some(session.number) == holder && session.client.is_served();
+        let served =
+            |session: &Session| Some(session.number) == holder && session.client.is_served();
         if holder.is_some() && !self.sessions.iter().any(served) {
             // The broker has closed the holder, who has not heard of it yet.
             self.model.give_back(queue, incarnation, id);
@@ -846,7 +917,11 @@ impl World {
         if no_ack {
             settle(&mut self.model, &held, How::Ack);
         } else {
-            self.sessions[index].unacked.insert(message.tag, held);
+            let session = &mut self.sessions[index];
+            if message.redelivered {
+                session.redelivered.insert(message.tag);
+            }
+            session.unacked.insert(message.tag, held);
         }
         Ok(())
     }
@@ -854,7 +929,9 @@ impl World {
     fn replied(&mut self, index: usize, method: &AMQPClass) -> Result<(), Failed> {
         if let AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) = method {
             // The consumer's queue is gone.
-            self.sessions[index].consumers.remove(cancel.consumer_tag.as_str());
+            self.sessions[index]
+                .consumers
+                .remove(cancel.consumer_tag.as_str());
             return Ok(());
         }
         let Some((said, places)) = self.sessions[index].awaited.pop_front() else {
@@ -950,7 +1027,9 @@ impl World {
             }
             _ => self.mishap()?,
         }
-        if let Some(index) = (!self.sessions.is_empty()).then(|| self.rng.index(self.sessions.len())) {
+        if let Some(index) =
+            (!self.sessions.is_empty()).then(|| self.rng.index(self.sessions.len()))
+        {
             let most = 1 + self.rng.index(20);
             self.feed(index, most)?;
         }
@@ -1040,7 +1119,10 @@ impl World {
         let name = self.queue_name();
         // While a deletion is under way nobody could tell afterwards which of two queues is there.
         let busy = self.model.ghosts.contains_key(&name)
-            || self.sessions.iter().any(|session| !session.client.is_quiet());
+            || self
+                .sessions
+                .iter()
+                .any(|session| !session.client.is_quiet());
         if busy {
             return Ok(());
         }
@@ -1084,7 +1166,11 @@ impl World {
         let from = if self.rng.percent(60) { "fan" } else { "dir" };
         let key = format!("k{}", self.rng.below(3));
         let present = self.rng.percent(75);
-        if self.sessions.iter().any(|session| !session.client.is_quiet()) {
+        if self
+            .sessions
+            .iter()
+            .any(|session| !session.client.is_quiet())
+        {
             return Ok(());
         }
         say_bind(&mut self.sessions[index], from, &key, &queue, present);
@@ -1100,7 +1186,12 @@ impl World {
             .queues
             .get(&name)
             .is_some_and(|queue| !queue.declared);
-        if pending || self.sessions.iter().any(|session| !session.client.is_quiet()) {
+        if pending
+            || self
+                .sessions
+                .iter()
+                .any(|session| !session.client.is_quiet())
+        {
             return Ok(());
         }
         let delete = queue::Delete {
@@ -1118,7 +1209,11 @@ impl World {
         let Some(name) = self.known_queue().filter(|name| name != DEAD_LETTERS) else {
             return Ok(());
         };
-        if self.sessions.iter().any(|session| !session.client.is_quiet()) {
+        if self
+            .sessions
+            .iter()
+            .any(|session| !session.client.is_quiet())
+        {
             return Ok(());
         }
         let purge = queue::Purge {
@@ -1150,7 +1245,10 @@ impl World {
                 _ => 12 + self.rng.index(100),
             };
             let persistent = self.rng.percent(80);
-            let priority = self.rng.once_in(3).then(|| self.rng.next().to_le_bytes()[0] % 6);
+            let priority = self
+                .rng
+                .once_in(3)
+                .then(|| self.rng.next().to_le_bytes()[0] % 6);
             let expiration_ms = self.rng.once_in(15).then(|| self.rng.below(300));
             let message = Publishing {
                 id,
@@ -1181,7 +1279,11 @@ impl World {
         let Some(name) = self.known_queue() else {
             return Ok(());
         };
-        if self.sessions.iter().any(|session| !session.client.is_quiet()) {
+        if self
+            .sessions
+            .iter()
+            .any(|session| !session.client.is_quiet())
+        {
             return Ok(());
         }
         let no_ack = name != DEAD_LETTERS && self.rng.once_in(5);
@@ -1229,7 +1331,11 @@ impl World {
         let Some(name) = self.known_queue() else {
             return Ok(());
         };
-        if self.sessions.iter().any(|session| !session.client.is_quiet()) {
+        if self
+            .sessions
+            .iter()
+            .any(|session| !session.client.is_quiet())
+        {
             return Ok(());
         }
         let no_ack = name != DEAD_LETTERS && self.rng.once_in(4);
@@ -1387,7 +1493,7 @@ impl World {
             if let Some(why) = session.client.closed() {
                 return Err(format!("queue {name} cannot be drained: {why}"));
             }
-            let found: Vec<Id> = session.unacked.values().map(|held| held.id).collect();
+            let came = session.unacked.len();
             let ready = self
                 .broker
                 .as_ref()
@@ -1396,10 +1502,14 @@ impl World {
                 .map_or(0, |queue| queue.counts().ready);
             if ready > 0 {
                 return Err(format!(
-                    "queue {name} keeps {ready} messages to itself; {} came",
-                    found.len()
+                    "queue {name} keeps {ready} messages to itself; {came} came"
                 ));
             }
+            let found: Vec<(Id, bool)> = session
+                .unacked
+                .iter()
+                .map(|(tag, held)| (held.id, session.redelivered.contains(tag)))
+                .collect();
             self.model.drained(&name, &found)?;
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Exchanges, queues and bindings that survive a stop.
 
+pub(crate) mod export;
+
 use std::{
     fmt,
     io::{self, IoSlice},
@@ -21,6 +23,8 @@ use crate::{
     disk::{Disk, DiskFile},
     error::{OpenError, StoreError},
 };
+
+pub use self::export::Exported;
 
 /// A durable exchange.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -376,6 +380,8 @@ type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 struct Submission {
     changes: Vec<DefinitionChange>,
     done: Done,
+    /// Asks for a view of what is committed then.
+    viewer: Option<export::Viewer>,
 }
 
 #[derive(Default)]
@@ -418,7 +424,11 @@ impl Definitions {
             return done(Err(StoreError::Closed));
         }
         let first = backlog.submissions.is_empty();
-        backlog.submissions.push(Submission { changes, done });
+        backlog.submissions.push(Submission {
+            changes,
+            done,
+            viewer: None,
+        });
         drop(backlog);
         if first {
             self.shared.wake.notify_one();
@@ -845,7 +855,40 @@ impl Worker {
                 .iter()
                 .find_map(|change| change.fault().cloned());
             (submission.done)(own.map_or_else(|| outcome.clone(), Err));
+            if let Some(viewer) = submission.viewer {
+                // Whoever asked may have gone.
+                let _ = viewer.send(self.view());
+            }
         }
+    }
+
+    fn view(&mut self) -> Result<export::View, StoreError> {
+        let read = self
+            .database()?
+            .begin_read()
+            .map_err(|error| store_error(error.into()))?;
+        Ok(export::View {
+            read,
+            disk: Arc::clone(&self.disk),
+        })
+    }
+
+    /// The database, opened again if a commit failed before.
+    fn database(&mut self) -> Result<&redb::Database, StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None if self.sync_failed.load(Ordering::Acquire) => {
+                let path = self.path.display();
+                let text = format!(
+                    "an earlier fdatasync of {path} failed; look at the disk, then restart"
+                );
+                return Err(StoreError::Failed(text.into()));
+            }
+            None => {
+                open_database(&self.path, &*self.disk, &self.sync_failed).map_err(store_error)?
+            }
+        };
+        Ok(self.database.insert(database))
     }
 
     fn commit(&mut self, submissions: &[Submission]) -> Result<(), StoreError> {
@@ -862,21 +905,8 @@ impl Worker {
     }
 
     fn try_commit(&mut self, submissions: &[Submission]) -> Result<(), StoreError> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None if self.sync_failed.load(Ordering::Acquire) => {
-                let path = self.path.display();
-                let text = format!(
-                    "an earlier fdatasync of {path} failed; look at the disk, then restart"
-                );
-                return Err(StoreError::Failed(text.into()));
-            }
-            None => {
-                open_database(&self.path, &*self.disk, &self.sync_failed).map_err(store_error)?
-            }
-        };
-        let database = self.database.insert(database);
-        let write = database
+        let write = self
+            .database()?
             .begin_write()
             .map_err(|error| store_error(error.into()))?;
         apply(&write, submissions).map_err(store_error)?;

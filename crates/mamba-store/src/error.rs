@@ -64,6 +64,18 @@ pub enum OpenError {
         /// The version this code writes.
         known: u32,
     },
+    /// There is no data folder, where one must be.
+    #[error("{} is not a data folder of MambaMQ (it has no file \"format\"): name the folder that the broker was given as --data-dir", path.display())]
+    Absent {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// A restore into this folder was cut short.
+    #[error("a restore into the data folder {} was cut short, it is incomplete: remove the folder and restore again", path.display())]
+    UnfinishedRestore {
+        /// The data folder.
+        path: PathBuf,
+    },
     /// The log was not written for this folder's node.
     #[error("the log file {} belongs to another node's folder: put back the folder's own files", path.display())]
     ForeignLog {

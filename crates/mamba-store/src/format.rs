@@ -5,12 +5,12 @@ use mamba_types::{QueueId, Sequence, message::RECORD_HEADER_LEN};
 /// Octets of an entry before its payload.
 pub(crate) const HEADER_LEN: usize = 56;
 /// Version of the entry format.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 /// What every entry begins with.
 pub(crate) const MAGIC: [u8; 4] = *b"\xabMQ\x1e";
 /// Octets of the entry every file begins with.
 pub(crate) const FILE_ENTRY_LEN: u64 = (HEADER_LEN + FILE_PAYLOAD_LEN) as u64;
-const FILE_PAYLOAD_LEN: usize = 32;
+const FILE_PAYLOAD_LEN: usize = 40;
 
 /// What an entry says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,17 +22,23 @@ pub(crate) enum Kind {
     Settled = 3,
     Delivered = 4,
     DeliveryCount = 5,
-    CleanStop = 6,
+    State = 6,
+    Checkpoint = 7,
+    Moved = 8,
+    CleanStop = 9,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 10] = [
         Self::File,
         Self::Messages,
         Self::Enqueued,
         Self::Settled,
         Self::Delivered,
         Self::DeliveryCount,
+        Self::State,
+        Self::Checkpoint,
+        Self::Moved,
         Self::CleanStop,
     ];
 
@@ -140,6 +146,8 @@ pub(crate) struct FileStart {
     pub(crate) undurable_from: u64,
     /// The file held other entries before, which may still stand after the last one of ours.
     pub(crate) recycled: bool,
+    /// Where the newest complete checkpoint began when the file was begun; 0: there was none.
+    pub(crate) checkpoint: u64,
 }
 
 impl FileStart {
@@ -150,6 +158,7 @@ impl FileStart {
         entry.extend_from_slice(&self.node_id);
         entry.extend_from_slice(&self.undurable_from.to_le_bytes());
         entry.extend_from_slice(&u64::from(self.recycled).to_le_bytes());
+        entry.extend_from_slice(&self.checkpoint.to_le_bytes());
         let len = u32::try_from(FILE_PAYLOAD_LEN).unwrap_or(0);
         set_payload_len(&mut entry, len);
         let crc = crc32c::crc32c(&entry[HEADER_LEN..]);
@@ -165,23 +174,37 @@ impl FileStart {
             node_id,
             undurable_from: u64_at(payload, 16),
             recycled: u64_at(payload, 24) & 1 != 0,
+            checkpoint: u64_at(payload, 32),
         })
     }
 }
 
-/// One run of an ENQUEUED entry.
+/// One run of an ENQUEUED entry: messages of one level of a queue with consecutive sequences, whose records lie
+/// back to back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EnqueuedItem {
     pub(crate) queue: QueueId,
     pub(crate) first: Sequence,
     pub(crate) at: u64,
     pub(crate) count: u32,
+    /// Octets of the records.
+    pub(crate) octets: u32,
+    /// Octets of the bodies in them.
+    pub(crate) body_octets: u32,
     pub(crate) delivery_count: u32,
+    pub(crate) level: u8,
     pub(crate) may_be_delivered: bool,
+    /// Of no account after a restart.
+    pub(crate) volatile: bool,
+    /// The start of the file that the records were copied from to empty it; `None` when they are new.
+    pub(crate) copied_from: Option<u64>,
 }
 
 impl EnqueuedItem {
-    pub(crate) const LEN: usize = 36;
+    pub(crate) const LEN: usize = 56;
+    const DELIVERED: u8 = 1;
+    const VOLATILE: u8 = 2;
+    const COPY: u8 = 4;
 
     pub(crate) fn write(&self, to: &mut Vec<u8>) {
         let mut item = [0; Self::LEN];
@@ -189,8 +212,14 @@ impl EnqueuedItem {
         item[8..16].copy_from_slice(&self.first.0.to_le_bytes());
         item[16..24].copy_from_slice(&self.at.to_le_bytes());
         item[24..28].copy_from_slice(&self.count.to_le_bytes());
-        item[28..32].copy_from_slice(&self.delivery_count.to_le_bytes());
-        item[32] = u8::from(self.may_be_delivered);
+        item[28..32].copy_from_slice(&self.octets.to_le_bytes());
+        item[32..36].copy_from_slice(&self.body_octets.to_le_bytes());
+        item[36..40].copy_from_slice(&self.delivery_count.to_le_bytes());
+        item[40] = self.level;
+        item[41] = u8::from(self.may_be_delivered) * Self::DELIVERED
+            + u8::from(self.volatile) * Self::VOLATILE
+            + u8::from(self.copied_from.is_some()) * Self::COPY;
+        item[48..].copy_from_slice(&self.copied_from.unwrap_or(0).to_le_bytes());
         to.extend_from_slice(&item);
     }
 
@@ -204,18 +233,75 @@ impl EnqueuedItem {
                 first: Sequence(u64_at(item, 8)),
                 at: u64_at(item, 16),
                 count: u32_at(item, 24),
-                delivery_count: u32_at(item, 28),
-                may_be_delivered: item[32] & 1 != 0,
+                octets: u32_at(item, 28),
+                body_octets: u32_at(item, 32),
+                delivery_count: u32_at(item, 36),
+                level: item[40],
+                may_be_delivered: item[41] & Self::DELIVERED != 0,
+                volatile: item[41] & Self::VOLATILE != 0,
+                copied_from: (item[41] & Self::COPY != 0).then(|| u64_at(item, 48)),
             })
     }
 }
 
-/// What SETTLED, DELIVERED, DELIVERY_COUNT and CLEAN_STOP are made of: a queue, a sequence and a number.
+/// One range of a STATE entry; the payload is the queue (8 octets) and its ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StateItem {
+    pub(crate) from: Sequence,
+    /// The first sequence that is not in the range any more.
+    pub(crate) to: Sequence,
+    pub(crate) delivery_count: u32,
+    pub(crate) level: u8,
+    pub(crate) delivered: bool,
+}
+
+impl StateItem {
+    pub(crate) const LEN: usize = 24;
+
+    pub(crate) fn write(&self, to: &mut Vec<u8>) {
+        let mut item = [0; Self::LEN];
+        item[..8].copy_from_slice(&self.from.0.to_le_bytes());
+        item[8..16].copy_from_slice(&self.to.0.to_le_bytes());
+        item[16..20].copy_from_slice(&self.delivery_count.to_le_bytes());
+        item[20] = self.level;
+        item[21] = u8::from(self.delivered);
+        to.extend_from_slice(&item);
+    }
+
+    /// The queue and its ranges.
+    pub(crate) fn read_all(payload: &[u8]) -> Option<(QueueId, impl Iterator<Item = Self>)> {
+        let (queue, items) = payload.split_first_chunk::<8>()?;
+        let items = items
+            .as_chunks::<{ Self::LEN }>()
+            .0
+            .iter()
+            .map(|item| Self {
+                from: Sequence(u64_at(item, 0)),
+                to: Sequence(u64_at(item, 8)),
+                delivery_count: u32_at(item, 16),
+                level: item[20],
+                delivered: item[21] & 1 != 0,
+            });
+        Some((QueueId(u64::from_le_bytes(*queue)), items))
+    }
+}
+
+/// The payload of a CHECKPOINT entry: where the checkpoint began.
+pub(crate) fn read_checkpoint(payload: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(*payload.first_chunk()?))
+}
+
+/// The payload of a MOVED entry: the start of the file that no longer counts.
+pub(crate) fn read_moved(payload: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(*payload.first_chunk()?))
+}
+
+/// What SETTLED, DELIVERED and DELIVERY_COUNT are made of: a queue, a sequence and a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SequenceItem {
     pub(crate) queue: QueueId,
     pub(crate) sequence: Sequence,
-    /// SETTLED and CLEAN_STOP: sequences in the run. DELIVERY_COUNT: the count. DELIVERED: 0.
+    /// SETTLED: sequences in the run. DELIVERY_COUNT: the count. DELIVERED: 0.
     pub(crate) number: u32,
 }
 
@@ -248,9 +334,23 @@ pub(crate) fn file_name(base: u64) -> String {
     format!("{base:016x}.log")
 }
 
+/// The name of a log file's index.
+pub(crate) fn index_name(base: u64) -> String {
+    format!("{base:016x}.idx")
+}
+
+/// The position in an index's name.
+pub(crate) fn index_base(name: &str) -> Option<u64> {
+    position_in(name, ".idx")
+}
+
 /// The position in a log file's name.
 pub(crate) fn file_base(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".log")?;
+    position_in(name, ".log")
+}
+
+fn position_in(name: &str, suffix: &str) -> Option<u64> {
+    let digits = name.strip_suffix(suffix)?;
     (digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
         .then(|| u64::from_str_radix(digits, 16).ok())?
 }

@@ -13,20 +13,25 @@ pub mod definitions;
 pub mod disk;
 pub mod error;
 mod format;
+pub mod inspect;
 pub mod log;
 pub mod recovery;
+mod snapshot;
 mod store;
 
 pub use definitions::{
     BindingDefinition, DefinitionChange, Definitions, DestinationKind, ExchangeDefinition,
-    GlobalParameterDefinition, PendingChange, PermissionDefinition, QueueDefinition, Stored,
-    StoredDefinitions, TopicPermissionDefinition, UserDefinition, VhostDefinition,
+    Exported, GlobalParameterDefinition, PendingChange, PermissionDefinition, QueueDefinition,
+    Stored, StoredDefinitions, TopicPermissionDefinition, UserDefinition, VhostDefinition,
 };
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{OpenError, StoreError};
 pub use log::{
-    Appended, CleanStop, DurableWaker, EnqueuedRun, Log, LogConfig, LogStats, LogStatus,
-    LogThreads, SequenceRun, Settled, StatusListener, SyncMode,
+    Appended, Checkpoint, Damage, DurableWaker, EnqueuedRun, LiveRun, LoadRequest, Loaded,
+    LoadedMessage, Log, LogConfig, LogFile, LogHold, LogStats, LogStatus, LogThreads,
+    NewFileListener, Relocated, Relocation, RelocationBatch, RelocationCursor, Settled,
+    StatusListener, SyncMode,
 };
-pub use recovery::{Recovered, RecoveredMessage, RecoveredQueue, RecoveryReport};
-pub use store::{Store, StoreConfig, StoreLock};
+pub use recovery::{Recovered, RecoveredQueue, RecoveredRun, RecoveryReport};
+pub use snapshot::{Snapshot, SnapshotError, SnapshotFile};
+pub use store::{RESTORE_MARKER, Store, StoreConfig, StoreLock, format_line};

@@ -1,13 +1,16 @@
 //! The message log: staging, group commit, faults, reclaiming space.
 
 mod files;
+mod index;
+mod live;
+mod load;
+mod relocate;
 mod scan;
 mod staging;
 mod writer;
 
 use std::{
     fmt,
-    ops::Range,
     path::Path,
     sync::{
         Arc,
@@ -26,17 +29,23 @@ use self::{
     staging::{Staging, Urgency},
     writer::{Shared, Writer},
 };
+pub use self::{
+    load::{Damage, LoadRequest, Loaded, LoadedMessage},
+    relocate::{Relocated, Relocation, RelocationBatch, RelocationCursor},
+};
 use crate::{
     disk::Disk,
     error::OpenError,
-    format::{EnqueuedItem, FILE_ENTRY_LEN, Kind, SequenceItem, file_name},
+    format::{EnqueuedItem, FILE_ENTRY_LEN, Kind, SequenceItem, StateItem, file_name},
     recovery::Recovered,
 };
 
 /// Staged octets above which the broker should stop reading from publishers ([`Log::backlog_bytes`]).
-pub const BACKLOG_BYTES_MAX: u64 = 64 << 20;
+pub const BACKLOG_BYTES_MAX: u64 = 16 << 20;
 /// Files the log may have beyond twice its live octets before it asks for relocation.
-const SLACK_FILES: u64 = 4;
+const SLACK_FILES: u64 = 8;
+/// Files after which a checkpoint is due.
+const CHECKPOINT_FILES: usize = 4;
 /// Staged octets nobody waits for that are written without delay all the same.
 const SOON_BYTES: u64 = 1 << 20;
 
@@ -57,7 +66,7 @@ pub enum SyncMode {
     Os,
 }
 
-/// Messages of one queue with consecutive sequences whose records lie back to back in one chunk.
+/// Messages of one level of a queue with consecutive sequences whose records lie back to back in one chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EnqueuedRun {
     /// Sequence of the first message.
@@ -66,10 +75,18 @@ pub struct EnqueuedRun {
     pub count: u32,
     /// Where the first one's record lies in the log: the chunk's position plus the record's offset in it.
     pub at: LogPosition,
-    /// They may have been delivered already (relocation of delivered messages).
+    /// Octets of the records.
+    pub octets: u32,
+    /// Octets of the bodies in them.
+    pub body_octets: u32,
+    /// The level of the queue they wait in: reading back goes level by level. 0 in a queue without priorities.
+    pub level: u8,
+    /// They may have been delivered already.
     pub may_be_delivered: bool,
     /// Delivery count of each; 0 for new messages.
     pub delivery_count: u32,
+    /// They are in the log for want of memory only and are gone after a restart.
+    pub volatile: bool,
 }
 
 /// A message that left its queue for good.
@@ -79,22 +96,54 @@ pub struct Settled {
     pub sequence: Sequence,
     /// Where its record lies; [`LogPosition::NONE`] if it never was in the log: then nothing is written.
     pub at: LogPosition,
+    /// Octets of its record.
+    pub octets: u32,
 }
 
-/// Consecutive sequences.
+/// A part of a queue's live state: of one level, everything that the log holds in a range of sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SequenceRun {
-    /// The first one.
-    pub first: Sequence,
-    /// How many; at least 1.
-    pub count: u32,
+pub struct LiveRun {
+    /// The level.
+    pub level: u8,
+    /// First sequence.
+    pub from: Sequence,
+    /// First sequence that is not in the range any more.
+    pub to: Sequence,
+    /// They may have been delivered already.
+    pub delivered: bool,
+    /// How often each came back.
+    pub delivery_count: u32,
 }
 
-/// What a clean stop knows exactly and a crash does not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CleanStop {
-    /// Per queue, the live sequences that have been delivered before; all others have not.
-    pub redelivered: Vec<(QueueId, Vec<SequenceRun>)>,
+/// A checkpoint under way: between [`Log::checkpoint_due`] and [`Log::checkpoint_done`] the state of every queue that is not empty
+/// is written.
+#[derive(Debug)]
+pub struct Checkpoint {
+    from: u64,
+}
+
+/// While it lives, no log file is removed, reused or cut.
+#[derive(Debug)]
+pub struct LogHold {
+    shared: Arc<Shared>,
+}
+
+impl Drop for LogHold {
+    fn drop(&mut self) {
+        self.shared.staging.lock().holds -= 1;
+        self.shared.wake_keeper();
+    }
+}
+
+/// A log file as it stands on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    /// Position of its first octet.
+    pub base: LogPosition,
+    /// Where it is.
+    pub path: std::path::PathBuf,
+    /// Octets that have been written to it; what may stand behind them is of no account.
+    pub len: u64,
 }
 
 /// A chunk in the log. The log keeps the chunk's file while this lives, so that the records can be enqueued:
@@ -139,6 +188,9 @@ pub enum LogStatus {
 /// Told each new status of the log.
 pub type StatusListener = Arc<dyn Fn(&LogStatus) + Send + Sync>;
 
+/// Told whenever the log begins a new file.
+pub type NewFileListener = Arc<dyn Fn() + Send + Sync>;
+
 /// Counters since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
@@ -160,6 +212,12 @@ pub struct LogStats {
     pub log_bytes: u64,
     /// Estimate of the octets in them that are live.
     pub live_bytes: u64,
+    /// Log files whose index lies beside them.
+    pub sealed_files: u64,
+    /// Checkpoints completed.
+    pub checkpoints: u64,
+    /// Files emptied by copying what lived in them.
+    pub relocations: u64,
 }
 
 /// How to keep a log.
@@ -328,7 +386,7 @@ impl Log {
         disk.create_dir(dir)
             .map_err(|error| OpenError::io("create", dir, error))?;
         let scanned = scan::scan(dir, &config, &*disk, known)?;
-        if let Some(last) = scanned.files.last() {
+        if let Some(last) = scanned.files.last().filter(|last| !last.unreadable) {
             // The room reserved behind its end is of no use any more.
             let path = dir.join(file_name(last.base));
             disk.open(&path)
@@ -345,6 +403,7 @@ impl Log {
         for file in scanned.files {
             staging.files.push(file);
         }
+        staging.checkpoint = scanned.checkpoint;
         staging.files.push(FileInfo::new(scanned.end));
         staging.files.newest().end = staging.next;
         let (sync_to, end) = (scanned.undurable_from, scanned.end);
@@ -381,21 +440,17 @@ impl Log {
         let mut staging = self.shared.staging.lock();
         for run in runs {
             debug_assert!(run.count > 0 && run.at != LogPosition::NONE);
-            let item = EnqueuedItem {
-                queue,
-                first: run.first,
-                at: run.at.0,
-                count: run.count,
-                delivery_count: run.delivery_count,
-                may_be_delivered: run.may_be_delivered,
-            };
-            staging.push_item(Kind::Enqueued, EnqueuedItem::LEN, synced, |to| {
-                item.write(to);
-            });
-            staging.files.enqueued(run.at.0, u64::from(run.count));
-            staging.group.messages += u64::from(run.count);
+            staging.push_enqueued(&item_of(queue, run, None), synced);
         }
-        self.done(staging, Urgency::Now)
+        let waited_for = runs.iter().any(|run| !run.volatile);
+        self.done(
+            staging,
+            if waited_for {
+                Urgency::Now
+            } else {
+                Urgency::Soon
+            },
+        )
     }
 
     /// Says that messages left `queue` for good: acknowledged, expired, purged, dead-lettered, dropped.
@@ -428,8 +483,7 @@ impl Log {
                 item.write(to);
             });
         }
-        let positions = settled.iter().filter(in_log).map(|settled| settled.at.0);
-        staging.files.dead(positions, 0);
+        staging.died(settled);
         self.done(staging, Urgency::Soon)
     }
 
@@ -472,15 +526,135 @@ impl Log {
         self.done(staging, Urgency::Soon)
     }
 
-    /// A deleted queue: its watermark is forgotten, and its live messages no longer hold space.
+    /// Writes down all that lives of a queue: what was enqueued before and lies in none of `runs` is gone. `runs` are in order of
+    /// level and sequence.
     ///
-    /// Call it after the deletion is durable in the definitions. `live` are the positions of the queue's
-    /// messages ([`LogPosition::NONE`] is skipped); several calls may share them out.
-    pub fn forget_queue(&self, queue: QueueId, live: &[LogPosition]) {
+    /// Part of a checkpoint, and the way to say that a long range was purged.
+    ///
+    /// # Panics
+    /// If the runs take 4 GiB or more: that is more than 170 million.
+    pub fn append_state(&self, queue: QueueId, runs: &[LiveRun]) -> LogPosition {
+        let mut payload = Vec::with_capacity(8 + runs.len() * StateItem::LEN);
+        payload.extend_from_slice(&queue.0.to_le_bytes());
+        for run in runs {
+            StateItem {
+                from: run.from,
+                to: run.to,
+                delivery_count: run.delivery_count,
+                level: run.level,
+                delivered: run.delivered,
+            }
+            .write(&mut payload);
+        }
+        let synced = self.synced();
         let mut staging = self.shared.staging.lock();
         staging.watermarks.remove(&queue);
-        staging.files.dead(positions(live), 0);
+        staging.push_payload(Kind::State, Bytes::from(payload), synced);
+        self.done(staging, Urgency::Soon)
+    }
+
+    /// A deleted queue: its watermark is forgotten, and its live messages no longer hold space.
+    ///
+    /// Call it after the deletion is durable in the definitions. `live` are those of the queue's messages whose place is known;
+    /// [`Log::dropped`] is told the others.
+    pub fn forget_queue(&self, queue: QueueId, live: &[Settled]) {
+        let mut staging = self.shared.staging.lock();
+        staging.watermarks.remove(&queue);
+        staging.died(live);
         self.free_dead(staging);
+    }
+
+    /// Messages that were only on the disk died unread: all that the log holds of a level of `queue` in `[from, to)`. This is about
+    /// the space they take; [`Log::append_state`] makes it last. May read index files: not under a queue's lock.
+    pub fn dropped(&self, queue: QueueId, level: u8, from: Sequence, to: Sequence) {
+        let range = (from.0, to.0);
+        let holders: Vec<_> = {
+            let staging = self.shared.staging.lock();
+            let holds = |file: &&FileInfo| file.index.overlaps(queue, level, range.0, range.1);
+            let files = staging.files.iter().filter(holds);
+            files.map(|file| (file.base, file.index.clone())).collect()
+        };
+        for (base, index) in holders {
+            let disk = &*self.shared.disk;
+            let Ok(totals) = index.totals(disk, queue, level, range, |_| true) else {
+                // The file stays until the next start counts anew.
+                continue;
+            };
+            let mut staging = self.shared.staging.lock();
+            let gate = staging.next;
+            if let Some(file) = staging.files.at_base(base) {
+                file.died(totals.count, totals.octets, gate);
+            }
+        }
+        self.free_dead(self.shared.staging.lock());
+    }
+
+    /// Begins a checkpoint if it is time for one: write the state of every queue that holds anything, each under its lock, then
+    /// call [`Log::checkpoint_done`].
+    #[must_use]
+    pub fn checkpoint_due(&self) -> Option<Checkpoint> {
+        if self.failed() {
+            return None;
+        }
+        let staging = self.shared.staging.lock();
+        let due = staging.files.count_since(staging.checkpoint) > CHECKPOINT_FILES
+            && staging.pending_checkpoint.is_none();
+        due.then_some(Checkpoint { from: staging.next })
+    }
+
+    /// Begins a checkpoint whether it is time for one or not.
+    #[must_use]
+    pub fn begin_checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            from: self.shared.staging.lock().next,
+        }
+    }
+
+    /// All states have been written: recovery need not look at what is older, once this is durable.
+    pub fn checkpoint_done(&self, checkpoint: Checkpoint) -> LogPosition {
+        let payload = Bytes::copy_from_slice(&checkpoint.from.to_le_bytes());
+        let synced = self.synced();
+        let mut staging = self.shared.staging.lock();
+        staging.push_payload(Kind::Checkpoint, payload, synced);
+        staging.pending_checkpoint = Some((checkpoint.from, staging.next));
+        staging.sync_to = staging.next;
+        self.done(staging, Urgency::Now)
+    }
+
+    /// Has `listener` called on the writer's thread whenever a new file begins: a good moment to ask
+    /// [`Log::checkpoint_due`] and [`Log::relocation_candidate`]. It must not block.
+    pub fn on_new_file(&self, listener: NewFileListener) {
+        *self.shared.on_new_file.lock() = Some(listener);
+    }
+
+    /// Keeps all log files as they are, for a copy of the running log.
+    #[must_use]
+    pub fn hold(&self) -> LogHold {
+        self.shared.staging.lock().holds += 1;
+        LogHold {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// The log files and what has been written to each; with a [`LogHold`] they stay.
+    #[must_use]
+    pub fn files(&self) -> Vec<LogFile> {
+        let written = self.shared.written.load(Ordering::Acquire);
+        let staging = self.shared.staging.lock();
+        let files = staging.files.iter().filter(|file| file.base < written);
+        files
+            .map(|file| LogFile {
+                base: LogPosition(file.base),
+                path: self.shared.dir.join(file_name(file.base)),
+                len: file.end.min(written) - file.base,
+            })
+            .collect()
+    }
+
+    /// Everything before this position can be read back.
+    #[must_use]
+    pub fn written(&self) -> LogPosition {
+        LogPosition(self.shared.written.load(Ordering::Acquire))
     }
 
     /// Everything appended before this position is durable, in the sense of the [`SyncMode`].
@@ -529,9 +703,14 @@ impl Log {
     pub fn stats(&self) -> LogStats {
         let counters = &self.shared.counters;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (files, (log_bytes, live_bytes)) = {
+        let (files, sealed_files, (log_bytes, live_bytes)) = {
             let staging = self.shared.staging.lock();
-            (staging.files.len() as u64, staging.files.octets())
+            let sealed = staging.files.iter().filter(|file| file.index.is_sealed());
+            (
+                staging.files.len() as u64,
+                sealed.count() as u64,
+                staging.files.octets(),
+            )
         };
         LogStats {
             syncs: load(&counters.syncs),
@@ -543,54 +722,21 @@ impl Log {
             files,
             log_bytes,
             live_bytes,
+            sealed_files,
+            checkpoints: load(&counters.checkpoints),
+            relocations: load(&counters.relocations),
         }
     }
 
-    /// The oldest file's positions, if few live messages pin it and the log has outgrown its bound: twice the
-    /// live octets and four files.
-    ///
-    /// For every live message whose record lies in the range: under its queue's lock, append its record and
-    /// enqueue it again with the same sequence; then name the old positions in [`Log::relocated`].
-    #[must_use]
-    pub fn relocation_candidate(&self) -> Option<Range<LogPosition>> {
-        if self.failed() {
-            return None;
-        }
-        let written = self.shared.written.load(Ordering::Acquire);
-        let slack = SLACK_FILES * self.shared.config.file_size;
-        let staging = self.shared.staging.lock();
-        let file = staging.files.pinned_oldest(written, slack)?;
-        Some(LogPosition(file.base)..LogPosition(file.end))
-    }
-
-    /// The records at these old positions, one per (queue, message), have been appended and enqueued again.
-    pub fn relocated(&self, old: &[LogPosition]) {
-        let mut staging = self.shared.staging.lock();
-        let gate = staging.next;
-        staging.files.dead(positions(old), gate);
-        self.free_dead(staging);
-    }
-
-    /// Writes the state of a clean stop and waits until it is durable, or cannot be: the log failed or the
-    /// disk is full. Returns whether it is.
+    /// Marks a clean stop and waits until it is durable, or cannot be: the log failed or the disk is full. Returns whether it
+    /// is. A checkpoint with the exact state of all queues goes before it.
     ///
     /// Nothing may be appended afterwards: an entry after it makes the stop an unclean one.
     #[must_use]
-    pub fn clean_stop(&self, state: &CleanStop) -> bool {
-        let mut payload = Vec::new();
-        for (queue, runs) in &state.redelivered {
-            for run in runs {
-                SequenceItem {
-                    queue: *queue,
-                    sequence: run.first,
-                    number: run.count,
-                }
-                .write(&mut payload);
-            }
-        }
+    pub fn clean_stop(&self) -> bool {
         let synced = self.synced();
         let mut staging = self.shared.staging.lock();
-        staging.push_payload(Kind::CleanStop, Bytes::from(payload), synced);
+        staging.push_payload(Kind::CleanStop, Bytes::new(), synced);
         staging.sync_to = staging.next;
         staging.clean_stopped = true;
         let end = self.done(staging, Urgency::Now);
@@ -656,7 +802,8 @@ impl Log {
 
     fn free_dead(&self, mut staging: MutexGuard<'_, Staging>) {
         let written = self.shared.written.load(Ordering::Acquire);
-        let dead = staging.files.dead_oldest(written).is_some();
+        let checkpoint = staging.checkpoint;
+        let dead = staging.files.freeable(written, checkpoint).is_some();
         drop(staging);
         if dead {
             self.shared.wake_keeper();
@@ -664,8 +811,19 @@ impl Log {
     }
 }
 
-fn positions(list: &[LogPosition]) -> impl Iterator<Item = u64> {
-    list.iter()
-        .filter(|at| **at != LogPosition::NONE)
-        .map(|at| at.0)
+fn item_of(queue: QueueId, run: &EnqueuedRun, copied_from: Option<u64>) -> EnqueuedItem {
+    debug_assert!(run.count > 0 && run.at != LogPosition::NONE);
+    EnqueuedItem {
+        queue,
+        first: run.first,
+        at: run.at.0,
+        count: run.count,
+        octets: run.octets,
+        body_octets: run.body_octets,
+        delivery_count: run.delivery_count,
+        level: run.level,
+        may_be_delivered: run.may_be_delivered,
+        volatile: run.volatile,
+        copied_from,
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use mamba_types::{LogPosition, Message, QueueId, Sequence};
+use mamba_types::{LogPosition, QueueId, Sequence};
 
 use crate::definitions::StoredDefinitions;
 
@@ -18,24 +18,28 @@ pub struct Recovered {
 }
 
 /// What one queue held.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveredQueue {
-    /// In sequence order.
-    pub messages: Vec<RecoveredMessage>,
+    /// By level, and by sequence inside a level.
+    pub runs: Vec<RecoveredRun>,
 }
 
-/// One live message.
-#[derive(Clone, Debug)]
-pub struct RecoveredMessage {
-    /// Its place in the queue.
-    pub sequence: Sequence,
-    /// The message; a fan-out's message shares its octets between queues.
-    pub message: Message,
-    /// Where its record lies; hand it back when the message is settled.
-    pub at: LogPosition,
-    /// It may have been delivered before.
+/// Live messages of one level of a queue with a common history: all that the log holds of that level in `[from, to)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoveredRun {
+    /// The level they wait in.
+    pub level: u8,
+    /// The first sequence that may be in the run.
+    pub from: Sequence,
+    /// The first sequence that is not.
+    pub to: Sequence,
+    /// Messages; at least 1.
+    pub count: u64,
+    /// Octets of their bodies; an estimate where the run covers only a part of what was enqueued together.
+    pub body_bytes: u64,
+    /// They may have been delivered before.
     pub redelivered: bool,
-    /// How often it came back, as last told by `append_delivery_count` or its run.
+    /// How often they came back, as last told by `append_delivery_count`, their run or their state.
     pub delivery_count: u32,
 }
 
@@ -44,13 +48,15 @@ pub struct RecoveredMessage {
 pub struct RecoveryReport {
     /// The last stop was a clean one.
     pub clean: bool,
-    /// Log files read.
+    /// Log files there are.
     pub files: u64,
-    /// Octets of valid entries.
+    /// Those of them whose entries had to be read; of the others an index told enough.
+    pub files_scanned: u64,
+    /// Octets of valid entries read.
     pub octets: u64,
-    /// Valid entries.
+    /// Valid entries read.
     pub entries: u64,
-    /// Live (queue, message) pairs handed back.
+    /// Live (queue, message) pairs.
     pub live: u64,
     /// Live pairs of queues that have no definition any more; dropped.
     pub unknown_queue: u64,

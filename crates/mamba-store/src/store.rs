@@ -20,11 +20,13 @@ use crate::{
 };
 
 /// Version of the folder's layout.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const LOCK_FILE: &str = "node.lock";
 const FORMAT_FILE: &str = "format";
-const DEFINITIONS_FILE: &str = "definitions.redb";
-const LOG_DIR: &str = "log";
+pub(crate) const DEFINITIONS_FILE: &str = "definitions.redb";
+pub(crate) const LOG_DIR: &str = "log";
+/// Stands in a folder while a backup is being restored into it.
+pub const RESTORE_MARKER: &str = "restore-unfinished";
 /// What the format file begins with.
 const FORMAT_MAGIC: &str = "mambamq data folder, format ";
 
@@ -194,6 +196,12 @@ impl Store {
         self.node_id
     }
 
+    /// The data folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Octets still free on the folder's file system.
     ///
     /// # Errors
@@ -219,7 +227,7 @@ impl fmt::Debug for StoreLock {
 }
 
 impl StoreLock {
-    fn take(dir: &Path, disk: &dyn Disk) -> Result<Self, OpenError> {
+    pub(crate) fn take(dir: &Path, disk: &dyn Disk) -> Result<Self, OpenError> {
         let path = dir.join(LOCK_FILE);
         let file = disk.lock(&path).map_err(|error| {
             if error.kind() == io::ErrorKind::WouldBlock {
@@ -284,6 +292,11 @@ fn check_folder(dir: &Path, disk: &dyn Disk) -> Result<(), OpenError> {
         }
         listed => listed.map_err(|error| OpenError::io("list", dir, error))?,
     };
+    if names.iter().any(|name| name == RESTORE_MARKER) {
+        return Err(OpenError::UnfinishedRestore {
+            path: dir.to_owned(),
+        });
+    }
     if names.iter().any(|name| name == FORMAT_FILE) {
         return Ok(());
     }
@@ -298,6 +311,29 @@ fn check_folder(dir: &Path, disk: &dyn Disk) -> Result<(), OpenError> {
     })
 }
 
+/// What a folder's file `format` says if this code can read the folder.
+#[must_use]
+pub fn format_line() -> String {
+    format!("{FORMAT_MAGIC}{FORMAT}\n")
+}
+
+/// Refuses what is not a data folder of this layout; changes nothing.
+pub(crate) fn require_folder(dir: &Path, disk: &dyn Disk) -> Result<(), OpenError> {
+    match disk.list(dir) {
+        Ok(names) if names.iter().any(|name| name == FORMAT_FILE) => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(OpenError::io("list", dir, error));
+        }
+        _ => {
+            return Err(OpenError::Absent {
+                path: dir.to_owned(),
+            });
+        }
+    }
+    check_folder(dir, disk)?;
+    check_format(dir, disk)
+}
+
 /// Marks a new folder as ours and refuses one of another layout.
 fn check_format(dir: &Path, disk: &dyn Disk) -> Result<(), OpenError> {
     let path = dir.join(FORMAT_FILE);
@@ -307,7 +343,7 @@ fn check_format(dir: &Path, disk: &dyn Disk) -> Result<(), OpenError> {
     };
     // A power cut while it was written for the first time may leave it empty, or full of zeros.
     let text = text.trim_end_matches('\0');
-    let known = format!("{FORMAT_MAGIC}{FORMAT}\n");
+    let known = format_line();
     if text == known {
         return Ok(());
     }

@@ -477,10 +477,7 @@ impl Core {
             None => {
                 let settled = settled_of(&delivery.stored);
                 // A deleted queue takes nothing back: its record may go.
-                if queue
-                    .change(|queue, _| queue.give_back(delivery.stored))
-                    .is_none()
-                {
+                if queue.take_back(delivery.stored).is_none() {
                     queue.sent(settled.as_slice());
                 }
             }
@@ -523,7 +520,7 @@ impl Core {
             );
             return Err(Violation::channel(SoftError::ResourceLocked, text));
         }
-        let Some(fetched) = queue.fetch(get.no_ack).flatten() else {
+        let Some(fetched) = queue.fetch(get.no_ack) else {
             *(if quorum {
                 &mut self.counts.quorum_get_empty
             } else {

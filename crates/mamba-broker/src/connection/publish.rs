@@ -31,8 +31,6 @@ use crate::{
 const BATCH_BYTES_MAX: usize = 65_536;
 /// … or this many messages.
 const BATCH_MESSAGES_MAX: usize = 2048;
-/// Routes of the batch that are compared before a route is listed once more.
-const ROUTES_LOOKED_BACK: usize = 8;
 /// A body from here on is not copied into the batch's chunk but stays where it was assembled.
 const OWN_CHUNK_FROM: usize = 16_384;
 /// Routes a connection remembers; at the limit it starts over.
@@ -111,6 +109,8 @@ pub(crate) struct Batch {
     own: Vec<Message>,
     items: Vec<Item>,
     routes: Vec<Arc<Route>>,
+    /// Where in `routes` a route stands, by its address.
+    known: HashMap<usize, u32, foldhash::fast::FixedState>,
     arrivals: Vec<Arrival>,
 }
 
@@ -245,6 +245,12 @@ impl Core {
             Mode::Transaction(transaction) => {
                 self.counts.messages_received_confirm += 1;
                 let message = build(content, rewritten.as_deref(), meta);
+                // A transient one that was assembled for memory has no checksum yet, and the log goes by that.
+                let message = if !meta.persistent && route.stores(false) {
+                    message.sealed()
+                } else {
+                    message
+                };
                 transaction.bytes += message.record_len();
                 if transaction.bytes > TRANSACTION_BYTES_MAX {
                     let text = format!(
@@ -306,9 +312,8 @@ impl Core {
             return;
         }
         let log = self.broker.store.0.log();
-        let stored = Bytes::copy_from_slice(&batch.stored);
+        let stored = batch.take_stored();
         let transient = Bytes::copy_from_slice(&batch.transient);
-        batch.stored.clear();
         batch.transient.clear();
         let chunk = (!stored.is_empty()).then(|| log.append_messages(stored.clone()));
         let base = chunk
@@ -362,10 +367,8 @@ impl Core {
                 }
                 Place::Nowhere => return None,
             };
-            let record_len = u32::try_from(message.record_len()).unwrap_or(u32::MAX);
             Some(Arrival {
                 incoming: Incoming { message, at },
-                record_len,
                 item: index,
             })
         };
@@ -433,6 +436,7 @@ impl Core {
         }
         batch.items.clear();
         batch.routes.clear();
+        batch.known.clear();
         batch.own.clear();
     }
 
@@ -568,6 +572,43 @@ impl Batch {
             || !self.own.is_empty()
     }
 
+    /// The records that go to the log, in one piece. Those of one route lie together, so that each queue's are one run in the log and
+    /// are read back in one go.
+    fn take_stored(&mut self) -> Bytes {
+        let stored = if self.routes.len() > 1 {
+            self.stored_by_route()
+        } else {
+            Bytes::copy_from_slice(&self.stored)
+        };
+        self.stored.clear();
+        stored
+    }
+
+    fn stored_by_route(&mut self) -> Bytes {
+        let mut starts = vec![0usize; self.routes.len()];
+        for item in &self.items {
+            if let Place::Stored { len, .. } = item.place {
+                starts[item.route as usize] += len as usize;
+            }
+        }
+        let mut end = 0;
+        for start in &mut starts {
+            end += std::mem::replace(start, end);
+        }
+        let mut arranged = vec![0; end];
+        for item in &mut self.items {
+            if let Place::Stored { offset, len } = &mut item.place {
+                let from = *offset as usize..(*offset + *len) as usize;
+                let start = &mut starts[item.route as usize];
+                let to = *start..*start + *len as usize;
+                *offset = position_of(*start);
+                *start = to.end;
+                arranged[to].copy_from_slice(&self.stored[from]);
+            }
+        }
+        Bytes::from(arranged)
+    }
+
     /// Notes a message that reaches no queue, for its confirm.
     fn unroutable(&mut self, confirm: bool, channel: ChannelId, route: &Arc<Route>) {
         if confirm {
@@ -582,22 +623,23 @@ impl Batch {
     }
 
     fn route_index(&mut self, route: Arc<Route>) -> u32 {
-        if !self
+        if self
             .routes
             .last()
             .is_some_and(|last| Arc::ptr_eq(last, &route))
         {
-            // A few back is enough: a batch that names a route twice is only a little slower.
-            let recent = self.routes.len().saturating_sub(ROUTES_LOOKED_BACK);
-            if let Some(known) = self.routes[recent..]
-                .iter()
-                .rposition(|known| Arc::ptr_eq(known, &route))
-            {
-                return position_of(recent + known);
-            }
+            return position_of(self.routes.len() - 1);
+        }
+        let next = position_of(self.routes.len());
+        // The batch keeps its routes alive: no two of them share an address.
+        let known = *self
+            .known
+            .entry(Arc::as_ptr(&route) as usize)
+            .or_insert(next);
+        if known == next {
             self.routes.push(route);
         }
-        position_of(self.routes.len() - 1)
+        known
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-/// Keeps a file while a chunk in it may still be enqueued.
+use super::index::{ExtentKey, Index, Run};
+use crate::format::EnqueuedItem;
+
+/// Keeps a file while a chunk in it may still be enqueued, or somebody reads it.
 #[derive(Debug, Default)]
 pub(crate) struct Hold;
 
 /// One log file's positions and what of it is alive.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct FileInfo {
     /// Position of its first octet.
     pub(crate) base: u64,
@@ -15,11 +18,18 @@ pub(crate) struct FileInfo {
     pub(crate) end: u64,
     /// (queue, message) pairs whose record lies here and is not settled.
     pub(crate) live: u64,
-    /// All such pairs ever.
-    pub(crate) pairs: u64,
-    /// The synced position that must be reached before the file goes: its messages were moved there.
+    /// Octets of their records; a record counts once per queue.
+    pub(crate) live_octets: u64,
+    /// Octets of all such pairs ever.
+    pub(crate) pair_octets: u64,
+    /// The synced position that must be reached before the file goes: what made its messages die stands before it.
     pub(crate) gate: u64,
+    /// Its live messages have been copied elsewhere: nothing in it counts any more.
+    pub(crate) moved: bool,
+    /// The disk refused to read it at the start: it stays for whoever can.
+    pub(crate) unreadable: bool,
     pub(crate) hold: Arc<Hold>,
+    pub(crate) index: Index,
 }
 
 impl FileInfo {
@@ -27,21 +37,27 @@ impl FileInfo {
         Self {
             base,
             end: base,
-            live: 0,
-            pairs: 0,
-            gate: 0,
-            hold: Arc::default(),
+            ..Self::default()
         }
     }
 
-    fn dead(&self) -> bool {
-        self.live == 0 && Arc::strong_count(&self.hold) == 1
+    /// Nothing in it is needed.
+    pub(crate) fn dead(&self) -> bool {
+        (self.live == 0 || self.moved) && !self.unreadable && Arc::strong_count(&self.hold) == 1
     }
 
-    fn live_octets(&self) -> u64 {
-        // Records of one file are taken to be of one size; only the bound on space depends on it.
-        let share = u128::from(self.end - self.base) * u128::from(self.live);
-        u64::try_from(share / u128::from(self.pairs.max(1))).unwrap_or(u64::MAX)
+    pub(crate) const fn len(&self) -> u64 {
+        self.end - self.base
+    }
+
+    /// Octets of the file that are alive, by the share of its pairs: a record shared by many queues lies here once.
+    pub(crate) fn live_share(&self) -> u64 {
+        if self.moved {
+            return 0;
+        }
+        let share = u128::from(self.len()) * u128::from(self.live_octets);
+        let share = share / u128::from(self.pair_octets.max(1));
+        u64::try_from(share).unwrap_or(u64::MAX).min(self.len())
     }
 }
 
@@ -63,35 +79,105 @@ impl Files {
         self.files.back_mut().expect("a log has a newest file")
     }
 
-    /// The oldest file, if it is closed, wholly written and nothing in it is needed.
-    pub(crate) fn dead_oldest(&mut self, written: u64) -> Option<&mut FileInfo> {
-        if self.files.len() < 2 {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &FileInfo> + ExactSizeIterator {
+        self.files.iter()
+    }
+
+    /// A file whose room may be had back: dead, closed, wholly written, and either the oldest or wholly before the newest
+    /// complete `checkpoint`.
+    pub(crate) fn freeable(&mut self, written: u64, checkpoint: u64) -> Option<&mut FileInfo> {
+        let closed = self.files.len().saturating_sub(1);
+        self.files
+            .iter_mut()
+            .take(closed)
+            .enumerate()
+            .find(|(index, file)| {
+                (*index == 0 || file.end <= checkpoint) && file.end < written && file.dead()
+            })
+            .map(|(_, file)| file)
+    }
+
+    pub(crate) fn remove(&mut self, base: u64) -> Option<FileInfo> {
+        self.hint = 0;
+        let index = self.files.iter().position(|file| file.base == base)?;
+        self.files.remove(index)
+    }
+
+    /// The start of the file that holds a position.
+    pub(crate) fn base_of(&mut self, at: u64) -> Option<u64> {
+        self.find(at).map(|file| file.base)
+    }
+
+    /// The file that begins at `base`.
+    pub(crate) fn at_base(&mut self, base: u64) -> Option<&mut FileInfo> {
+        let index = self.files.binary_search_by_key(&base, |file| file.base);
+        self.files.get_mut(index.ok()?)
+    }
+
+    /// A closed file that nobody writes to or reads, with something alive in it, and at least one younger closed file; or the
+    /// oldest such one while more than `runs_max` runs are in memory.
+    pub(crate) fn to_seal(&self, written: u64, runs_max: usize) -> Option<&FileInfo> {
+        let closed = self.files.len().saturating_sub(1);
+        let open_runs: usize = self
+            .files
+            .iter()
+            .map(|file| match &file.index {
+                Index::Open(index) => index.run_count(),
+                Index::Sealed(_) => 0,
+            })
+            .sum();
+        let young = usize::from(open_runs <= runs_max);
+        self.files
+            .iter()
+            .take(closed.saturating_sub(young))
+            .find(|file| {
+                !file.index.is_sealed()
+                    && file.live > 0
+                    && !file.moved
+                    && file.end < written
+                    && Arc::strong_count(&file.hold) == 1
+            })
+    }
+
+    /// The file before `checkpoint` that is cheapest to empty, if the files take more than twice what lives in them and `slack`,
+    /// or are many more than what lives in them needs.
+    pub(crate) fn to_empty(
+        &self,
+        checkpoint: u64,
+        slack: u64,
+        file_size: u64,
+    ) -> Option<&FileInfo> {
+        let (log, live) = self.octets();
+        let too_large = log > live.saturating_mul(2).saturating_add(slack);
+        let many = (slack + 2 * live) / file_size.max(1) + 16;
+        let too_many = self.files.len() as u64 > many;
+        if !too_large && !too_many {
             return None;
         }
-        let oldest = self.files.front_mut()?;
-        (oldest.dead() && oldest.end < written).then_some(oldest)
-    }
-
-    pub(crate) fn pop_oldest(&mut self) -> Option<FileInfo> {
-        self.hint = self.hint.saturating_sub(1);
-        self.files.pop_front()
-    }
-
-    /// The oldest file, if it is closed and pinned while the log is larger than twice what lives in it and `slack`.
-    pub(crate) fn pinned_oldest(&self, written: u64, slack: u64) -> Option<&FileInfo> {
-        let oldest = self.files.front()?;
-        let (log, live) = self.octets();
-        (self.files.len() > 1
-            && oldest.live > 0
-            && oldest.end < written
-            && log > live.saturating_mul(2).saturating_add(slack))
-        .then_some(oldest)
+        self.files
+            .iter()
+            .take(self.files.len().saturating_sub(1))
+            .filter(|file| {
+                file.end <= checkpoint
+                    && file.live > 0
+                    && !file.moved
+                    && !file.unreadable
+                    && Arc::strong_count(&file.hold) == 1
+                    && (too_many || file.live_share() * 2 < file.len())
+            })
+            .min_by_key(|file| {
+                if too_many {
+                    file.live_share()
+                } else {
+                    share_of_thousand(file)
+                }
+            })
     }
 
     /// Octets in all files, and an estimate of those that are live.
     pub(crate) fn octets(&self) -> (u64, u64) {
         self.files.iter().fold((0, 0), |(log, live), file| {
-            (log + (file.end - file.base), live + file.live_octets())
+            (log + file.len(), live + file.live_share())
         })
     }
 
@@ -99,27 +185,38 @@ impl Files {
         self.files.len()
     }
 
-    /// Counts `count` pairs whose record lies in the file of `at` as live.
-    pub(crate) fn enqueued(&mut self, at: u64, count: u64) {
-        if let Some(file) = self.find(at) {
-            file.live += count;
-            file.pairs += count;
+    /// Files that begin at `position` or later.
+    pub(crate) fn count_since(&self, position: u64) -> usize {
+        self.files.len() - self.files.partition_point(|file| file.base < position)
+    }
+
+    /// Counts the pairs of an ENQUEUED run as live and notes where they lie.
+    pub(crate) fn enqueued(&mut self, item: &EnqueuedItem) {
+        if let Some(file) = self.find(item.at) {
+            file.live += u64::from(item.count);
+            file.live_octets += u64::from(item.octets);
+            file.pair_octets += u64::from(item.octets);
+            let kept = file.index.push(ExtentKey::of(item), Run::of(item));
+            debug_assert!(
+                kept,
+                "a file is sealed only when nothing in it can be enqueued any more"
+            );
         }
     }
 
-    /// Counts one pair per position as dead; with a `gate`, its file also stays until that is synced.
-    pub(crate) fn dead(&mut self, positions: impl Iterator<Item = u64>, gate: u64) {
-        let mut positions = positions.peekable();
-        while let Some(at) = positions.next() {
+    /// Counts one pair per (position, octets) as dead. A file that dies of it stays until `gate` is synced.
+    pub(crate) fn dead(&mut self, pairs: impl Iterator<Item = (u64, u32)>, gate: u64) {
+        let mut pairs = pairs.peekable();
+        while let Some((at, octets)) = pairs.next() {
             let Some(file) = self.find(at) else { continue };
             let range = file.base..file.end;
             let mut count = 1;
-            while positions.next_if(|next| range.contains(next)).is_some() {
+            let mut octets = u64::from(octets);
+            while let Some((_, more)) = pairs.next_if(|(next, _)| range.contains(next)) {
                 count += 1;
+                octets += u64::from(more);
             }
-            debug_assert!(file.live >= count, "more settled than enqueued");
-            file.live = file.live.saturating_sub(count);
-            file.gate = file.gate.max(gate);
+            file.died(count, octets, gate);
         }
     }
 
@@ -132,5 +229,25 @@ impl Files {
                 .checked_sub(1)?;
         }
         self.files.get_mut(self.hint).filter(|file| here(file))
+    }
+}
+
+fn share_of_thousand(file: &FileInfo) -> u64 {
+    file.live_share().saturating_mul(1000) / file.len().max(1)
+}
+
+impl FileInfo {
+    /// Counts pairs as dead; if none is left, the file stays until `gate` is synced.
+    pub(crate) fn died(&mut self, count: u64, octets: u64, gate: u64) {
+        debug_assert!(
+            self.moved || self.live >= count,
+            "more settled than enqueued"
+        );
+        self.live = self.live.saturating_sub(count);
+        self.live_octets = self.live_octets.saturating_sub(octets);
+        if self.live == 0 {
+            self.live_octets = 0;
+            self.gate = self.gate.max(gate);
+        }
     }
 }

@@ -1,36 +1,42 @@
-//! Reading the log back. Nothing here changes the folder, so that a crash in the middle costs nothing.
+//! Reading the log back: the indexes of what is old, the entries of what is new, no bodies. Nothing is written and no log file
+//! is touched, so that a crash in the middle costs nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    io,
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use bytes::Bytes;
 use mamba_types::{LogPosition, Message, QueueId, Sequence};
 
 use super::{
     LogConfig,
     files::FileInfo,
+    index::{ExtentKey, Index, IndexFault, OpenIndex, Run, SealedIndex, Totals},
+    live::{Flags, Live, LiveRange},
     writer::{SPARE, SPARES_MAX},
 };
 use crate::{
-    disk::Disk,
+    disk::{Disk, DiskFile},
     error::OpenError,
     format::{
-        BadHeader, EnqueuedItem, FileStart, HEADER_LEN, Header, Kind, MAGIC, SequenceItem, VERSION,
-        chunk_digest, file_base, record_len,
+        BadHeader, EnqueuedItem, FILE_ENTRY_LEN, FileStart, HEADER_LEN, Header, Kind, MAGIC,
+        SequenceItem, StateItem, VERSION, file_base, file_name, index_base, read_checkpoint,
+        read_moved, record_len, u32_at,
     },
-    recovery::{Recovered, RecoveredMessage, RecoveredQueue, RecoveryReport},
+    recovery::{Recovered, RecoveredQueue, RecoveredRun, RecoveryReport},
 };
 
-/// Live records are copied together into buffers of about this size: one live message keeps no more alive.
-const COPY_BUFFER: usize = 64 << 10;
+/// Octets read at once.
+const WINDOW: usize = 256 << 10;
 /// Octets compared at once while looking for something that is not zero.
 const ZERO_BLOCK: usize = 4096;
-/// Sequences per block of slots.
-const BLOCK: u64 = BLOCK_SLOTS as u64;
-const BLOCK_SLOTS: usize = 256;
+/// Runs of an index looked at together.
+const RUNS_MAX: usize = 4096;
+/// Where positions go on after a newest file of which not even the length can be had.
+const UNKNOWN_LEN: u64 = 8 << 30;
 
 /// What the log needs to go on.
 pub(crate) struct Scanned {
@@ -42,6 +48,8 @@ pub(crate) struct Scanned {
     /// From here to `end` nothing was known to be durable.
     pub(crate) undurable_from: u64,
     pub(crate) spares: Vec<PathBuf>,
+    /// Where the newest complete checkpoint began; 0: there was none.
+    pub(crate) checkpoint: u64,
 }
 
 pub(crate) fn scan(
@@ -50,67 +58,39 @@ pub(crate) fn scan(
     disk: &dyn Disk,
     known: &dyn Fn(QueueId) -> bool,
 ) -> Result<Scanned, OpenError> {
-    let mut bases = Vec::new();
-    let mut spares = Vec::new();
-    let names = disk
-        .list(dir)
-        .map_err(|error| OpenError::io("list", dir, error))?;
-    for name in names {
-        let Some(name) = name.to_str() else { continue };
-        if let Some(base) = file_base(name) {
-            bases.push(base);
-        } else if name.starts_with(SPARE) {
-            spares.push(dir.join(name));
+    let mut listing = Listing::read(dir, disk)?;
+    listing.drop_spares(disk)?;
+    let heads = Head::read_all(dir, disk, config.log_id(), &listing.bases)?;
+    let mut checkpoint = 0;
+    let mut scan = loop {
+        let mut scan = Scan::new(dir, disk, config.log_id(), &listing.bases, &heads);
+        scan.look_ahead();
+        scan.checkpoint = scan.checkpoint.max(checkpoint);
+        scan.use_indexes();
+        for index in 0..scan.files.len() {
+            scan.file(index)?;
         }
-    }
-    while spares.len() > SPARES_MAX
-        && let Some(spare) = spares.pop()
-    {
-        disk.remove(&spare)
-            .map_err(|error| OpenError::io("remove", spare, error))?;
-    }
-    bases.sort_unstable();
-    let fresh = bases.is_empty();
-
-    let mut scan = Scan {
-        dir,
-        disk,
-        log_id: config.log_id(),
-        files: bases.into_iter().map(FileInfo::new).collect(),
-        loaded: Vec::new(),
-        queues: BTreeMap::new(),
-        watermarks: BTreeMap::new(),
-        holes: Vec::new(),
-        undurable: Vec::new(),
-        synced: 0,
-        clean: false,
-        report: RecoveryReport::default(),
+        // A younger checkpoint than the one taken allowed to give back files that this pass would have needed.
+        checkpoint = scan.newest_checkpoint;
+        if !scan.gaps.iter().any(|gap| *gap <= checkpoint) {
+            break scan;
+        }
     };
-    for index in 0..scan.files.len() {
-        scan.file(index)?;
-    }
-    // What only the system's cache holds must not be taken for durable from now on.
-    for file in scan.files.iter().filter(|file| file.end > scan.synced) {
-        let path = dir.join(crate::format::file_name(file.base));
-        disk.open(&path)
-            .and_then(|open| open.sync_data())
-            .map_err(|error| OpenError::io("sync", path, error))?;
-    }
+    scan.keep_from_the_cache()?;
     let end = scan.files.last().map_or(0, |file| file.end);
-    let queues = scan.collect(known)?;
+    scan.doubtful_items();
+    scan.copies();
+    let queues = scan.count(config, known);
     scan.classify_holes();
+    scan.watermarks.retain(|queue, _| known(*queue));
     let mut files = scan.files;
     // An empty newest file is begun anew under the same name.
     if files.last().is_some_and(|file| file.end == file.base) {
         files.pop();
     }
+    listing.drop_stale_indexes(disk, &files);
     scan.report.files = files.len() as u64;
-    scan.report.clean = scan.clean || fresh;
-    scan.report.live = queues
-        .values()
-        .map(|queue| queue.messages.len() as u64)
-        .sum();
-    scan.watermarks.retain(|queue, _| known(*queue));
+    scan.report.clean = scan.clean || listing.bases.is_empty();
     Ok(Scanned {
         recovered: Recovered {
             queues,
@@ -121,207 +101,563 @@ pub(crate) fn scan(
         watermarks: scan.watermarks,
         end,
         undurable_from: scan.synced.min(end),
-        spares,
+        spares: listing.spares,
+        checkpoint: scan.checkpoint.max(scan.newest_checkpoint),
     })
 }
 
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    /// Where the record lies; 0: no such message seen.
-    at: u64,
-    len: u32,
-    delivery_count: u32,
-    settled: bool,
-    may_be_delivered: bool,
+/// Makes the index of one log file from the log. What is not of account any more may be in it.
+pub(crate) fn index_of(
+    dir: &Path,
+    config: &LogConfig,
+    disk: &dyn Disk,
+    base: u64,
+) -> io::Result<OpenIndex> {
+    let names = disk.list(dir)?;
+    let names = names.iter().filter_map(|name| name.to_str());
+    let mut bases: Vec<_> = names.filter_map(file_base).collect();
+    bases.sort_unstable();
+    let mut index = OpenIndex::default();
+    let first = bases.partition_point(|other| *other < base);
+    let next = |number: usize| bases.get(number + 1).copied();
+    let range = base..next(first).unwrap_or(u64::MAX);
+    for (number, other) in bases.iter().enumerate().skip(first) {
+        let mut reader = Reader::open(dir, disk, *other, next(number))?;
+        let before = index.run_count();
+        gather_items(&mut reader, config.log_id(), |item| {
+            if range.contains(&item.at) {
+                index.push(ExtentKey::of(item), Run::of(item));
+            }
+        })?;
+        // A chunk at the end of a file is mostly enqueued at the start of the next one.
+        if number > first && index.run_count() == before {
+            break;
+        }
+    }
+    Ok(index)
 }
 
-#[derive(Default)]
-struct QueueSlots {
-    blocks: BTreeMap<u64, Box<[Slot; BLOCK_SLOTS]>>,
-    watermark: u64,
+/// Calls `take` for each run of the file's sound ENQUEUED entries.
+fn gather_items(
+    reader: &mut Reader,
+    log_id: u32,
+    mut take: impl FnMut(&EnqueuedItem),
+) -> io::Result<()> {
+    let mut at = 0;
+    while at < reader.len {
+        let Some(header) = reader.entry(log_id, at)? else {
+            match reader.next_entry(log_id, at + 1)? {
+                Some(next) => at = next,
+                None => break,
+            }
+            continue;
+        };
+        if header.kind == Kind::Enqueued {
+            let payload = reader.payload(at, &header)?;
+            EnqueuedItem::read_all(payload).for_each(|item| take(&item));
+        }
+        at += HEADER_LEN as u64 + u64::from(header.payload_len);
+    }
+    Ok(())
 }
 
-impl QueueSlots {
-    fn slot(&mut self, sequence: u64) -> &mut Slot {
-        let block = self
-            .blocks
-            .entry(sequence / BLOCK)
-            .or_insert_with(|| Box::new([Slot::default(); BLOCK_SLOTS]));
-        let index = usize::try_from(sequence % BLOCK).unwrap_or(0);
-        &mut block[index]
+/// What is in the folder.
+struct Listing {
+    dir: PathBuf,
+    /// Starts of the log files, ascending.
+    bases: Vec<u64>,
+    /// Indexes, and what was left of one by a crash.
+    indexes: Vec<(Option<u64>, PathBuf)>,
+    spares: Vec<PathBuf>,
+}
+
+impl Listing {
+    fn read(dir: &Path, disk: &dyn Disk) -> Result<Self, OpenError> {
+        let mut listing = Self {
+            dir: dir.to_owned(),
+            bases: Vec::new(),
+            indexes: Vec::new(),
+            spares: Vec::new(),
+        };
+        let names = disk
+            .list(dir)
+            .map_err(|error| OpenError::io("list", dir, error))?;
+        for name in names.iter().filter_map(|name| name.to_str()) {
+            if let Some(base) = file_base(name) {
+                listing.bases.push(base);
+            } else if let Some(base) = index_base(name) {
+                listing.indexes.push((Some(base), dir.join(name)));
+            } else if name.ends_with(".idx.new") {
+                listing.indexes.push((None, dir.join(name)));
+            } else if name.starts_with(SPARE) {
+                listing.spares.push(dir.join(name));
+            }
+        }
+        listing.bases.sort_unstable();
+        Ok(listing)
     }
 
-    fn settle(&mut self, first: u64, count: u64) {
-        // Blocks that hold nothing need no marks: a settlement follows its message, and a message whose
-        // entry is lost cannot come back.
-        let end = first.saturating_add(count);
-        for (block, slots) in self.blocks.range_mut(first / BLOCK..=end / BLOCK) {
-            let within = |sequence: u64| sequence.saturating_sub(block * BLOCK).min(BLOCK);
-            let (from, to) = (within(first), within(end));
-            for slot in slots
-                .iter_mut()
-                .take(usize::try_from(to).unwrap_or(0))
-                .skip(usize::try_from(from).unwrap_or(0))
+    fn drop_spares(&mut self, disk: &dyn Disk) -> Result<(), OpenError> {
+        while self.spares.len() > SPARES_MAX
+            && let Some(spare) = self.spares.pop()
+        {
+            disk.remove(&spare)
+                .map_err(|error| OpenError::io("remove", spare, error))?;
+        }
+        Ok(())
+    }
+
+    /// Indexes without their log file; one that cannot be removed does no harm.
+    fn drop_stale_indexes(&self, disk: &dyn Disk, files: &[FileInfo]) {
+        let bases: BTreeSet<_> = files.iter().map(|file| file.base).collect();
+        for (base, path) in &self.indexes {
+            if base.is_none_or(|base| !bases.contains(&base))
+                && let Err(error) = disk.remove(path)
             {
-                slot.settled = true;
+                let file = path.strip_prefix(&self.dir).unwrap_or(path).display();
+                tracing::warn!(%file, %error, "an index without a log file could not be removed");
             }
         }
     }
 }
 
-struct Loaded {
-    index: usize,
+/// What the first entry of a log file says.
+struct Head {
+    start: FileStart,
+    synced: u64,
+}
+
+impl Head {
+    /// A file of another format or another folder is refused rather than cut; what cannot be read says nothing.
+    fn read_all(
+        dir: &Path,
+        disk: &dyn Disk,
+        log_id: u32,
+        bases: &[u64],
+    ) -> Result<Vec<Option<Self>>, OpenError> {
+        let mut heads = Vec::with_capacity(bases.len());
+        for base in bases {
+            heads.push(Self::read(dir, disk, log_id, *base)?);
+        }
+        Ok(heads)
+    }
+
+    fn read(
+        dir: &Path,
+        disk: &dyn Disk,
+        log_id: u32,
+        base: u64,
+    ) -> Result<Option<Self>, OpenError> {
+        let path = dir.join(file_name(base));
+        let mut octets = vec![0; usize::try_from(FILE_ENTRY_LEN).unwrap_or(0)];
+        let read = disk
+            .open_read(&path)
+            .and_then(|file| file.read_at(&mut octets, 0));
+        match read {
+            Ok(read) => octets.truncate(read),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(OpenError::io("read", path, error));
+            }
+            // The one who needs the rest of it will tell.
+            Err(_) => return Ok(None),
+        }
+        let header = match Header::read(&octets) {
+            Err(BadHeader::Version(found)) => {
+                return Err(OpenError::Version {
+                    path,
+                    found: found.to_string(),
+                    known: VERSION.into(),
+                });
+            }
+            Ok(header) if header.kind == Kind::File => header,
+            _ => return Ok(None),
+        };
+        if header.log_id != log_id {
+            return Err(OpenError::ForeignLog { path });
+        }
+        let payload = octets.get(HEADER_LEN..).unwrap_or_default();
+        let sound = header.position == base && header.payload_crc == crc32c::crc32c(payload);
+        let start = FileStart::read(payload).filter(|_| sound);
+        Ok(start.map(|start| Self {
+            start,
+            synced: header.synced,
+        }))
+    }
+}
+
+/// A log file read through a window.
+struct Reader {
+    file: Box<dyn DiskFile>,
     base: u64,
-    octets: Vec<u8>,
+    /// Octets that may be entries.
+    len: u64,
+    window: Vec<u8>,
+    /// Where in the file the window begins.
+    start: u64,
+}
+
+impl Reader {
+    fn open(dir: &Path, disk: &dyn Disk, base: u64, next: Option<u64>) -> io::Result<Self> {
+        let file = disk.open_read(&dir.join(file_name(base)))?;
+        let len = file.len()?.min(next.map_or(u64::MAX, |next| next - base));
+        Ok(Self {
+            file,
+            base,
+            len,
+            window: Vec::new(),
+            start: 0,
+        })
+    }
+
+    /// The octets from offset `at` on: `wanted` or more, fewer only at the end.
+    fn octets(&mut self, at: u64, wanted: usize) -> io::Result<&[u8]> {
+        let left = usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX);
+        let wanted = wanted.min(left);
+        let inside = |start: u64, window: &[u8]| {
+            let from = usize::try_from(at.checked_sub(start)?).ok()?;
+            (from + wanted <= window.len()).then_some(from)
+        };
+        let from = match inside(self.start, &self.window) {
+            Some(from) => from,
+            None => {
+                self.window.resize(wanted.max(WINDOW).min(left), 0);
+                let read = self.file.read_at(&mut self.window, at);
+                // What was there before must not pass for what is here.
+                self.start = at;
+                self.window.truncate(*read.as_ref().unwrap_or(&0));
+                read?;
+                0
+            }
+        };
+        Ok(&self.window[from..])
+    }
+
+    /// The sound entry at offset `at`, if there is one. The records of a MESSAGES entry are not looked at.
+    fn entry(&mut self, log_id: u32, at: u64) -> io::Result<Option<Header>> {
+        let position = self.base + at;
+        let Ok(header) = Header::read(self.octets(at, HEADER_LEN)?) else {
+            return Ok(None);
+        };
+        let payload_at = at + HEADER_LEN as u64;
+        if header.log_id != log_id
+            || header.position != position
+            || self.len - payload_at < header.payload_len.into()
+        {
+            return Ok(None);
+        }
+        let sound = header.kind == Kind::Messages
+            || header.payload_crc == crc32c::crc32c(self.payload(at, &header)?);
+        Ok(sound.then_some(header))
+    }
+
+    /// The payload of the entry at offset `at`.
+    fn payload(&mut self, at: u64, header: &Header) -> io::Result<&[u8]> {
+        let len = header.payload_len as usize;
+        let octets = self.octets(at + HEADER_LEN as u64, len)?;
+        Ok(&octets[..len.min(octets.len())])
+    }
+
+    /// Where the next sound entry begins, from offset `from` on.
+    fn next_entry(&mut self, log_id: u32, mut from: u64) -> io::Result<Option<u64>> {
+        const ZEROS: [u8; ZERO_BLOCK] = [0; ZERO_BLOCK];
+        while from < self.len {
+            let block = self.octets(from, ZERO_BLOCK)?;
+            let block = &block[..block.len().min(ZERO_BLOCK)];
+            let len = block.len() as u64;
+            if len == 0 {
+                break;
+            }
+            if block != &ZEROS[..block.len()] {
+                let begins = |(_, octet): &(u64, &u8)| **octet == MAGIC[0];
+                let candidates: Vec<_> = (from..).zip(block).filter(begins).collect();
+                let candidates: Vec<_> = candidates.into_iter().map(|(at, _)| at).collect();
+                for at in candidates {
+                    if self.octets(at, MAGIC.len())?.starts_with(&MAGIC)
+                        && self.entry(log_id, at)?.is_some()
+                    {
+                        return Ok(Some(at));
+                    }
+                }
+            }
+            from += len;
+        }
+        Ok(None)
+    }
+
+    /// The digest of the records in `[at, to)`, as [`crate::format::chunk_digest`] makes it.
+    fn digest(&mut self, mut at: u64, to: u64) -> io::Result<Option<u32>> {
+        let mut digest = 0;
+        while at < to {
+            let head = self.octets(at, 8)?;
+            let Some(head) = head.get(..8).map(<[u8]>::to_vec) else {
+                return Ok(None);
+            };
+            let len = u64::from(u32_at(&head, 0));
+            if len < mamba_types::message::RECORD_HEADER_LEN as u64 || len > to - at {
+                return Ok(None);
+            }
+            digest = crc32c::crc32c_append(digest, &head[4..]);
+            at += len;
+        }
+        Ok(Some(digest))
+    }
+
+    /// The record at offset `at`, if it can be one.
+    fn record(&mut self, at: u64) -> io::Result<Option<&[u8]>> {
+        let head = self.octets(at, 4)?;
+        if head.len() < 4 {
+            return Ok(None);
+        }
+        let len = u32_at(head, 0) as usize;
+        if len as u64 > self.len - at {
+            return Ok(None);
+        }
+        let octets = self.octets(at, len.max(mamba_types::message::RECORD_HEADER_LEN))?;
+        Ok(record_len(octets).map(|len| &octets[..len]))
+    }
 }
 
 struct Scan<'a> {
     dir: &'a Path,
     disk: &'a dyn Disk,
     log_id: u32,
+    heads: &'a [Option<Head>],
     files: Vec<FileInfo>,
-    /// The two files read last: records lie in the file of their entry or shortly before.
-    loaded: Vec<Loaded>,
-    queues: BTreeMap<QueueId, QueueSlots>,
+    queues: BTreeMap<QueueId, Live>,
     watermarks: BTreeMap<QueueId, (Sequence, u64)>,
+    /// The checkpoint to begin from; what is older only says what lies where.
+    checkpoint: u64,
+    /// The newest one met that is known to be durable.
+    newest_checkpoint: u64,
+    /// Files whose contents no longer count, for sure.
+    moved: BTreeSet<u64>,
     /// What could not be read, in order; bodies included.
     holes: Vec<Range<u64>>,
+    /// Where what is missing between two files ends.
+    gaps: Vec<u64>,
     /// Ranges that earlier recoveries found not to have been durable.
     undurable: Vec<Range<u64>>,
     /// The greatest position any entry knew to be synced.
     synced: u64,
+    /// Runs whose records may not have reached the disk.
+    doubtful: Vec<EnqueuedItem>,
     clean: bool,
     report: RecoveryReport,
 }
 
-impl Scan<'_> {
-    /// Makes sure that the file's octets are in memory; returns where in `loaded`.
-    fn load(&mut self, index: usize) -> Result<usize, OpenError> {
-        if let Some(found) = self.loaded.iter().position(|file| file.index == index) {
-            return Ok(found);
+impl<'a> Scan<'a> {
+    fn new(
+        dir: &'a Path,
+        disk: &'a dyn Disk,
+        log_id: u32,
+        bases: &[u64],
+        heads: &'a [Option<Head>],
+    ) -> Self {
+        let mut scan = Self {
+            dir,
+            disk,
+            log_id,
+            heads,
+            files: bases.iter().copied().map(FileInfo::new).collect(),
+            queues: BTreeMap::new(),
+            watermarks: BTreeMap::new(),
+            checkpoint: 0,
+            newest_checkpoint: 0,
+            moved: BTreeSet::new(),
+            holes: Vec::new(),
+            gaps: Vec::new(),
+            undurable: Vec::new(),
+            synced: 0,
+            doubtful: Vec::new(),
+            clean: false,
+            report: RecoveryReport::default(),
+        };
+        for (base, head) in bases.iter().zip(heads) {
+            let Some(head) = head else { continue };
+            scan.synced = scan.synced.max(head.synced);
+            scan.checkpoint = scan.checkpoint.max(head.start.checkpoint);
+            if head.start.undurable_from < *base {
+                scan.undurable.push(head.start.undurable_from..*base);
+            }
         }
+        scan
+    }
+
+    fn next_base(&self, index: usize) -> Option<u64> {
+        self.files.get(index + 1).map(|next| next.base)
+    }
+
+    fn reader(&self, index: usize) -> io::Result<Reader> {
         let base = self.files[index].base;
-        let path = self.dir.join(crate::format::file_name(base));
-        let fault = |error| OpenError::io("read", path.clone(), error);
-        let file = self.disk.open_read(&path).map_err(fault)?;
-        let mut len = file.len().map_err(fault)?;
-        if let Some(next) = self.files.get(index + 1) {
-            len = len.min(next.base - base);
+        Reader::open(self.dir, self.disk, base, self.next_base(index))
+    }
+
+    fn was_durable(&self, position: u64) -> bool {
+        position < self.synced && !self.undurable.iter().any(|range| range.contains(&position))
+    }
+
+    /// Whether all of `[from, to)` was known to be on the disk.
+    fn were_durable(&self, from: u64, to: u64) -> bool {
+        to <= self.synced
+            && !self
+                .undurable
+                .iter()
+                .any(|range| range.start < to && from < range.end)
+    }
+
+    /// Learns from the newest file how far the log was synced and where its newest checkpoint began, before the
+    /// files are read in order.
+    fn look_ahead(&mut self) {
+        let newest = self.heads.iter().rposition(Option::is_some);
+        let Some(index) = newest else { return };
+        // What cannot be read is reported when its turn comes.
+        let Ok(mut reader) = self.reader(index) else {
+            return;
+        };
+        let base = reader.base;
+        let mut checkpoints = Vec::new();
+        let (mut at, mut solid_from) = (0, base);
+        while at < reader.len {
+            let Ok(Some(header)) = reader.entry(self.log_id, at) else {
+                match reader.next_entry(self.log_id, at + 1) {
+                    Ok(Some(next)) => at = next,
+                    _ => break,
+                }
+                solid_from = base + at;
+                continue;
+            };
+            self.synced = self.synced.max(header.synced);
+            if header.kind == Kind::Checkpoint
+                && let Ok(payload) = reader.payload(at, &header)
+                && let Some(from) = read_checkpoint(payload)
+                && from <= header.position
+            {
+                checkpoints.push((from, solid_from));
+            }
+            at += HEADER_LEN as u64 + u64::from(header.payload_len);
         }
-        let mut octets = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        let read = file.read_at(&mut octets, 0).map_err(fault)?;
-        octets.truncate(read);
-        if self.loaded.len() >= 2 {
-            self.loaded.remove(0);
+        for (from, solid_from) in checkpoints {
+            // Nothing of it may be missing, be it synced or not.
+            let before = from.min(base)..base;
+            if from >= solid_from
+                || (solid_from == base && self.were_durable(before.start, before.end))
+            {
+                self.checkpoint = self.checkpoint.max(from);
+            }
         }
-        self.loaded.push(Loaded {
-            index,
-            base,
-            octets,
-        });
-        Ok(self.loaded.len() - 1)
+    }
+
+    /// Takes the indexes of all files that are wholly older than the checkpoint.
+    fn use_indexes(&mut self) {
+        for index in 0..self.files.len() {
+            let base = self.files[index].base;
+            let Some(next) = self
+                .next_base(index)
+                .filter(|next| *next <= self.checkpoint)
+            else {
+                continue;
+            };
+            let len = self
+                .disk
+                .open_read(&self.dir.join(file_name(base)))
+                .and_then(|file| file.len());
+            let Ok(sealed) = SealedIndex::open(self.disk, self.dir, base, self.log_id) else {
+                continue;
+            };
+            // A file that does not tell its length may still be read some day.
+            let most = len.map_or(next, |len| next.min(base + len));
+            if base < sealed.end && sealed.end <= most {
+                self.files[index].end = sealed.end;
+                self.files[index].index = Index::Sealed(Arc::new(sealed));
+            }
+        }
+    }
+
+    /// Reads one file, unless its index says enough.
+    fn file(&mut self, index: usize) -> Result<(), OpenError> {
+        if self.files[index].index.is_sealed() {
+            return Ok(());
+        }
+        self.report.files_scanned += 1;
+        let base = self.files[index].base;
+        let mut reader = match self.reader(index) {
+            Ok(reader) => reader,
+            Err(error) => {
+                let len = self
+                    .next_base(index)
+                    .map_or(UNKNOWN_LEN, |next| next - base);
+                return self.unreadable(index, len, &error);
+            }
+        };
+        if let Err(error) = self.entries(index, &mut reader) {
+            return self.unreadable(index, reader.len, &error);
+        }
+        self.items_in_sealed_neighbours(index)
+    }
+
+    /// The rest of a file cannot be read: whoever repairs the disk shall find it untouched.
+    fn unreadable(&mut self, index: usize, len: u64, error: &io::Error) -> Result<(), OpenError> {
+        let file = &mut self.files[index];
+        let name = file_name(file.base);
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            let error = io::Error::from(error.kind());
+            return Err(OpenError::io("read", self.dir.join(name), error));
+        }
+        tracing::error!(file = name, from = file.end, %error, "a log file cannot be read: what follows in it is out of reach; the file is kept. Stop the broker, copy the file from the disk or a backup, and start again");
+        let from = file.end;
+        let range = from..file.base + len;
+        file.unreadable = true;
+        file.end = range.end;
+        self.clean = false;
+        self.report
+            .quarantined
+            .push(LogPosition(from)..LogPosition(range.end));
+        Ok(())
     }
 
     /// Reads one file's entries.
-    fn file(&mut self, index: usize) -> Result<(), OpenError> {
-        let loaded = self.load(index)?;
-        // Taken out while its entries are handled, because they may need other files.
-        let file = self.loaded.remove(loaded);
-        self.check_owner(&file)?;
-        let octets = &file.octets[..];
-        let mut at = 0;
-        let mut end = 0;
-        let mut recycled = true;
-        while at < octets.len() {
-            let Some((header, payload)) = self.entry(octets, file.base, at) else {
-                match self.next_entry(octets, file.base, at + 1) {
+    fn entries(&mut self, index: usize, reader: &mut Reader) -> io::Result<()> {
+        let base = reader.base;
+        let (mut at, mut end) = (0, 0);
+        while at < reader.len {
+            let Some(header) = reader.entry(self.log_id, at)? else {
+                match reader.next_entry(self.log_id, at + 1)? {
                     Some(next) => {
-                        self.hole(file.base + at as u64..file.base + next as u64);
+                        self.hole(base + at..base + next);
                         at = next;
                         continue;
                     }
                     None => break,
                 }
             };
-            if header.kind == Kind::File
-                && let Some(start) = FileStart::read(payload)
-            {
-                recycled = start.recycled;
-                if start.undurable_from < file.base {
-                    self.undurable.push(start.undurable_from..file.base);
-                }
-            }
             self.synced = self.synced.max(header.synced);
             self.report.entries += 1;
             self.clean = header.kind == Kind::CleanStop;
-            let payload_at = at + HEADER_LEN;
-            at = payload_at + payload.len();
-            end = at;
-            self.files[index].end = file.base + end as u64;
-            self.apply(&header, payload, &file)?;
+            let len = HEADER_LEN as u64 + u64::from(header.payload_len);
+            end = at + len;
+            self.report.octets += len;
+            self.files[index].end = base + end;
+            self.apply(&header, at, reader)?;
+            at = end;
         }
-        self.report.octets += end as u64;
-        let end = file.base + end as u64;
-        self.files[index].end = end;
-        match self.files.get(index + 1).map(|next| next.base) {
-            Some(next) => {
-                if end < next {
-                    self.hole(end..next);
-                    self.files[index].end = next;
-                }
-            }
-            None => self.torn_tail(octets, file.base, end, recycled),
+        match self.next_base(index) {
+            Some(next) if base + end < next => self.missing(index, next, reader.len),
+            Some(_) => {}
+            None => self.torn_tail(index, end, reader)?,
         }
-        self.loaded.push(file);
         Ok(())
     }
-    /// A file of another format or another folder is refused rather than cut.
-    fn check_owner(&self, file: &Loaded) -> Result<(), OpenError> {
-        let path = || self.dir.join(crate::format::file_name(file.base));
-        match Header::read(&file.octets) {
-            Err(BadHeader::Version(found)) => Err(OpenError::Version {
-                path: path(),
-                found: found.to_string(),
-                known: VERSION.into(),
-            }),
-            Ok(header) if header.kind == Kind::File && header.log_id != self.log_id => {
-                Err(OpenError::ForeignLog { path: path() })
-            }
-            _ => Ok(()),
-        }
-    }
 
-    /// The sound entry at offset `at`, if there is one.
-    fn entry<'o>(&self, octets: &'o [u8], base: u64, at: usize) -> Option<(Header, &'o [u8])> {
-        let header = Header::read(&octets[at..]).ok()?;
-        if header.log_id != self.log_id || header.position != base + at as u64 {
-            return None;
+    /// Between the last entry of a file and the next file something is not there.
+    fn missing(&mut self, index: usize, next: u64, len: u64) {
+        if next <= self.checkpoint {
+            return;
         }
-        let payload = &octets[at + HEADER_LEN..];
-        let payload = payload.get(..header.payload_len as usize)?;
-        let sound = header.kind == Kind::Messages || header.payload_crc == crc32c::crc32c(payload);
-        sound.then_some((header, payload))
-    }
-
-    /// Where the next sound entry begins, from offset `from` on.
-    fn next_entry(&self, octets: &[u8], base: u64, mut from: usize) -> Option<usize> {
-        const ZEROS: [u8; ZERO_BLOCK] = [0; ZERO_BLOCK];
-        while from < octets.len() {
-            let block = &octets[from..octets.len().min(from + ZERO_BLOCK)];
-            if block != &ZEROS[..block.len()] {
-                for (index, first) in block.iter().enumerate() {
-                    let at = from + index;
-                    if *first == MAGIC[0]
-                        && octets[at..].starts_with(&MAGIC)
-                        && self.entry(octets, base, at).is_some()
-                    {
-                        return Some(at);
-                    }
-                }
-            }
-            from += block.len();
-        }
-        None
+        let file = &mut self.files[index];
+        let range = file.end..next;
+        file.end = file.base + len;
+        self.gaps.push(next);
+        self.hole(range);
     }
 
     fn hole(&mut self, range: Range<u64>) {
@@ -330,224 +666,207 @@ impl Scan<'_> {
     }
 
     /// Counts what stands behind the last sound entry of the newest file.
-    fn torn_tail(&mut self, octets: &[u8], base: u64, end: u64, recycled: bool) {
-        let from = usize::try_from(end - base).unwrap_or(octets.len());
-        let rest = &octets[from..];
+    fn torn_tail(&mut self, index: usize, end: u64, reader: &mut Reader) -> io::Result<()> {
+        let recycled = self.heads[index]
+            .as_ref()
+            .is_none_or(|head| head.start.recycled);
         let torn = if recycled {
             // Behind the end stand entries of the file's former life; only a header tells ours apart.
-            Header::read(rest)
+            let position = reader.base + end;
+            let left = reader.len - end;
+            Header::read(reader.octets(end, HEADER_LEN)?)
                 .ok()
-                .filter(|header| header.log_id == self.log_id && header.position == end)
+                .filter(|header| header.log_id == self.log_id && header.position == position)
                 .map_or(0, |header| {
-                    rest.len().min(HEADER_LEN + header.payload_len as usize)
+                    left.min(HEADER_LEN as u64 + u64::from(header.payload_len))
                 })
         } else {
-            rest.iter()
-                .rposition(|octet| *octet != 0)
-                .map_or(0, |last| last + 1)
+            let (mut at, mut last) = (end, end);
+            while at < reader.len {
+                let block = reader.octets(at, ZERO_BLOCK)?;
+                if block.is_empty() {
+                    break;
+                }
+                if let Some(offset) = block.iter().rposition(|octet| *octet != 0) {
+                    last = at + offset as u64 + 1;
+                }
+                at += block.len() as u64;
+            }
+            last - end
         };
         if torn > 0 {
             self.clean = false;
         }
-        self.report.torn_octets += torn as u64;
+        self.report.torn_octets += torn;
+        Ok(())
     }
 
-    fn apply(&mut self, header: &Header, payload: &[u8], file: &Loaded) -> Result<(), OpenError> {
+    fn apply(&mut self, header: &Header, at: u64, reader: &mut Reader) -> io::Result<()> {
+        let position = header.position;
+        // What is older than the checkpoint is in its states.
+        let counts = position >= self.checkpoint;
         match header.kind {
-            Kind::File => {}
+            Kind::File | Kind::CleanStop => {}
             Kind::Messages => {
-                if chunk_digest(payload).unwrap_or(0) != header.payload_crc {
-                    let start = header.position + HEADER_LEN as u64;
-                    self.hole(start..start + payload.len() as u64);
+                let start = position + HEADER_LEN as u64;
+                let end = start + u64::from(header.payload_len);
+                // What was synced is checked record by record when it is read.
+                if !self.were_durable(start, end)
+                    && reader.digest(start - reader.base, end - reader.base)?
+                        != Some(header.payload_crc)
+                {
+                    self.hole(start..end);
                 }
             }
             Kind::Enqueued => {
-                for item in EnqueuedItem::read_all(payload) {
-                    self.enqueued(&item, file)?;
+                for item in EnqueuedItem::read_all(reader.payload(at, header)?) {
+                    self.enqueued(&item, counts);
                 }
             }
-            Kind::Settled => {
-                for item in SequenceItem::read_all(payload) {
-                    if let Some(queue) = self.queues.get_mut(&item.queue) {
-                        queue.settle(item.sequence.0, item.number.into());
+            Kind::Settled if counts => {
+                for item in SequenceItem::read_all(reader.payload(at, header)?) {
+                    if let Some(live) = self.queues.get_mut(&item.queue) {
+                        let from = item.sequence.0;
+                        live.settle(from, from.saturating_add(item.number.into()));
                     }
                 }
             }
             Kind::Delivered => {
-                for item in SequenceItem::read_all(payload) {
-                    let queue = self.queues.entry(item.queue).or_default();
-                    queue.watermark = queue.watermark.max(item.sequence.0);
-                    let mark = (Sequence(queue.watermark), header.position);
-                    self.watermarks.insert(item.queue, mark);
+                for item in SequenceItem::read_all(reader.payload(at, header)?) {
+                    let live = self.queues.entry(item.queue).or_default();
+                    live.delivered(item.sequence.0);
+                    let mark = self.watermarks.entry(item.queue).or_default();
+                    *mark = (mark.0.max(item.sequence), position);
                 }
             }
-            Kind::DeliveryCount => {
-                for item in SequenceItem::read_all(payload) {
-                    if let Some(queue) = self.queues.get_mut(&item.queue) {
-                        queue.slot(item.sequence.0).delivery_count = item.number;
+            Kind::DeliveryCount if counts => {
+                for item in SequenceItem::read_all(reader.payload(at, header)?) {
+                    if let Some(live) = self.queues.get_mut(&item.queue) {
+                        live.delivery_count(item.sequence.0, item.number);
                     }
                 }
             }
-            Kind::CleanStop => self.clean_stop(payload),
-        }
-        Ok(())
-    }
-
-    /// From a clean stop on, exactly these have been delivered, whatever the watermarks said.
-    fn clean_stop(&mut self, payload: &[u8]) {
-        self.watermarks.clear();
-        for queue in self.queues.values_mut() {
-            queue.watermark = 0;
-            for slot in queue.blocks.values_mut().flat_map(|block| block.iter_mut()) {
-                slot.may_be_delivered = false;
-            }
-        }
-        for item in SequenceItem::read_all(payload) {
-            if let Some(queue) = self.queues.get_mut(&item.queue) {
-                for sequence in (item.sequence.0..).take(item.number as usize) {
-                    queue.slot(sequence).may_be_delivered = true;
+            Kind::State => {
+                if let Some((queue, items)) = StateItem::read_all(reader.payload(at, header)?) {
+                    self.watermarks.remove(&queue);
+                    let live = self.queues.entry(queue).or_default();
+                    if counts {
+                        live.reset(items);
+                    } else {
+                        live.reset(std::iter::empty());
+                    }
                 }
             }
-        }
-    }
-
-    fn enqueued(&mut self, item: &EnqueuedItem, current: &Loaded) -> Result<(), OpenError> {
-        let missing = u64::from(item.count);
-        let Some(index) = self
-            .files
-            .partition_point(|file| file.base <= item.at)
-            .checked_sub(1)
-        else {
-            self.report.dangling += missing;
-            return Ok(());
-        };
-        let loaded;
-        let file = if index == current.index {
-            current
-        } else {
-            loaded = self.load(index)?;
-            &self.loaded[loaded]
-        };
-        let mut at = usize::try_from(item.at - file.base).unwrap_or(usize::MAX);
-        let queue = self.queues.entry(item.queue).or_default();
-        for number in 0..u64::from(item.count) {
-            let record = file.octets.get(at..).unwrap_or_default();
-            let Some(len) = record_len(record) else {
-                self.report.dangling += missing - number;
-                break;
-            };
-            let position = file.base + at as u64;
-            let slot = queue.slot(item.first.0.saturating_add(number));
-            // A copy made to free a file counts only if it is whole: the original may be all there is.
-            let sound = slot.at == 0
-                || Message::check(record).is_ok()
-                    && !self.holes.iter().any(|hole| hole.contains(&position));
-            if sound {
-                slot.at = position;
-                slot.len = u32::try_from(len).unwrap_or(u32::MAX);
-            }
-            slot.may_be_delivered |= item.may_be_delivered;
-            slot.delivery_count = slot.delivery_count.max(item.delivery_count);
-            self.files[index].pairs += 1;
-            at += len;
-        }
-        Ok(())
-    }
-
-    /// Reads the bodies of what is live.
-    fn collect(
-        &mut self,
-        known: &dyn Fn(QueueId) -> bool,
-    ) -> Result<BTreeMap<QueueId, RecoveredQueue>, OpenError> {
-        let mut live = Vec::new();
-        let queues = std::mem::take(&mut self.queues);
-        for (id, queue) in &queues {
-            let before = live.len();
-            live.extend(queue.live().map(|(_, slot)| (slot.at, slot.len)));
-            if !known(*id) {
-                self.report.unknown_queue += (live.len() - before) as u64;
-                live.truncate(before);
-            }
-        }
-        live.sort_unstable();
-        live.dedup();
-        let messages = self.read_records(&live)?;
-        let mut recovered = BTreeMap::new();
-        for (id, queue) in queues.iter().filter(|(id, _)| known(**id)) {
-            let mut list = Vec::new();
-            let mut next = 0;
-            for (sequence, slot) in queue.live() {
-                // Neighbours in the queue are mostly neighbours in the log.
-                if live.get(next).is_none_or(|(at, _)| *at != slot.at) {
-                    next = live.partition_point(|(at, _)| *at < slot.at);
+            Kind::Checkpoint => {
+                let from = read_checkpoint(reader.payload(at, header)?);
+                let end = position + HEADER_LEN as u64 + 8;
+                if let Some(from) = from.filter(|from| self.were_durable(*from, end)) {
+                    self.newest_checkpoint = self.newest_checkpoint.max(from);
                 }
-                let Some(message) = messages.get(next).cloned().flatten() else {
-                    self.report.dangling += 1;
-                    continue;
-                };
-                next += 1;
-                if let Some(file) = self
-                    .files
-                    .partition_point(|file| file.base <= slot.at)
-                    .checked_sub(1)
+            }
+            Kind::Moved => {
+                // The file is there until this is durable: before that it still counts, and after the next
+                // checkpoint nobody needs to know.
+                if counts
+                    && self.was_durable(position)
+                    && let Some(base) = read_moved(reader.payload(at, header)?)
                 {
-                    self.files[file].live += 1;
+                    self.moved.insert(base);
                 }
-                list.push(RecoveredMessage {
-                    sequence: Sequence(sequence),
-                    message,
-                    at: LogPosition(slot.at),
-                    redelivered: slot.may_be_delivered || sequence <= queue.watermark,
-                    delivery_count: slot.delivery_count,
-                });
             }
-            if !list.is_empty() {
-                recovered.insert(*id, RecoveredQueue { messages: list });
-            }
+            Kind::Settled | Kind::DeliveryCount => {}
         }
-        Ok(recovered)
+        Ok(())
     }
 
-    /// Copies the records at these places, in order of position, out of the files.
-    fn read_records(&mut self, wanted: &[(u64, u32)]) -> Result<Vec<Option<Message>>, OpenError> {
-        let mut messages = Vec::with_capacity(wanted.len());
-        let mut copies: Vec<u8> = Vec::new();
-        let mut pending: Vec<Option<Range<usize>>> = Vec::new();
-        let seal = |copies: &mut Vec<u8>, pending: &mut Vec<Option<Range<usize>>>| {
-            let whole = Bytes::from(std::mem::take(copies).into_boxed_slice());
-            pending
-                .drain(..)
-                .map(|range| range.map(|range| Message::from_record(whole.slice(range))))
-                .collect::<Vec<_>>()
-        };
-        for (at, len) in wanted {
-            let index = self
-                .files
-                .partition_point(|file| file.base <= *at)
-                .saturating_sub(1);
-            let loaded = self.load(index)?;
-            let file = &self.loaded[loaded];
-            let offset = usize::try_from(at - file.base).unwrap_or(usize::MAX);
-            let record = file.octets.get(offset..).unwrap_or_default();
-            let sound = !self.torn(*at)
-                && Message::check(record).is_ok_and(|checked| checked == *len as usize);
-            if sound {
-                let start = copies.len();
-                copies.extend_from_slice(&record[..*len as usize]);
-                pending.push(Some(start..copies.len()));
-            } else {
-                pending.push(None);
-                if !self.holes.iter().any(|hole| hole.contains(at)) {
-                    self.holes.push(*at..at + u64::from(*len));
-                }
-            }
-            if copies.len() >= COPY_BUFFER {
-                messages.extend(seal(&mut copies, &mut pending));
+    /// The file that holds a position.
+    fn holder(&self, at: u64) -> Option<usize> {
+        let index = self
+            .files
+            .partition_point(|file| file.base <= at)
+            .checked_sub(1)?;
+        (at < self.files[index].end).then_some(index)
+    }
+
+    fn enqueued(&mut self, item: &EnqueuedItem, counts: bool) {
+        if item.volatile || item.count == 0 {
+            return;
+        }
+        let holder = self.holder(item.at);
+        if counts {
+            let live = self.queues.entry(item.queue).or_default();
+            let (from, level) = (item.first.0, item.level);
+            let to = from.saturating_add(item.count.into());
+            let flags = Flags {
+                delivered: item.may_be_delivered,
+                delivery_count: item.delivery_count,
+            };
+            match (holder, item.copied_from) {
+                (Some(_), None) => live.enqueue(level, from, to, flags),
+                (Some(_), Some(_)) => live.copy(level, from, to, flags),
+                // It was settled, or a copy says that it lives.
+                (None, None) => live.gone(level, to),
+                // Whatever it was a copy of knows better.
+                (None, Some(_)) => {}
             }
         }
-        messages.extend(seal(&mut copies, &mut pending));
-        self.loaded.clear();
-        Ok(messages)
+        let Some(index) = holder else {
+            self.report.dangling += u64::from(item.count);
+            return;
+        };
+        if self.files[index].index.is_sealed() {
+            return;
+        }
+        if self.were_durable(item.at, item.at + u64::from(item.octets)) {
+            self.files[index]
+                .index
+                .push(ExtentKey::of(item), Run::of(item));
+        } else {
+            self.doubtful.push(*item);
+        }
+    }
+
+    /// A file whose index had to be made anew lacks the runs that are told by the next files, if nobody reads those.
+    fn items_in_sealed_neighbours(&mut self, index: usize) -> Result<(), OpenError> {
+        let range = self.files[index].base..self.files[index].end;
+        for neighbour in index + 1..self.files.len() {
+            if !self.files[neighbour].index.is_sealed() {
+                break;
+            }
+            let mut items = Vec::new();
+            let gathered = self.reader(neighbour).and_then(|mut reader| {
+                gather_items(&mut reader, self.log_id, |item| {
+                    if range.contains(&item.at) {
+                        items.push(*item);
+                    }
+                })
+            });
+            if let Err(error) = gathered {
+                let end = self.files[neighbour].end;
+                let len = end - self.files[neighbour].base;
+                self.unreadable(neighbour, len, &error)?;
+            }
+            if items.is_empty() {
+                break;
+            }
+            for item in items {
+                self.enqueued(&item, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// What only the system's cache holds must not be taken for durable from now on.
+    fn keep_from_the_cache(&self) -> Result<(), OpenError> {
+        let unsure = self.files.iter().filter(|file| file.end > self.synced);
+        for file in unsure.filter(|file| !file.unreadable) {
+            let path = self.dir.join(file_name(file.base));
+            self.disk
+                .open(&path)
+                .and_then(|open| open.sync_data())
+                .map_err(|error| OpenError::io("sync", path, error))?;
+        }
+        Ok(())
     }
 
     /// Whether the position lies in an unfinished write. A file's former records may stand there.
@@ -557,15 +876,202 @@ impl Scan<'_> {
             .any(|hole| hole.contains(&at) && !self.was_durable(hole.start))
     }
 
-    fn was_durable(&self, position: u64) -> bool {
-        position < self.synced && !self.undurable.iter().any(|range| range.contains(&position))
+    /// Takes of the doubtful runs what is whole.
+    fn doubtful_items(&mut self) {
+        let mut open: Option<(usize, Reader)> = None;
+        for item in std::mem::take(&mut self.doubtful) {
+            let Some(index) = self.holder(item.at) else {
+                self.report.dangling += u64::from(item.count);
+                continue;
+            };
+            let key = ExtentKey::of(&item);
+            if self.were_durable(item.at, item.at + u64::from(item.octets)) {
+                self.files[index].index.push(key, Run::of(&item));
+                continue;
+            }
+            if open.as_ref().is_none_or(|(number, _)| *number != index) {
+                open = self.reader(index).ok().map(|reader| (index, reader));
+            }
+            let mut whole = Parts::default();
+            if let Some((_, reader)) = &mut open {
+                whole.take(reader, &Run::of(&item), |_, at, record| {
+                    !self.torn(at) && Message::check(record).is_ok()
+                });
+            }
+            self.report.dangling += u64::from(item.count) - whole.count();
+            for run in whole.runs {
+                self.files[index].index.push(key, run);
+            }
+        }
+    }
+
+    /// Of a message in two places one counts: the original until its file is moved or gone, then its last copy.
+    fn copies(&mut self) {
+        let mut settled = BTreeSet::new();
+        for file in &mut self.files {
+            file.moved = self.moved.contains(&file.base);
+            if file.moved {
+                file.index = Index::default();
+            } else if !file.unreadable {
+                settled.insert(file.base);
+            }
+        }
+        let mut groups: BTreeMap<ExtentKey, Vec<usize>> = BTreeMap::new();
+        for (index, file) in self.files.iter_mut().enumerate() {
+            file.index.retain(|key| {
+                !key.volatile
+                    && key
+                        .copied_from
+                        .is_none_or(|origin| !settled.contains(&origin))
+            });
+            for (key, _) in file.index.extents() {
+                if key.copied_from.is_some() {
+                    groups.entry(key).or_default().push(index);
+                }
+            }
+        }
+        // A crash may have cut a first try to empty the file short.
+        for (key, holders) in groups.into_iter().filter(|(_, holders)| holders.len() > 1) {
+            if let Err(fault) = self.last_copies(key, &holders) {
+                let error = io::Error::from(fault);
+                tracing::warn!(%error, "copies of messages cannot be compared: they may count twice until they are gone");
+            }
+        }
+    }
+
+    /// Leaves of each message that several files hold a copy of the youngest one.
+    fn last_copies(&mut self, key: ExtentKey, holders: &[usize]) -> Result<(), IndexFault> {
+        let mut covered = Covered::default();
+        for index in holders.iter().rev() {
+            let file = &self.files[*index];
+            let summary = file
+                .index
+                .extents()
+                .into_iter()
+                .find(|(other, _)| *other == key);
+            let Some((_, summary)) = summary else {
+                continue;
+            };
+            let runs = file.index.runs_of(self.disk, key, 0, usize::MAX)?;
+            if covered.overlaps(summary.first, summary.to) {
+                let mut reader = self.reader(*index)?;
+                let mut rest = Parts::default();
+                for run in &runs {
+                    if covered.overlaps(run.first, run.to()) {
+                        rest.take(&mut reader, run, |sequence, _, _| {
+                            !covered.overlaps(sequence, sequence + 1)
+                        });
+                    } else {
+                        rest.runs.push(*run);
+                    }
+                }
+                self.files[*index]
+                    .index
+                    .replace(self.disk, key, rest.runs)?;
+            }
+            for run in runs {
+                covered.add(run.first, run.to());
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out how much of what lives lies where.
+    fn count(
+        &mut self,
+        config: &LogConfig,
+        known: &dyn Fn(QueueId) -> bool,
+    ) -> BTreeMap<QueueId, RecoveredQueue> {
+        let mut alive: Alive = BTreeMap::new();
+        for (queue, live) in std::mem::take(&mut self.queues) {
+            for (level, ranges) in live.finish() {
+                let ranges = ranges.into_iter().map(|range| (range, Totals::default()));
+                alive.insert((queue, level), ranges.collect());
+            }
+        }
+        for index in 0..self.files.len() {
+            let found = match live_in(&self.files[index], self.disk, &alive) {
+                Ok(found) => found,
+                Err(fault) => {
+                    self.index_anew(index, config, fault);
+                    live_in(&self.files[index], self.disk, &alive).unwrap_or_default()
+                }
+            };
+            let file = &mut self.files[index];
+            let extents = file.index.extents();
+            file.pair_octets = extents
+                .iter()
+                .map(|(_, summary)| summary.totals.octets)
+                .sum();
+            for (queue, level, number, totals) in found {
+                if known(queue) {
+                    file.live += totals.count;
+                    file.live_octets += totals.octets;
+                }
+                if let Some(ranges) = alive.get_mut(&(queue, level)) {
+                    ranges[number].1.add(totals);
+                }
+            }
+        }
+        let mut queues: BTreeMap<QueueId, RecoveredQueue> = BTreeMap::new();
+        for ((queue, level), ranges) in alive {
+            for (range, totals) in ranges.into_iter().filter(|(_, totals)| totals.count > 0) {
+                if !known(queue) {
+                    self.report.unknown_queue += totals.count;
+                    continue;
+                }
+                self.report.live += totals.count;
+                queues.entry(queue).or_default().runs.push(RecoveredRun {
+                    level,
+                    from: Sequence(range.from),
+                    to: Sequence(range.to),
+                    count: totals.count,
+                    body_bytes: totals.body_octets,
+                    redelivered: range.flags.delivered,
+                    delivery_count: range.flags.delivery_count,
+                });
+            }
+        }
+        queues
+    }
+
+    /// A sealed index turned out to be damaged: the log file itself tells the same.
+    fn index_anew(&mut self, index: usize, config: &LogConfig, fault: IndexFault) {
+        let file = &mut self.files[index];
+        let name = file_name(file.base);
+        let error = io::Error::from(fault);
+        tracing::warn!(file = name, %error, "the index of a log file is damaged and made anew from the file");
+        let wanted: BTreeSet<_> = file
+            .index
+            .extents()
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect();
+        match index_of(self.dir, config, self.disk, file.base) {
+            Ok(mut anew) => {
+                anew.retain(|key| wanted.contains(key));
+                file.index = Index::Open(Arc::new(anew));
+                self.report.files_scanned += 1;
+            }
+            Err(error) => {
+                tracing::error!(file = name, %error, "a log file cannot be read: its messages are out of reach; the file is kept. Stop the broker, copy the file from the disk or a backup, and start again");
+                file.unreadable = true;
+                let range = LogPosition(file.base)..LogPosition(file.end);
+                self.report.quarantined.push(range);
+            }
+        }
     }
 
     fn classify_holes(&mut self) {
         for hole in std::mem::take(&mut self.holes) {
             if self.was_durable(hole.start) {
                 let range = LogPosition(hole.start)..LogPosition(hole.end);
+                let file = self.files.partition_point(|file| file.base <= hole.start);
+                let file = file
+                    .checked_sub(1)
+                    .map(|index| file_name(self.files[index].base));
                 tracing::error!(
+                    file = file.unwrap_or_default(),
                     from = hole.start,
                     to = hole.end,
                     "the message log is damaged"
@@ -578,14 +1084,136 @@ impl Scan<'_> {
     }
 }
 
-impl QueueSlots {
-    fn live(&self) -> impl Iterator<Item = (u64, &Slot)> {
-        self.blocks.iter().flat_map(|(block, slots)| {
-            slots
-                .iter()
-                .enumerate()
-                .map(move |(index, slot)| (block * BLOCK + index as u64, slot))
-                .filter(|(_, slot)| slot.at != 0 && !slot.settled)
-        })
+/// Ranges of each level of each queue, and what was found in them.
+type Alive = BTreeMap<(QueueId, u8), Vec<(LiveRange, Totals)>>;
+
+/// What of a file lives: queue, level, which of its ranges, how much.
+fn live_in(
+    file: &FileInfo,
+    disk: &dyn Disk,
+    alive: &Alive,
+) -> Result<Vec<(QueueId, u8, usize, Totals)>, IndexFault> {
+    let mut found = Vec::new();
+    for (key, summary) in file.index.extents() {
+        let Some(ranges) = alive.get(&(key.queue, key.level)) else {
+            continue;
+        };
+        let first = ranges.partition_point(|(range, _)| range.to <= summary.first);
+        let end = ranges.partition_point(|(range, _)| range.from < summary.to);
+        let Some(inside) = ranges.get(first..end).filter(|inside| !inside.is_empty()) else {
+            continue;
+        };
+        let mut take = |number: usize, totals: Totals| {
+            if totals.count > 0 {
+                found.push((key.queue, key.level, first + number, totals));
+            }
+        };
+        if let [(range, _)] = inside
+            && range.from <= summary.first
+            && summary.to <= range.to
+        {
+            take(0, summary.totals);
+            continue;
+        }
+        let mut sums = vec![Totals::default(); inside.len()];
+        let mut number = 0;
+        let mut next = inside[0].0.from;
+        loop {
+            let runs = file.index.runs_of(disk, key, next, RUNS_MAX)?;
+            for run in &runs {
+                while number < inside.len() && inside[number].0.to <= run.first {
+                    number += 1;
+                }
+                let overlapping = inside[number..]
+                    .iter()
+                    .zip(&mut sums[number..])
+                    .take_while(|((range, _), _)| range.from < run.to());
+                for ((range, _), sum) in overlapping {
+                    sum.add(Totals::of_part(run, range.from, range.to));
+                }
+            }
+            match runs.last() {
+                Some(last)
+                    if runs.len() == RUNS_MAX && number < inside.len() && last.to() > next =>
+                {
+                    next = last.to();
+                }
+                _ => break,
+            }
+        }
+        for (number, sum) in sums.into_iter().enumerate() {
+            take(number, sum);
+        }
+    }
+    Ok(found)
+}
+
+/// Parts of runs.
+#[derive(Default)]
+struct Parts {
+    runs: Vec<Run>,
+}
+
+impl Parts {
+    fn count(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.count)).sum()
+    }
+
+    /// Takes the messages of `run` that `wanted` accepts: sequence, position, record.
+    fn take(&mut self, reader: &mut Reader, run: &Run, wanted: impl Fn(u64, u64, &[u8]) -> bool) {
+        let mut at = run.at;
+        let mut joins = false;
+        for sequence in run.first..run.to() {
+            // Without its length nobody can tell where the next one begins.
+            let Ok(Some(record)) = reader.record(at - reader.base) else {
+                break;
+            };
+            let octets = u32::try_from(record.len()).unwrap_or(u32::MAX);
+            let body_octets = u32_at(record, 20).min(octets);
+            let is_wanted = wanted(sequence, at, record);
+            if is_wanted {
+                match self.runs.last_mut().filter(|_| joins) {
+                    Some(last) => {
+                        last.count += 1;
+                        last.octets += octets;
+                        last.body_octets += body_octets;
+                    }
+                    None => self.runs.push(Run {
+                        first: sequence,
+                        at,
+                        count: 1,
+                        octets,
+                        body_octets,
+                    }),
+                }
+            }
+            joins = is_wanted;
+            at += u64::from(octets);
+        }
+    }
+}
+
+/// A set of sequences.
+#[derive(Default)]
+struct Covered {
+    /// Start and end of ranges that neither overlap nor touch.
+    ranges: BTreeMap<u64, u64>,
+}
+
+impl Covered {
+    fn overlaps(&self, from: u64, to: u64) -> bool {
+        let before = self.ranges.range(..to).next_back();
+        before.is_some_and(|(_, end)| *end > from)
+    }
+
+    fn add(&mut self, mut from: u64, mut to: u64) {
+        while let Some((start, end)) = self.ranges.range(..=to).next_back()
+            && *end >= from
+        {
+            let (start, end) = (*start, *end);
+            self.ranges.remove(&start);
+            (from, to) = (from.min(start), to.max(end));
+        }
+        self.ranges.insert(from, to);
     }
 }

@@ -3,13 +3,18 @@
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use mamba_types::{QueueId, Sequence};
+use mamba_types::{LogPosition, QueueId, Sequence};
 
-use super::files::{FileInfo, Files, Hold};
-use crate::format::{FILE_ENTRY_LEN, HEADER_LEN, Header, Kind, set_payload_len};
+use super::{
+    Settled,
+    files::{FileInfo, Files, Hold},
+};
+use crate::format::{EnqueuedItem, FILE_ENTRY_LEN, HEADER_LEN, Header, Kind, set_payload_len};
 
 /// Chunks up to this size are copied beside the headers: cheaper than a vector of their own.
 const INLINE_MAX: usize = 1024;
+/// Runs in memory above which a closed file is sealed at once: each takes some 40 octets.
+const OPEN_RUNS_MAX: usize = 128 << 10;
 /// Octets of payload up to which neighbouring items of one kind share an entry.
 const SHARED_PAYLOAD_MAX: usize = 64 << 10;
 
@@ -95,6 +100,16 @@ pub(crate) struct Staging {
     pub(crate) stop: bool,
     /// The entry of a clean stop is the last one: nothing of our own may follow it.
     pub(crate) clean_stopped: bool,
+    /// Where the newest complete checkpoint began; 0: there was none.
+    pub(crate) checkpoint: u64,
+    /// A checkpoint that is written and counts once the second position is synced.
+    pub(crate) pending_checkpoint: Option<(u64, u64)>,
+    /// Who wants all files kept.
+    pub(crate) holds: usize,
+    /// A file is being emptied: nothing is sealed meanwhile.
+    pub(crate) relocating: bool,
+    /// Nothing is sealed before a file younger than this one has begun: the last try failed.
+    pub(crate) seal_after: u64,
     /// The log failed or is closed: nothing is kept any more.
     pub(crate) discard: bool,
     pub(crate) log_id: u32,
@@ -167,6 +182,36 @@ impl Staging {
         let octets = (self.group.inline.len() - start) as u64;
         self.inline_written(start);
         self.advance(octets);
+    }
+
+    /// Appends a run of enqueued messages, and counts it.
+    pub(crate) fn push_enqueued(&mut self, item: &EnqueuedItem, synced: u64) {
+        self.push_item(Kind::Enqueued, EnqueuedItem::LEN, synced, |to| {
+            item.write(to);
+        });
+        self.files.enqueued(item);
+        self.group.messages += u64::from(item.count);
+    }
+
+    /// A file whose index is to be written beside it.
+    pub(crate) fn to_seal(&self, written: u64) -> Option<&FileInfo> {
+        if self.relocating || self.clean_stopped {
+            return None;
+        }
+        if self.seal_after > 0 && self.files.iter().next_back()?.base <= self.seal_after {
+            return None;
+        }
+        self.files.to_seal(written, OPEN_RUNS_MAX)
+    }
+
+    /// Counts messages that left their queue.
+    pub(crate) fn died(&mut self, settled: &[Settled]) {
+        let gate = self.next;
+        let in_log = settled
+            .iter()
+            .filter(|settled| settled.at != LogPosition::NONE);
+        let pairs = in_log.map(|settled| (settled.at.0, settled.octets));
+        self.files.dead(pairs, gate);
     }
 
     /// Appends an entry with its own payload; returns the payload's position and the file's hold.

@@ -16,14 +16,16 @@ use mamba_types::LogPosition;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
-    DurableWaker, LogConfig, LogStatus, SyncMode,
+    DurableWaker, LogConfig, LogStatus, NewFileListener, SyncMode,
+    index::{Index, SealedIndex},
     staging::{Group, Piece, Sleep, Staging, Urgency},
 };
 use crate::{
     disk::{Disk, DiskFile},
     error::OpenError,
     format::{
-        FILE_ENTRY_LEN, FileStart, HEADER_LEN, Kind, SequenceItem, chunk_digest, file_name, seal,
+        FILE_ENTRY_LEN, FileStart, HEADER_LEN, Kind, SequenceItem, chunk_digest, file_name,
+        index_name, seal,
     },
 };
 
@@ -48,6 +50,8 @@ pub(crate) struct Counters {
     pub(crate) entries: AtomicU64,
     pub(crate) groups: AtomicU64,
     pub(crate) group_entries: [AtomicU64; 16],
+    pub(crate) checkpoints: AtomicU64,
+    pub(crate) relocations: AtomicU64,
 }
 
 struct Waiting {
@@ -89,6 +93,7 @@ pub(crate) struct Shared {
     pub(crate) durable: AtomicU64,
     pub(crate) failed: AtomicBool,
     status: Mutex<LogStatus>,
+    pub(crate) on_new_file: Mutex<Option<NewFileListener>>,
     waiting: Mutex<BinaryHeap<Waiting>>,
     pub(crate) counters: Counters,
     pub(crate) config: LogConfig,
@@ -139,6 +144,7 @@ impl Shared {
             }),
             failed: AtomicBool::new(false),
             status: Mutex::new(LogStatus::Ok),
+            on_new_file: Mutex::default(),
             waiting: Mutex::default(),
             counters: Counters::default(),
             config,
@@ -597,6 +603,9 @@ impl Writer {
         }
         self.base = base;
         self.at = base + FILE_ENTRY_LEN;
+        if let Some(listener) = self.shared.on_new_file.lock().as_ref() {
+            listener();
+        }
         Ok(())
     }
 
@@ -654,16 +663,26 @@ impl Writer {
         counters.group_entries[class].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Wakes the keeper if a file died or the next one will be needed soon.
+    /// Wakes the keeper if a file died, can be sealed, or the next one will be needed soon.
     fn after_commit(&self) {
         let written = self.shared.written.load(Ordering::Relaxed);
-        let dead = self
-            .shared
-            .staging
-            .lock()
-            .files
-            .dead_oldest(written)
-            .is_some();
+        let synced = self.shared.synced.load(Ordering::Relaxed);
+        let work = {
+            let mut staging = self.shared.staging.lock();
+            if let Some((from, gate)) = staging.pending_checkpoint
+                && gate <= synced
+            {
+                staging.checkpoint = staging.checkpoint.max(from);
+                staging.pending_checkpoint = None;
+                self.shared
+                    .counters
+                    .checkpoints
+                    .fetch_add(1, Ordering::Relaxed);
+            }
+            let checkpoint = staging.checkpoint;
+            staging.files.freeable(written, checkpoint).is_some()
+                || staging.to_seal(written).is_some()
+        };
         let soon_full = self.at - self.base > self.shared.config.file_size / 2;
         if soon_full {
             let mut keeper = self.shared.keeper.lock();
@@ -674,7 +693,7 @@ impl Writer {
                 self.shared.wake_keeper.notify_one();
             }
         }
-        if dead {
+        if work {
             self.shared.wake_keeper();
         }
     }
@@ -729,6 +748,7 @@ fn begin_file(
         node_id: shared.config.node_id,
         undurable_from,
         recycled,
+        checkpoint: shared.staging.lock().checkpoint,
     };
     let synced = shared.synced.load(Ordering::Relaxed);
     Ok((file, start.entry(shared.config.log_id(), base, synced)))
@@ -767,7 +787,7 @@ pub(crate) fn keep_turn(shared: &Shared) -> bool {
     if shared.failed.load(Ordering::Acquire) {
         return true;
     }
-    while let Some(base) = free_oldest(shared) {
+    while let Some(base) = free_one(shared) {
         if let Err(error) = give_back(shared, base) {
             // The room is not had back before the next start, which tries again.
             tracing::warn!(file = file_name(base), %error, "a log file could not be freed");
@@ -775,6 +795,9 @@ pub(crate) fn keep_turn(shared: &Shared) -> bool {
         }
         // It may be waiting for just this room.
         shared.wake_writer.notify_one();
+    }
+    while let Some(base) = seal_one(shared) {
+        tracing::debug!(file = file_name(base), "log file sealed");
     }
     if std::mem::take(&mut shared.keeper.lock().spare_wanted) {
         // A full disk is the writer's to report, when it needs the file.
@@ -788,16 +811,52 @@ pub(crate) fn stop_keeper(shared: &Shared) {
     shared.wake_keeper.notify_one();
 }
 
-/// Takes the oldest file out of the books if nothing in it is needed; returns its start.
-fn free_oldest(shared: &Shared) -> Option<u64> {
+/// Writes the index of one file beside it, if there is one to seal; returns its start. What fails is tried again with the next
+/// file: until then the index stays in memory.
+fn seal_one(shared: &Shared) -> Option<u64> {
+    let (base, end, index, hold) = {
+        let written = shared.written.load(Ordering::Acquire);
+        let staging = shared.staging.lock();
+        let file = staging.to_seal(written)?;
+        let Index::Open(index) = &file.index else {
+            return None;
+        };
+        (
+            file.base,
+            file.end,
+            Arc::clone(index),
+            Arc::clone(&file.hold),
+        )
+    };
+    let log_id = shared.config.log_id();
+    let sealed = match SealedIndex::write(&index, &*shared.disk, &shared.dir, base, end, log_id) {
+        Ok(sealed) => sealed,
+        Err(error) => {
+            tracing::warn!(file = file_name(base), %error, "the index of a log file could not be written; it stays in memory until the next try");
+            let mut staging = shared.staging.lock();
+            staging.seal_after = staging.files.newest().base;
+            return None;
+        }
+    };
+    let mut staging = shared.staging.lock();
+    if let Some(file) = staging.files.at_base(base) {
+        file.index = Index::Sealed(Arc::new(sealed));
+    }
+    drop(hold);
+    Some(base)
+}
+
+/// Takes a file out of the books if nothing in it is needed; returns its start.
+fn free_one(shared: &Shared) -> Option<u64> {
     let written = shared.written.load(Ordering::Acquire);
     let synced = shared.synced.load(Ordering::Acquire);
     let mut staging = shared.staging.lock();
     let staging = &mut *staging;
-    if staging.clean_stopped {
+    if staging.clean_stopped || staging.holds > 0 {
         return None;
     }
-    let file = staging.files.dead_oldest(written)?;
+    let checkpoint = staging.checkpoint;
+    let file = staging.files.freeable(written, checkpoint)?;
     let (base, end, gate) = (file.base, file.end, file.gate);
     let moving: Vec<_> = staging
         .watermarks
@@ -826,7 +885,7 @@ fn free_oldest(shared: &Shared) -> Option<u64> {
     };
     shared.staged.store(staging.next, Ordering::Release);
     if gate > synced {
-        if let Some(file) = staging.files.dead_oldest(written) {
+        if let Some(file) = staging.files.at_base(base) {
             file.gate = gate;
         }
         staging.sync_to = staging.sync_to.max(gate);
@@ -836,11 +895,13 @@ fn free_oldest(shared: &Shared) -> Option<u64> {
         }
         return None;
     }
-    staging.files.pop_oldest().map(|file| file.base)
+    staging.files.remove(base).map(|file| file.base)
 }
 
 fn give_back(shared: &Shared, base: u64) -> io::Result<()> {
     let path = shared.path(base);
+    // Without its log file an index means nothing: no matter whether this lasts.
+    let _ = shared.disk.remove(&shared.dir.join(index_name(base)));
     let spare = {
         let mut keeper = shared.keeper.lock();
         keeper.named += 1;

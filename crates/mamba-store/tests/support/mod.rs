@@ -6,7 +6,7 @@
 )]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     io::{self, IoSlice},
     path::{Path, PathBuf},
@@ -18,8 +18,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use mamba_store::{Disk, DiskFile, DurableWaker};
-use mamba_types::{Message, RecordMeta};
+use mamba_store::{
+    Damage, Disk, DiskFile, DurableWaker, EnqueuedRun, LoadRequest, Log, Recovered, Settled,
+};
+use mamba_types::{LogPosition, Message, QueueId, RecordMeta, Sequence};
 use parking_lot::{Condvar, Mutex};
 
 /// Octets of a file, as written and as last synced.
@@ -35,6 +37,8 @@ struct State {
     names: BTreeMap<PathBuf, usize>,
     contents: Vec<Content>,
     faults: Faults,
+    /// Contents that answer no read.
+    unreadable: BTreeSet<usize>,
     clock: u64,
 }
 
@@ -75,6 +79,17 @@ impl MemoryDisk {
 
     pub fn set_faults(&self, faults: Faults) {
         self.state.lock().faults = faults;
+    }
+
+    /// Reads of this file fail from now on, or work again.
+    pub fn set_readable(&self, path: &Path, readable: bool) {
+        let mut state = self.state.lock();
+        let number = state.names[path];
+        if readable {
+            state.unreadable.remove(&number);
+        } else {
+            state.unreadable.insert(number);
+        }
     }
 
     /// Waits until faults were met `count` times.
@@ -251,6 +266,9 @@ impl DiskFile for MemoryFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.disk.state.lock().unreadable.contains(&self.number) {
+            return Err(io::Error::other("injected"));
+        }
         self.with(|content| {
             let rest = content.written.get(index(offset)..).unwrap_or_default();
             let len = rest.len().min(buffer.len());
@@ -315,4 +333,83 @@ impl DurableWaker for Calls {
     fn durable(&self) {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
+}
+
+/// A run of messages that lie back to back from `at` on.
+pub fn run_of(first: u64, at: LogPosition, messages: &[Message]) -> EnqueuedRun {
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    EnqueuedRun {
+        first: Sequence(first),
+        count: number(messages.len()),
+        at,
+        octets: number(messages.iter().map(Message::record_len).sum()),
+        body_octets: number(messages.iter().map(Message::body_len).sum()),
+        ..EnqueuedRun::default()
+    }
+}
+
+/// A message with the given body.
+pub fn message(body: &[u8]) -> Message {
+    Message::from_record(record(body))
+}
+
+/// A recovered message, read back.
+#[derive(Clone, Debug)]
+pub struct Back {
+    pub sequence: u64,
+    pub level: u8,
+    pub message: Message,
+    pub redelivered: bool,
+    pub delivery_count: u32,
+    pub settled: Settled,
+}
+
+/// All that recovery found of a queue, read back in small portions, and what could not be read.
+pub fn read_back(log: &Log, recovered: &Recovered, queue: QueueId) -> (Vec<Back>, Vec<Damage>) {
+    let (mut back, mut damaged) = (Vec::new(), Vec::new());
+    let Some(recovered) = recovered.queues.get(&queue) else {
+        return (back, damaged);
+    };
+    assert!(recovered.runs.is_sorted_by_key(|run| (run.level, run.from)));
+    for run in &recovered.runs {
+        let (mut from, mut count, mut lost, mut body_bytes) = (run.from, 0u64, 0u64, 0u64);
+        while from < run.to {
+            let loaded = log.load(&LoadRequest {
+                queue,
+                level: run.level,
+                from,
+                to: run.to,
+                octets_max: 2000,
+                messages_max: 5,
+            });
+            assert!(loaded.next > from, "no progress at {from:?}");
+            from = loaded.next;
+            count += loaded.messages.len() as u64;
+            lost += loaded
+                .damaged
+                .iter()
+                .map(|one| u64::from(one.count))
+                .sum::<u64>();
+            damaged.extend(loaded.damaged);
+            for one in loaded.messages {
+                body_bytes += one.message.body_len() as u64;
+                back.push(Back {
+                    sequence: one.sequence.0,
+                    level: run.level,
+                    settled: Settled {
+                        sequence: one.sequence,
+                        at: one.at,
+                        octets: u32::try_from(one.message.record_len()).unwrap_or(u32::MAX),
+                    },
+                    message: one.message,
+                    redelivered: run.redelivered,
+                    delivery_count: run.delivery_count,
+                });
+            }
+        }
+        assert_eq!(run.count, count + lost, "the count of {run:?}");
+        // An estimate where only a part of a run lives.
+        assert!(lost > 0 || body_bytes == 0 || run.body_bytes > 0, "{run:?}");
+    }
+    (back, damaged)
 }

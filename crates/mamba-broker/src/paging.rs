@@ -1,0 +1,184 @@
+//! Messages between memory and disk: how much the queues may hold, and who reads back what they dropped.
+//!
+//! All queues share one budget. A queue may hold as much as is left of it: one long queue gets half, many long
+//! queues get little each, and no queue needs to know of the others. Reading back happens on threads that the
+//! server lends ([`Paging::work`]), never under a queue's lock.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use mamba_queue::PageIn;
+use mamba_types::QueueId;
+use parking_lot::{Condvar, Mutex};
+
+use crate::queue_cell::QueueCell;
+
+/// Octets of records that a queue may always hold.
+const SHARE_MIN: usize = 32 << 10;
+/// Octets of records read back at once, at most.
+const READ_MAX: usize = 1 << 20;
+/// Pause before messages are looked for again that are not written yet.
+const MOMENT: Duration = Duration::from_millis(2);
+/// Longest sleep of a thread without work, so that it notices the end.
+const SLEEP: Duration = Duration::from_secs(1);
+
+/// A part of a queue to read back.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) queue: Arc<QueueCell>,
+    pub(crate) page_in: PageIn,
+}
+
+/// How reading back went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PagedIn {
+    /// The queue has what there is.
+    Done,
+    /// The log has not been written that far.
+    TooEarly,
+}
+
+#[derive(Debug, Default)]
+struct Jobs {
+    waiting: VecDeque<Job>,
+    running: Vec<QueueId>,
+}
+
+/// The node's budget and its readers.
+#[derive(Debug)]
+pub(crate) struct Paging {
+    budget: usize,
+    /// Octets of records that ready messages in memory take.
+    resident: AtomicUsize,
+    jobs: Mutex<Jobs>,
+    wake: Condvar,
+    done: Condvar,
+    stopping: AtomicBool,
+    /// Messages read back.
+    pub(crate) read: AtomicU64,
+    /// Octets of records dropped from memory.
+    pub(crate) dropped_bytes: AtomicU64,
+    /// Messages that were in the log and could not be read.
+    pub(crate) quarantined: AtomicU64,
+}
+
+impl Paging {
+    pub(crate) fn new(budget: usize) -> Arc<Self> {
+        Arc::new(Self {
+            budget,
+            resident: AtomicUsize::new(0),
+            jobs: Mutex::default(),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            read: AtomicU64::new(0),
+            dropped_bytes: AtomicU64::new(0),
+            quarantined: AtomicU64::new(0),
+        })
+    }
+
+    /// Octets of records one queue may hold now.
+    pub(crate) fn share(&self) -> usize {
+        let taken = self.resident.load(Ordering::Relaxed);
+        self.budget.saturating_sub(taken).max(SHARE_MIN)
+    }
+
+    /// Octets to read back at once.
+    pub(crate) fn read_bytes(&self) -> usize {
+        (self.share() / 4).clamp(SHARE_MIN / 2, READ_MAX)
+    }
+
+    /// Whether the budget is used to such a part that queues nobody uses should give back theirs.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.resident() > self.budget / 2
+    }
+
+    /// Octets of records in memory.
+    pub(crate) fn resident(&self) -> usize {
+        self.resident.load(Ordering::Relaxed)
+    }
+
+    /// A queue that held `before` octets holds `after`.
+    pub(crate) fn account(&self, before: usize, after: usize) {
+        if after >= before {
+            self.resident.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.resident.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    /// Has a part of a queue read back by the next free thread.
+    pub(crate) fn request(&self, job: Job) {
+        self.jobs.lock().waiting.push_back(job);
+        self.wake.notify_one();
+    }
+
+    /// Reads one part back, if there is one to read. Returns whether there was.
+    pub(crate) fn work_once(&self) -> bool {
+        let job = {
+            let mut jobs = self.jobs.lock();
+            let job = jobs.waiting.pop_front();
+            if let Some(job) = &job {
+                jobs.running.push(job.queue.id);
+            }
+            job
+        };
+        let Some(job) = job else { return false };
+        self.run(&job);
+        true
+    }
+
+    fn run(&self, job: &Job) {
+        if job.queue.page_in(&job.page_in) == PagedIn::TooEarly {
+            // The queue asks again; the log writer needs a moment.
+            std::thread::sleep(MOMENT);
+        }
+        let mut jobs = self.jobs.lock();
+        if let Some(index) = jobs.running.iter().position(|id| *id == job.queue.id) {
+            jobs.running.swap_remove(index);
+        }
+        self.done.notify_all();
+    }
+
+    /// Reads parts back until [`Self::stop`].
+    pub(crate) fn work(&self) {
+        while !self.stopping.load(Ordering::Acquire) {
+            if self.work_once() {
+                continue;
+            }
+            let mut jobs = self.jobs.lock();
+            if jobs.waiting.is_empty() && !self.stopping.load(Ordering::Acquire) {
+                self.wake.wait_for(&mut jobs, SLEEP);
+            }
+        }
+    }
+
+    /// Ends [`Self::work`].
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake.notify_all();
+    }
+
+    /// Sees to it, on the caller's thread, that what was requested for `queue` has been read when it returns.
+    pub(crate) fn finish(&self, queue: QueueId) {
+        let mut jobs = self.jobs.lock();
+        while let Some(index) = jobs.waiting.iter().position(|job| job.queue.id == queue) {
+            let Some(job) = jobs.waiting.remove(index) else {
+                break;
+            };
+            jobs.running.push(queue);
+            drop(jobs);
+            self.run(&job);
+            jobs = self.jobs.lock();
+        }
+        while jobs.running.contains(&queue) {
+            self.done.wait_for(&mut jobs, SLEEP);
+        }
+    }
+}

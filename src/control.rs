@@ -1,0 +1,94 @@
+//! A tool's side of the control socket.
+
+use std::{
+    io::{self, BufRead, BufReader, ErrorKind, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mamba_server::control::{Address, Answer, Request, VERSION};
+use serde_json::{Map, Value};
+
+/// How long a broker may take for an answer: a flush to a slow disk is the longest.
+const ANSWER_TIME: Duration = Duration::from_secs(300);
+
+/// Why a running broker could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    #[error(
+        "the broker on {} cannot be reached through its control socket ({source}): run this as the broker's user; if the broker has just been started or is stopping, try again; its log says whether it has a control socket",
+        path.display()
+    )]
+    Connect { path: PathBuf, source: io::Error },
+    #[error(
+        "the broker broke off the control connection ({0}): it may have been stopped, its log says more"
+    )]
+    Lost(io::Error),
+    #[error(
+        "the broker's answer on the control socket makes no sense ({0}): use the tool of the broker's version"
+    )]
+    Answer(String),
+    #[error("the broker refused: {0}")]
+    Refused(String),
+}
+
+/// A connection to a running broker.
+#[derive(Debug)]
+pub(crate) struct Control {
+    stream: BufReader<UnixStream>,
+}
+
+impl Control {
+    /// Connects to the broker that runs on this folder.
+    pub(crate) fn connect(data_dir: &Path) -> Result<Self, ControlError> {
+        let connect = || {
+            let address = Address::of(data_dir)?;
+            let stream = UnixStream::connect(&address.path)?;
+            stream.set_read_timeout(Some(ANSWER_TIME))?;
+            stream.set_write_timeout(Some(ANSWER_TIME))?;
+            Ok(stream)
+        };
+        let stream = connect().map_err(|source| ControlError::Connect {
+            path: data_dir.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            stream: BufReader::new(stream),
+        })
+    }
+
+    /// Asks and waits for the answer.
+    pub(crate) fn ask(
+        &mut self,
+        command: &str,
+        arguments: Map<String, Value>,
+    ) -> Result<Value, ControlError> {
+        let request = Request {
+            version: VERSION,
+            command: command.to_owned(),
+            arguments,
+        };
+        let mut line = serde_json::to_vec(&request)
+            .map_err(|error| ControlError::Answer(error.to_string()))?;
+        line.push(b'\n');
+        self.stream
+            .get_mut()
+            .write_all(&line)
+            .map_err(ControlError::Lost)?;
+        let mut text = String::new();
+        self.stream
+            .read_line(&mut text)
+            .map_err(ControlError::Lost)?;
+        if text.is_empty() {
+            return Err(ControlError::Lost(ErrorKind::UnexpectedEof.into()));
+        }
+        let answer: Answer =
+            serde_json::from_str(&text).map_err(|error| ControlError::Answer(error.to_string()))?;
+        match (answer.result, answer.error) {
+            (_, Some(refusal)) => Err(ControlError::Refused(refusal.message)),
+            (Some(result), None) => Ok(result),
+            (None, None) => Err(ControlError::Answer("neither result nor error".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,1271 @@
+//! Real crashes: clients work, the broker is killed with SIGKILL at any moment, and nothing that was promised may be missing.
+//!
+//! Every choice follows from one seed; threads and the operating system do the rest, so that a seed is a workload rather than a run.
+//! No verdict depends on time: what a client knows is what it received before the end.
+//!
+//! * `MAMBAMQ_CRASH_ROUNDS`: crashes of the test, 8 unless told; a long run takes 200 and more.
+//! * `MAMBAMQ_CRASH_SEED`: the workload of a failed run. Without it, each run draws a new one.
+//! * `MAMBAMQ_CRASH_SYNC`: `fsync`, `interval` or `os` in every round instead of any of them. A killed process loses nothing in all three.
+//! * `MAMBAMQ_TEST_BINARY`: another binary than the one just built, such as a release build.
+//!
+//! A failure prints the command that repeats it and keeps the data folder as it was after the crash, before the broker started again.
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime},
+};
+
+use amq_protocol::protocol::{AMQPClass, basic, channel, exchange, queue};
+use support::*;
+
+/// A stuck client or broker fails the test after this.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PUBLISHERS: u64 = 3;
+/// The publisher number of the worker that declares and deletes.
+const BUILDER: u64 = 100;
+/// The publisher number of messages that only look whether a binding exists.
+const PROBE: u64 = 101;
+const FAN_OUT: &str = "crash.fan";
+const DIRECT: &str = "crash.direct";
+const MARKER: &str = "crash.marker";
+
+/// What is special about a queue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nature {
+    Classic,
+    Quorum,
+    Priority,
+    /// Purged now and then.
+    Purged,
+    /// Its consumer does not ack.
+    AutoAck,
+}
+
+const SHARED: [(&str, Nature); 6] = [
+    ("crash.classic", Nature::Classic),
+    ("crash.many", Nature::Classic),
+    ("crash.quorum", Nature::Quorum),
+    ("crash.priority", Nature::Priority),
+    ("crash.purged", Nature::Purged),
+    ("crash.auto", Nature::AutoAck),
+];
+const FANNED: [u8; 4] = [0, 1, 2, 3];
+/// Queues that come and go, numbered after the shared ones.
+const CHURNED: usize = 6;
+
+fn queue_name(queue: u8) -> String {
+    SHARED.get(usize::from(queue)).map_or_else(
+        || format!("crash.churn.{queue}"),
+        |(name, _)| (*name).to_owned(),
+    )
+}
+
+fn nature(queue: u8) -> Nature {
+    match SHARED.get(usize::from(queue)) {
+        Some((_, nature)) => *nature,
+        None if queue % 2 == 0 => Nature::Classic,
+        None => Nature::Quorum,
+    }
+}
+
+fn declaration(queue: u8) -> AMQPClass {
+    let arguments = match nature(queue) {
+        Nature::Quorum => table([
+            ("x-queue-type", text("quorum")),
+            ("x-delivery-limit", int(1_000_000)),
+        ]),
+        Nature::Priority => table([("x-max-priority", int(5))]),
+        _ => table([]),
+    };
+    queue_declare(&queue_name(queue), "durable", arguments)
+}
+
+fn churned() -> impl Iterator<Item = u8> {
+    (0..CHURNED).map(|number| u8::try_from(SHARED.len() + number).unwrap())
+}
+
+/// A message: its publisher in the upper 16 bits, a number that only grows in the lower 48.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Id(u64);
+
+impl Id {
+    fn new(publisher: u64, number: u64) -> Self {
+        Self(publisher << 48 | number)
+    }
+
+    fn publisher(self) -> u64 {
+        self.0 >> 48
+    }
+
+    fn number(self) -> u64 {
+        self.0 & 0xffff_ffff_ffff
+    }
+}
+
+impl std::fmt::Debug for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.publisher(), self.number())
+    }
+}
+
+const BODY_MIN: usize = 16;
+
+/// The body follows from identity and size, so that any octet that is not its own shows.
+fn body(id: Id, size: usize) -> Vec<u8> {
+    let mut body = Vec::with_capacity(size);
+    body.extend(id.0.to_be_bytes());
+    body.extend(u64::try_from(size).unwrap().to_be_bytes());
+    let mut random = Random::new(id.0);
+    while body.len() + 8 <= size {
+        body.extend(random.next().to_be_bytes());
+    }
+    body.resize(size, 0x5a);
+    body
+}
+
+fn identify(octets: &[u8]) -> Result<Id, String> {
+    let Some(id) = octets.first_chunk::<8>() else {
+        return Err(format!("a body of {} octets", octets.len()));
+    };
+    let id = Id(u64::from_be_bytes(*id));
+    if octets.len() < BODY_MIN || body(id, octets.len()) != octets {
+        return Err(format!(
+            "a body of {} octets that calls itself {id:?} and is not",
+            octets.len()
+        ));
+    }
+    Ok(id)
+}
+
+/// A moment, in the order of things that clients sent and received.
+type Stamp = u64;
+
+/// What all clients of a round share.
+#[derive(Default)]
+struct Shared {
+    clock: AtomicU64,
+    /// Confirms and deliveries so far: what the moment of the crash is counted in.
+    progress: AtomicU64,
+    connected: AtomicUsize,
+    go: AtomicBool,
+    violations: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    fn now(&self) -> Stamp {
+        self.clock.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn progressed(&self, by: u64) {
+        self.progress.fetch_add(by, Ordering::Relaxed);
+    }
+
+    fn violation(&self, text: String) {
+        let mut violations = self.violations.lock().unwrap();
+        if violations.len() < 50 {
+            violations.push(text);
+        }
+    }
+
+    /// Connects, then waits for the others: nobody is surprised by the crash before it works.
+    fn connect(&self, address: std::net::SocketAddr) -> Client {
+        let client = Client::with(&Options {
+            address: Some(address),
+            ..Options::default()
+        });
+        self.connected.fetch_add(1, Ordering::SeqCst);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.go.load(Ordering::SeqCst) {
+            assert!(Instant::now() < deadline, "the others never connected");
+            thread::sleep(Duration::from_millis(1));
+        }
+        client
+    }
+}
+
+/// A publish as its client saw it.
+struct Sent {
+    id: Id,
+    queues: Vec<u8>,
+    persistent: bool,
+    priority: u8,
+    at: Stamp,
+    /// `Some(true)` for basic.ack.
+    confirm: Option<bool>,
+}
+
+/// What a consumer did with a delivery.
+#[derive(Clone, Copy)]
+enum Done {
+    Holds,
+    /// Acked or rejected: it may be gone.
+    Settled,
+    /// Given back at that moment.
+    Returned(Stamp),
+}
+
+struct Got {
+    queue: u8,
+    id: Id,
+    redelivered: bool,
+    at: Stamp,
+    /// Deliveries of one session came over one consumer, in this order.
+    session: u64,
+    done: Done,
+    /// Was on its way when the channel was closed: it may have gone to somebody else before it was read here.
+    late: bool,
+}
+
+/// What the builder did, in order.
+enum Built {
+    Sent(Sent),
+    /// Asked for at the first moment, answered at the second.
+    Purged(u8, Option<Stamp>),
+    /// Everything purged before is gone for good, as a later confirm says.
+    PurgesAreDurable,
+    Deleted(u8),
+}
+
+/// What is known of something that can be there or not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Known {
+    There,
+    Absent,
+    /// The crash came before the answer.
+    Unknown,
+}
+
+#[derive(Clone)]
+struct Topology {
+    queues: BTreeMap<u8, Known>,
+    bindings: BTreeMap<u8, Known>,
+    exchanges: BTreeMap<u8, Known>,
+}
+
+impl Topology {
+    fn new() -> Self {
+        let absent: BTreeMap<u8, Known> = churned().map(|queue| (queue, Known::Absent)).collect();
+        Self {
+            queues: absent.clone(),
+            bindings: absent.clone(),
+            exchanges: absent,
+        }
+    }
+}
+
+fn pick_size(random: &mut Random) -> usize {
+    match random.below(400) {
+        0 => random.below(2 << 20) + BODY_MIN,
+        1..=3 => random.below(256 << 10) + BODY_MIN,
+        4..=39 => random.below(16 << 10) + BODY_MIN,
+        _ => random.below(1 << 10) + BODY_MIN,
+    }
+}
+
+/// Publishes with a window of unconfirmed messages until its plan or the broker ends.
+fn publisher(
+    shared: &Shared,
+    address: std::net::SocketAddr,
+    seed: u64,
+    publisher: u64,
+    first: u64,
+) -> Vec<Sent> {
+    let mut random = Random::new(seed);
+    let client = shared.connect(address);
+    let channel = client.channel(1);
+    channel.call(&confirm_select());
+    let mut sent: Vec<Sent> = Vec::new();
+    let (count, window) = (random.below(3000) + 200, random.below(300) + 1);
+    let mut octets = 0;
+    let mut open = 0;
+    let mut oldest = 0;
+    loop {
+        while sent.len() < count && octets < 24 << 20 && open < window {
+            let id = Id::new(publisher, first + u64::try_from(sent.len()).unwrap());
+            let size = pick_size(&mut random);
+            let persistent = random.below(5) != 0;
+            let priority = u8::try_from(random.below(7)).unwrap();
+            let (exchange, key, queues) = if random.below(3) == 0 {
+                (FAN_OUT, String::new(), FANNED.to_vec())
+            } else {
+                let queue = u8::try_from(random.below(SHARED.len())).unwrap();
+                ("", queue_name(queue), vec![queue])
+            };
+            let properties = if persistent {
+                persistent_with
+            } else {
+                plain_with
+            }(priority);
+            let at = shared.now();
+            channel.publish_with(exchange, &key, "", &properties, body(id, size));
+            octets += size;
+            open += 1;
+            sent.push(Sent {
+                id,
+                queues,
+                persistent,
+                // The queue knows no priority above its own.
+                priority: priority.min(5),
+                at,
+                confirm: None,
+            });
+        }
+        if open == 0 {
+            return sent;
+        }
+        let event = client.try_take(1, PATIENCE, |_| true);
+        let (tag, multiple, accepted) = match event {
+            Ok(Event::Method(AMQPClass::Basic(basic::AMQPMethod::Ack(ack)))) => {
+                (ack.delivery_tag, ack.multiple, true)
+            }
+            Ok(Event::Method(AMQPClass::Basic(basic::AMQPMethod::Nack(nack)))) => {
+                (nack.delivery_tag, nack.multiple, false)
+            }
+            Ok(other) => {
+                shared.violation(format!("a confirm was due, {other:?} came"));
+                return sent;
+            }
+            Err(Silence::Closed) => return sent,
+            Err(Silence::Timeout) => {
+                shared.violation(format!(
+                    "publisher {publisher} waited {PATIENCE:?} for a confirm"
+                ));
+                return sent;
+            }
+        };
+        let last = usize::try_from(tag).unwrap();
+        let from = if multiple { oldest } else { last - 1 };
+        for one in &mut sent[from..last] {
+            if one.confirm.is_none() {
+                one.confirm = Some(accepted);
+                open -= 1;
+                shared.progressed(1);
+            }
+        }
+        while sent.get(oldest).is_some_and(|one| one.confirm.is_some()) {
+            oldest += 1;
+        }
+    }
+}
+
+fn persistent_with(priority: u8) -> BasicProperties {
+    persistent().with_priority(priority)
+}
+
+fn plain_with(priority: u8) -> BasicProperties {
+    plain().with_priority(priority)
+}
+
+/// Takes, acks, gives back and holds, until the broker ends.
+fn consumer(
+    shared: &Shared,
+    address: std::net::SocketAddr,
+    seed: u64,
+    queue: u8,
+    first_session: u64,
+) -> Vec<Got> {
+    let mut random = Random::new(seed);
+    let client = shared.connect(address);
+    let mut got: Vec<Got> = Vec::new();
+    let auto = nature(queue) == Nature::AutoAck;
+    let mut channel = client.channel(1);
+    for session in 0..20 {
+        let begin = got.len();
+        // Those not settled yet, by delivery tag.
+        let mut open: BTreeMap<u64, usize> = BTreeMap::new();
+        let prefetch = u16::try_from(random.below(200) + 1).unwrap();
+        let quota = random.below(1500) + 20;
+        let flags = if auto { "no_ack" } else { "" };
+        let subscribed = channel.try_call(&qos(prefetch, "")).is_ok()
+            && channel
+                .try_call(&consume(&queue_name(queue), "c", flags, table([])))
+                .is_ok();
+        if !subscribed {
+            return got;
+        }
+        while got.len() - begin < quota {
+            let event = client.try_take(1, Duration::from_millis(100), |_| true);
+            let content = match event {
+                Ok(event @ Event::Content(..)) => content(event).expect("a delivery"),
+                Ok(other) => {
+                    shared.violation(format!("a delivery was due, {other:?} came"));
+                    return got;
+                }
+                Err(Silence::Closed) => return got,
+                // All are held, or the queue is empty: go on with another session.
+                Err(Silence::Timeout) => break,
+            };
+            let at = shared.now();
+            shared.progressed(1);
+            let id = match identify(&content.body) {
+                Ok(id) => id,
+                Err(why) => {
+                    shared.violation(format!("{}: {why}", queue_name(queue)));
+                    continue;
+                }
+            };
+            open.insert(content.tag, got.len());
+            got.push(Got {
+                queue,
+                id,
+                redelivered: content.redelivered,
+                at,
+                session: first_session + session,
+                done: if auto { Done::Settled } else { Done::Holds },
+                late: false,
+            });
+            if auto {
+                continue;
+            }
+            let choice = random.below(100);
+            let tag = content.tag;
+            let up_to: Vec<u64> = open.range(..=tag).map(|(tag, _)| *tag).collect();
+            let (method, tags, done) = match choice {
+                // Some are never answered.
+                0..=9 => continue,
+                10..=24 => continue,
+                25..=39 => (ack(tag, "multiple"), up_to, Done::Settled),
+                40..=44 => (
+                    nack(tag, "multiple requeue"),
+                    up_to,
+                    Done::Returned(shared.now()),
+                ),
+                45..=49 => (
+                    nack(tag, "requeue"),
+                    vec![tag],
+                    Done::Returned(shared.now()),
+                ),
+                50..=54 => (reject(tag, ""), vec![tag], Done::Settled),
+                55..=57 => (
+                    reject(tag, "requeue"),
+                    vec![tag],
+                    Done::Returned(shared.now()),
+                ),
+                _ => (ack(tag, ""), vec![tag], Done::Settled),
+            };
+            for tag in tags {
+                let index = open.remove(&tag).expect("an open delivery");
+                got[index].done = done;
+            }
+            channel.send(&method);
+        }
+        // A closed channel gives back what it held.
+        let returned = Done::Returned(shared.now());
+        for index in open.values() {
+            got[*index].done = returned;
+        }
+        channel.send(&channel_close());
+        // What was still on its way counts as received.
+        loop {
+            match client.try_take(1, PATIENCE, |_| true) {
+                Ok(event @ Event::Content(..)) => {
+                    let content = content(event).expect("a delivery");
+                    match identify(&content.body) {
+                        Ok(id) => got.push(Got {
+                            queue,
+                            id,
+                            redelivered: content.redelivered,
+                            at: shared.now(),
+                            session: first_session + session,
+                            done: if auto { Done::Settled } else { returned },
+                            late: true,
+                        }),
+                        Err(why) => shared.violation(format!("{}: {why}", queue_name(queue))),
+                    }
+                }
+                Ok(Event::Method(AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)))) => break,
+                Ok(other) => {
+                    shared.violation(format!("channel.close-ok was due, {other:?} came"));
+                    return got;
+                }
+                Err(Silence::Closed) => return got,
+                Err(Silence::Timeout) => {
+                    shared.violation("no channel.close-ok".to_owned());
+                    return got;
+                }
+            }
+        }
+        channel = client.unopened(1);
+        if channel.try_call(&channel_open()).is_err() {
+            return got;
+        }
+    }
+    got
+}
+
+/// Declares, binds, publishes, purges, unbinds and deletes, one after the other.
+fn builder(
+    shared: &Shared,
+    address: std::net::SocketAddr,
+    seed: u64,
+    first: u64,
+    mut topology: Topology,
+) -> (Vec<Built>, Topology) {
+    let mut random = Random::new(seed);
+    let client = shared.connect(address);
+    let channel = client.channel(1);
+    channel.call(&confirm_select());
+    let mut built: Vec<Built> = Vec::new();
+    let mut number = first;
+    for _ in 0..600 {
+        let churned = u8::try_from(SHARED.len() + random.below(CHURNED)).unwrap();
+        let there = topology.queues[&churned] == Known::There;
+        let bound = topology.bindings[&churned] == Known::There;
+        let name = queue_name(churned);
+        // Whatever is asked for is in doubt until its answer.
+        match random.below(20) {
+            0..=3 if !there => {
+                topology.queues.insert(churned, Known::Unknown);
+                if !answered(shared, &channel, &declaration(churned), |answer| {
+                    matches!(answer, AMQPClass::Queue(queue::AMQPMethod::DeclareOk(_)))
+                }) {
+                    return (built, topology);
+                }
+                topology.queues.insert(churned, Known::There);
+                topology.bindings.insert(churned, Known::Absent);
+            }
+            0..=3 if !bound => {
+                topology.bindings.insert(churned, Known::Unknown);
+                if !answered(
+                    shared,
+                    &channel,
+                    &queue_bind(&name, DIRECT, &name, table([])),
+                    |answer| matches!(answer, AMQPClass::Queue(queue::AMQPMethod::BindOk(_))),
+                ) {
+                    return (built, topology);
+                }
+                topology.bindings.insert(churned, Known::There);
+            }
+            4 if bound => {
+                topology.bindings.insert(churned, Known::Unknown);
+                if !answered(
+                    shared,
+                    &channel,
+                    &queue_unbind(&name, DIRECT, &name, table([])),
+                    |answer| matches!(answer, AMQPClass::Queue(queue::AMQPMethod::UnbindOk(_))),
+                ) {
+                    return (built, topology);
+                }
+                topology.bindings.insert(churned, Known::Absent);
+            }
+            5 if there => {
+                topology.queues.insert(churned, Known::Unknown);
+                topology.bindings.insert(churned, Known::Unknown);
+                if !answered(shared, &channel, &queue_delete(&name, ""), |answer| {
+                    matches!(answer, AMQPClass::Queue(queue::AMQPMethod::DeleteOk(_)))
+                }) {
+                    return (built, topology);
+                }
+                topology.queues.insert(churned, Known::Absent);
+                topology.bindings.insert(churned, Known::Absent);
+                built.push(Built::Deleted(churned));
+            }
+            6 => {
+                // Mostly its own; now and then one that others publish to.
+                let purged = if there { churned } else { 4 };
+                built.push(Built::Purged(purged, None));
+                if !answered(
+                    shared,
+                    &channel,
+                    &queue_purge(&queue_name(purged)),
+                    |answer| matches!(answer, AMQPClass::Queue(queue::AMQPMethod::PurgeOk(_))),
+                ) {
+                    return (built, topology);
+                }
+                built.pop();
+                built.push(Built::Purged(purged, Some(shared.now())));
+            }
+            7..=8 => {
+                let known = topology.exchanges[&churned];
+                let exchange = format!("crash.exchange.{churned}");
+                topology.exchanges.insert(churned, Known::Unknown);
+                let (method, after) = if known == Known::There {
+                    (exchange_delete(&exchange, ""), Known::Absent)
+                } else {
+                    (
+                        exchange_declare(&exchange, "topic", "durable", table([])),
+                        Known::There,
+                    )
+                };
+                if !answered(shared, &channel, &method, |answer| {
+                    matches!(
+                        answer,
+                        AMQPClass::Exchange(
+                            exchange::AMQPMethod::DeclareOk(_) | exchange::AMQPMethod::DeleteOk(_)
+                        )
+                    )
+                }) {
+                    return (built, topology);
+                }
+                topology.exchanges.insert(churned, after);
+            }
+            _ if there => {
+                let exchange = if bound && random.below(2) == 0 {
+                    DIRECT
+                } else {
+                    ""
+                };
+                let id = Id::new(BUILDER, number);
+                number += 1;
+                let size = pick_size(&mut random);
+                let at = shared.now();
+                channel.publish_with(exchange, &name, "", &persistent(), body(id, size));
+                let settled = client.try_take(1, PATIENCE, |event| {
+                    matches!(event, Event::Method(AMQPClass::Basic(_)))
+                });
+                let confirm = match settled {
+                    Ok(Event::Method(AMQPClass::Basic(basic::AMQPMethod::Ack(_)))) => Some(true),
+                    Ok(Event::Method(AMQPClass::Basic(basic::AMQPMethod::Nack(_)))) => Some(false),
+                    Ok(other) => {
+                        shared.violation(format!("a confirm was due, {other:?} came"));
+                        return (built, topology);
+                    }
+                    Err(Silence::Timeout) => {
+                        shared.violation("the builder got no confirm".to_owned());
+                        None
+                    }
+                    Err(Silence::Closed) => None,
+                };
+                built.push(Built::Sent(Sent {
+                    id,
+                    queues: vec![churned],
+                    persistent: true,
+                    priority: 0,
+                    at,
+                    confirm,
+                }));
+                if confirm.is_none() {
+                    return (built, topology);
+                }
+                if confirm == Some(true) {
+                    built.push(Built::PurgesAreDurable);
+                }
+                shared.progressed(1);
+            }
+            _ => {}
+        }
+    }
+    (built, topology)
+}
+
+/// Whether the call was answered as it should; anything else than the end of the broker is a violation.
+fn answered(
+    shared: &Shared,
+    channel: &Channel,
+    method: &AMQPClass,
+    fits: impl Fn(&AMQPClass) -> bool,
+) -> bool {
+    match channel.try_call(method) {
+        Ok(answer) if fits(&answer) => {
+            shared.progressed(1);
+            true
+        }
+        Ok(answer) => {
+            shared.violation(format!("{method:?} was answered with {answer:?}"));
+            false
+        }
+        Err(Silence::Timeout) => {
+            shared.violation(format!("{method:?} was not answered"));
+            false
+        }
+        Err(Silence::Closed) => false,
+    }
+}
+
+/// What must, may and must not be in a queue.
+struct Entry {
+    priority: u8,
+    at: Stamp,
+    /// Confirmed, and of a kind that survives: it must come.
+    promised: bool,
+    /// Gone if the broker is restarted.
+    transient: bool,
+    /// Some client got it.
+    received: bool,
+    /// Acked, rejected or purged: it need not come.
+    settled: bool,
+    /// Purged: after a later confirm it must not come.
+    purged: bool,
+}
+
+/// The whole truth, as far as clients can know it.
+#[derive(Default)]
+struct Oracle {
+    entries: HashMap<(u8, Id), Entry>,
+    violations: Vec<String>,
+    delivered: u64,
+    drained: u64,
+}
+
+impl Oracle {
+    fn violation(&mut self, queue: u8, id: Id, what: &str) {
+        if self.violations.len() < 50 {
+            self.violations
+                .push(format!("{} message {id:?}: {what}", queue_name(queue)));
+        }
+    }
+
+    fn sent(&mut self, sent: &Sent) {
+        for queue in &sent.queues {
+            let survives = sent.persistent || nature(*queue) == Nature::Quorum;
+            self.entries.insert(
+                (*queue, sent.id),
+                Entry {
+                    priority: if nature(*queue) == Nature::Priority {
+                        sent.priority
+                    } else {
+                        0
+                    },
+                    at: sent.at,
+                    promised: survives && sent.confirm == Some(true),
+                    transient: !survives,
+                    received: false,
+                    // Without acks, what was on its way in the crash is gone.
+                    settled: nature(*queue) == Nature::AutoAck,
+                    purged: false,
+                },
+            );
+        }
+    }
+
+    fn built(&mut self, built: &[Built]) {
+        for step in built {
+            match step {
+                Built::Sent(sent) => self.sent(sent),
+                Built::Purged(queue, answered) => {
+                    for ((of, _), entry) in &mut self.entries {
+                        if of == queue && answered.is_none_or(|at| entry.at < at) {
+                            entry.settled = true;
+                            // Others may have published in between, or hold some.
+                            entry.purged = answered.is_some() && nature(*queue) != Nature::Purged;
+                        }
+                    }
+                }
+                Built::PurgesAreDurable => self.entries.retain(|_, entry| !entry.purged),
+                Built::Deleted(queue) => self.entries.retain(|(of, _), _| of != queue),
+            }
+        }
+    }
+
+    /// Deliveries of one round, by moment.
+    fn got(&mut self, mut got: Vec<Got>) {
+        got.sort_by_key(|one| one.at);
+        // What this round's clients did with it last.
+        let mut last: HashMap<(u8, Id), Done> = HashMap::new();
+        let mut order: HashMap<(u64, u64, u8), u64> = HashMap::new();
+        for one in &got {
+            self.delivered += 1;
+            let key = (one.queue, one.id);
+            let Some(entry) = self.entries.get_mut(&key) else {
+                self.violation(
+                    one.queue,
+                    one.id,
+                    "delivered, and never published here or gone for good",
+                );
+                continue;
+            };
+            if one.late {
+                continue;
+            }
+            let received = std::mem::replace(&mut entry.received, true);
+            let priority = entry.priority;
+            if matches!(one.done, Done::Settled) {
+                entry.settled = true;
+            }
+            if received && !one.redelivered {
+                self.violation(
+                    one.queue,
+                    one.id,
+                    "delivered again without the redelivered flag",
+                );
+            }
+            match last.insert(key, one.done) {
+                Some(Done::Settled) => {
+                    self.violation(one.queue, one.id, "delivered again after it was settled");
+                }
+                Some(Done::Holds) => {
+                    self.violation(one.queue, one.id, "delivered again while a client holds it");
+                }
+                Some(Done::Returned(at)) if at > one.at => {
+                    self.violation(one.queue, one.id, "delivered again before it was returned");
+                }
+                _ => {}
+            }
+            if !one.redelivered {
+                let line = (one.session, one.id.publisher(), priority);
+                let before = order.insert(line, one.id.number());
+                if before.is_some_and(|before| before >= one.id.number()) {
+                    self.violation(one.queue, one.id, "delivered behind a later one");
+                }
+            }
+        }
+        for one in got.iter().filter(|one| one.late) {
+            if let Some(entry) = self.entries.get_mut(&(one.queue, one.id)) {
+                entry.received = true;
+            }
+        }
+    }
+
+    fn crashed(&mut self) {
+        self.entries.retain(|_, entry| !entry.transient);
+        for entry in self.entries.values_mut() {
+            // Without a later confirm, the purge may be forgotten.
+            entry.purged = false;
+        }
+    }
+
+    /// All that a queue held after a restart, by one consumer.
+    fn drained(&mut self, queue: u8, all: &[(Id, bool)]) {
+        let mut seen = BTreeSet::new();
+        let mut order: HashMap<(u64, u8), u64> = HashMap::new();
+        for (id, redelivered) in all {
+            if id.publisher() == PROBE {
+                continue;
+            }
+            self.drained += 1;
+            if !seen.insert(*id) {
+                self.violation(queue, *id, "came twice after a restart");
+                continue;
+            }
+            let Some(entry) = self.entries.get(&(queue, *id)) else {
+                self.violation(
+                    queue,
+                    *id,
+                    "came after a restart, and was never published here or is gone for good",
+                );
+                continue;
+            };
+            let priority = entry.priority;
+            if entry.received && !redelivered {
+                self.violation(
+                    queue,
+                    *id,
+                    "came again after a restart without the redelivered flag",
+                );
+            }
+            let before = order.insert((id.publisher(), priority), id.number());
+            if before.is_some_and(|before| before >= id.number()) {
+                self.violation(queue, *id, "came behind a later one after a restart");
+            }
+        }
+        let missing: Vec<Id> = self
+            .entries
+            .iter()
+            .filter(|((of, id), entry)| {
+                *of == queue && entry.promised && !entry.settled && !seen.contains(id)
+            })
+            .map(|((_, id), _)| *id)
+            .collect();
+        let missing: BTreeSet<Id> = missing.into_iter().collect();
+        for id in missing {
+            self.violation(queue, id, "LOST: confirmed, never settled, and not there");
+        }
+        // All of it is acked, and the acks are in the log.
+        self.entries.retain(|(of, _), _| *of != queue);
+    }
+}
+
+/// Fetches everything a queue holds, one way or the other.
+fn drain(client: &Client, queue: u8, random: &mut Random, oracle: &mut Oracle) {
+    let name = queue_name(queue);
+    let channel = client.channel(3);
+    let mut all = Vec::new();
+    let mut take = |content: &Content, oracle: &mut Oracle| match identify(&content.body) {
+        Ok(id) => all.push((id, content.redelivered)),
+        Err(why) => oracle.violations.push(format!("{name}: {why}")),
+    };
+    let ready = channel.ready(&name);
+    match random.below(3) {
+        0 => {
+            while let Some(content) = channel.get(&name, "no_ack") {
+                take(&content, oracle);
+            }
+        }
+        choice => {
+            channel.call(&qos(if choice == 1 { 100 } else { 0 }, ""));
+            channel.consume(&name, "drain", "");
+            for count in 1..=ready {
+                let event = client.try_take(3, PATIENCE, |_| true);
+                let Ok(event @ Event::Content(..)) = event else {
+                    oracle.violations.push(format!(
+                        "{name}: says it holds {ready} messages; after {} came {event:?}",
+                        count - 1
+                    ));
+                    break;
+                };
+                let content = content(event).expect("a delivery");
+                if count % 50 == 0 || count == ready {
+                    channel.send(&ack(content.tag, "multiple"));
+                }
+                take(&content, oracle);
+            }
+            channel.flow();
+        }
+    }
+    // The channel's answer says that the acks were taken; a confirm that comes later, that they are in the log.
+    channel.flow();
+    client.put_persistent(MARKER, "drained");
+    while let Some(content) = channel.get(&name, "no_ack") {
+        take(&content, oracle);
+        if random.below(100) == 0 {
+            continue;
+        }
+    }
+    channel.close();
+    oracle.drained(queue, &all);
+}
+
+/// Looks at everything that was declared, settles what the crash left in doubt.
+fn look_at_topology(
+    client: &Client,
+    topology: &mut Topology,
+    probe: &mut u64,
+    oracle: &mut Oracle,
+) {
+    let mut check = |what: String, known: &mut Known, found: bool| {
+        let wrong = match known {
+            Known::There => !found,
+            Known::Absent => found,
+            Known::Unknown => false,
+        };
+        if wrong {
+            oracle.violations.push(format!(
+                "{what} was {known:?}, found after the restart: {found}"
+            ));
+        }
+        *known = if found { Known::There } else { Known::Absent };
+    };
+    let found = |method: &AMQPClass| {
+        let channel = client.channel(4);
+        let answer = channel.try_call(method);
+        let closed = matches!(
+            answer,
+            Ok(AMQPClass::Channel(channel::AMQPMethod::Close(_)))
+        );
+        if closed {
+            channel.send(&channel_close_ok());
+        } else {
+            channel.close();
+        }
+        !closed
+    };
+    for (queue, known) in &mut topology.queues {
+        let name = queue_name(*queue);
+        let there = found(&queue_declare(&name, "passive", table([])));
+        check(name, known, there);
+    }
+    for (number, known) in &mut topology.exchanges {
+        let name = format!("crash.exchange.{number}");
+        let there = found(&exchange_declare(&name, "topic", "passive", table([])));
+        check(name, known, there);
+    }
+    let channel = client.channel(4);
+    channel.call(&confirm_select());
+    for (queue, known) in &mut topology.bindings {
+        let name = queue_name(*queue);
+        *probe += 1;
+        channel.publish_with(
+            DIRECT,
+            &name,
+            "mandatory",
+            &plain(),
+            body(Id::new(PROBE, *probe), BODY_MIN),
+        );
+        let mut bound = true;
+        loop {
+            match client.event(4) {
+                Event::Content(AMQPClass::Basic(basic::AMQPMethod::Return(_)), ..) => bound = false,
+                Event::Method(AMQPClass::Basic(basic::AMQPMethod::Ack(_))) => break,
+                other => panic!("a confirm was due, {other:?} came"),
+            }
+        }
+        check(format!("the binding of {name}"), known, bound);
+    }
+    channel.close();
+    let gone: Vec<u8> = topology
+        .queues
+        .iter()
+        .filter(|(_, known)| **known == Known::Absent)
+        .map(|(queue, _)| *queue)
+        .collect();
+    oracle.entries.retain(|(queue, _), _| !gone.contains(queue));
+}
+
+/// A run of the harness.
+struct Run {
+    seed: u64,
+    rounds: u64,
+    random: Random,
+    config: PathBuf,
+    memory: bool,
+}
+
+impl Run {
+    fn environment(name: &str) -> Option<u64> {
+        let value = std::env::var(name).ok()?;
+        Some(
+            value
+                .parse()
+                .unwrap_or_else(|_| panic!("{name}={value}: a number was expected")),
+        )
+    }
+
+    /// The next start's settings: small log files, so that much happens to them within a round.
+    fn configure(&mut self) -> String {
+        let sync = std::env::var("MAMBAMQ_CRASH_SYNC").unwrap_or_else(|_| {
+            ["fsync", "fsync", "interval", "os"][self.random.below(4)].to_owned()
+        });
+        let size = ["1MiB", "1MiB", "2MiB", "8MiB"][self.random.below(4)];
+        let memory = ["1MiB", "1MiB", "4MiB", "32MiB"][self.random.below(4)];
+        let mut text = format!("[store]\nsync = \"{sync}\"\nlog_file_size = \"{size}\"\n");
+        if self.memory {
+            text += &format!("[memory]\nmessages = \"{memory}\"\n");
+        }
+        fs::write(&self.config, text).unwrap();
+        format!("sync {sync}, log files of {size}, memory {memory}")
+    }
+}
+
+/// Whether this broker can be told how much memory messages may take.
+fn knows_memory_budget(folder: &Path) -> bool {
+    let file = folder.with_extension("probe.toml");
+    fs::write(&file, "[memory]\nmessages = \"1MiB\"\n").unwrap();
+    let known = broker::bare_command()
+        .arg("check-config")
+        .arg(&file)
+        .output()
+        .unwrap()
+        .status
+        .success();
+    fs::remove_file(&file).unwrap();
+    known
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn nothing_confirmed_is_lost_whenever_the_broker_is_killed() {
+    if elsewhere("the broker there is not ours to kill") {
+        return;
+    }
+    let seed = Run::environment("MAMBAMQ_CRASH_SEED").unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        u64::try_from(now.unwrap().as_nanos() % 1_000_000_007).unwrap()
+    });
+    let folder = broker::fresh_folder();
+    let mut run = Run {
+        seed,
+        rounds: Run::environment("MAMBAMQ_CRASH_ROUNDS").unwrap_or(8),
+        random: Random::new(seed),
+        config: folder.with_extension("toml"),
+        memory: knows_memory_budget(&folder),
+    };
+    println!("{} crashes; to repeat: {}", run.rounds, repeat_line(&run));
+    crashes(&mut run, folder);
+}
+
+fn repeat_line(run: &Run) -> String {
+    let mut line = format!(
+        "MAMBAMQ_CRASH_SEED={} MAMBAMQ_CRASH_ROUNDS={}",
+        run.seed, run.rounds
+    );
+    for name in ["MAMBAMQ_CRASH_SYNC", "MAMBAMQ_TEST_BINARY"] {
+        if let Ok(value) = std::env::var(name) {
+            line += &format!(" {name}={value}");
+        }
+    }
+    line + " cargo test --test crash"
+}
+
+fn crashes(run: &mut Run, folder: PathBuf) {
+    let before = folder.with_extension("crashed");
+    let config = run.config.to_str().unwrap().to_owned();
+    let start = |folder: PathBuf| Broker::start_on(folder, &["--config", &config]);
+    let mut oracle = Oracle::default();
+    let mut topology = Topology::new();
+    // The next number of each publisher; never used twice.
+    let mut numbers: BTreeMap<u64, u64> = BTreeMap::new();
+    let (mut clock, mut sessions, mut probe) = (0, 0, 0);
+
+    run.configure();
+    let mut node = start(folder);
+    {
+        let client = Client::to(&node);
+        let channel = client.channel(1);
+        channel.call(&exchange_declare(FAN_OUT, "fanout", "durable", table([])));
+        channel.call(&exchange_declare(DIRECT, "direct", "durable", table([])));
+        channel.queue(MARKER, "durable", table([("x-max-length", int(1))]));
+        for queue in (0..).take(SHARED.len()) {
+            channel.call(&declaration(queue));
+        }
+        for queue in FANNED {
+            channel.bind(&queue_name(queue), FAN_OUT, "");
+        }
+    }
+    for round in 1..=run.rounds {
+        let shared = Arc::new(Shared {
+            clock: AtomicU64::new(clock),
+            ..Shared::default()
+        });
+        let address = node.amqp;
+        let mut publishers: Vec<JoinHandle<Vec<Sent>>> = Vec::new();
+        for number in 1..=PUBLISHERS {
+            let (shared, seed) = (Arc::clone(&shared), run.random.next());
+            let first = *numbers.entry(number).or_insert(1);
+            publishers.push(thread::spawn(move || {
+                publisher(&shared, address, seed, number, first)
+            }));
+        }
+        let mut consumers: Vec<JoinHandle<Vec<Got>>> = Vec::new();
+        for queue in (0..).take(SHARED.len()) {
+            for _ in 0..run.random.below(3) {
+                let (shared, seed) = (Arc::clone(&shared), run.random.next());
+                let first = sessions;
+                sessions += 1000;
+                consumers.push(thread::spawn(move || {
+                    consumer(&shared, address, seed, queue, first)
+                }));
+            }
+        }
+        let builder = {
+            let (shared, seed) = (Arc::clone(&shared), run.random.next());
+            let first = *numbers.entry(BUILDER).or_insert(1);
+            let topology = topology.clone();
+            thread::spawn(move || builder(&shared, address, seed, first, topology))
+        };
+
+        // The crash comes after so much work, or when there is none left.
+        let moment = u64::try_from(run.random.below(8000)).unwrap();
+        let workers = publishers.len() + consumers.len() + 1;
+        let working = |publishers: &[JoinHandle<Vec<Sent>>], builder: bool| {
+            !builder || publishers.iter().any(|one| !one.is_finished())
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while shared.connected.load(Ordering::SeqCst) < workers && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        shared.go.store(true, Ordering::SeqCst);
+        while shared.progress.load(Ordering::Relaxed) < moment
+            && working(&publishers, builder.is_finished())
+            && Instant::now() < deadline
+        {
+            thread::sleep(Duration::from_micros(200));
+        }
+        let progress = shared.progress.load(Ordering::Relaxed);
+        let killed = node.kill();
+
+        let sent: Vec<Vec<Sent>> = publishers
+            .into_iter()
+            .map(|one| one.join().expect("a publisher failed"))
+            .collect();
+        let got: Vec<Got> = consumers
+            .into_iter()
+            .flat_map(|one| one.join().expect("a consumer failed"))
+            .collect();
+        let (built, known) = builder.join().expect("the builder failed");
+        topology = known;
+        for sent in &sent {
+            for one in sent {
+                oracle.sent(one);
+                numbers.insert(one.id.publisher(), one.id.number() + 1);
+            }
+        }
+        for step in &built {
+            if let Built::Sent(one) = step {
+                numbers.insert(one.id.publisher(), one.id.number() + 1);
+            }
+        }
+        clock = shared.now();
+        let (published, received) = (sent.iter().map(Vec::len).sum::<usize>(), got.len());
+        oracle.got(got);
+        oracle.built(&built);
+        oracle.crashed();
+        oracle
+            .violations
+            .extend(shared.violations.lock().unwrap().drain(..));
+
+        copy_folder(&killed, &before);
+        let settings = run.configure();
+        // Recovery is killed too now and then, wherever it is.
+        let mut interrupted = 0;
+        while interrupted < 3 && run.random.below(4) == 0 {
+            interrupted += 1;
+            let mut child = broker::command(&killed)
+                .args(["--config", &config, "--listen", "127.0.0.1:0"])
+                .args(["--metrics-listen", "off", "--stop-with-stdin"])
+                .spawn()
+                .unwrap();
+            thread::sleep(Duration::from_micros(
+                u64::try_from(run.random.below(60_000)).unwrap(),
+            ));
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        node = start(killed);
+        // A clean stop in between must change nothing.
+        let stopped = run.random.below(5) == 0;
+        if stopped {
+            node.terminate();
+            let status = node.wait_for_exit();
+            assert!(status.success(), "SIGTERM ended the broker with {status}");
+            node = start(node.kill());
+        }
+        let client = Client::to(&node);
+        look_at_topology(&client, &mut topology, &mut probe, &mut oracle);
+        let drains = round == run.rounds || run.random.below(2) == 0;
+        if drains {
+            let present = topology
+                .queues
+                .iter()
+                .filter(|(_, known)| **known == Known::There)
+                .map(|(queue, _)| *queue);
+            for queue in (0..).take(SHARED.len()).chain(present) {
+                // Not all, so that some grow old.
+                if round == run.rounds || run.random.below(4) != 0 {
+                    drain(&client, queue, &mut run.random, &mut oracle);
+                }
+            }
+        }
+        println!(
+            "round {round}: {published} published, {received} received, killed after {progress} steps; then {settings}, {interrupted} broken recoveries{}{}",
+            if stopped { ", a clean stop" } else { "" },
+            if drains { ", drained" } else { "" },
+        );
+        assert!(
+            oracle.violations.is_empty(),
+            "round {round}:\n{}\nThe data folder as the crash left it: {}\nThe broker's log: {}\nTo repeat: {}",
+            oracle.violations.join("\n"),
+            before.display(),
+            node.folder().with_extension("log").display(),
+            repeat_line(run),
+        );
+    }
+    println!(
+        "{} deliveries before and {} after crashes",
+        oracle.delivered, oracle.drained
+    );
+    drop(node);
+    fs::remove_dir_all(&before).unwrap();
+    fs::remove_file(&run.config).unwrap();
+}
