@@ -52,6 +52,17 @@ pub(crate) enum Command {
     Restore(RestoreArgs),
     /// Put load on any AMQP 0-9-1 broker and measure it
     Perf(Box<mamba_perf::Args>),
+    /// Manage the broker on this machine as with rabbitmqctl: users, virtual hosts, permissions, limits
+    #[command(disable_help_flag = true)]
+    Ctl {
+        /// COMMAND with its arguments and options; `help` lists them
+        #[arg(
+            value_name = "COMMAND",
+            trailing_var_arg = true,
+            allow_hyphen_values = true
+        )]
+        words: Vec<String>,
+    },
     /// Print the version
     Version,
 }

@@ -29,8 +29,8 @@ pub(crate) enum ControlError {
         "the broker's answer on the control socket makes no sense ({0}): use the tool of the broker's version"
     )]
     Answer(String),
-    #[error("the broker refused: {0}")]
-    Refused(String),
+    #[error("the broker refused: {message}")]
+    Refused { code: String, message: String },
 }
 
 /// A connection to a running broker.
@@ -86,7 +86,10 @@ impl Control {
         let answer: Answer =
             serde_json::from_str(&text).map_err(|error| ControlError::Answer(error.to_string()))?;
         match (answer.result, answer.error) {
-            (_, Some(refusal)) => Err(ControlError::Refused(refusal.message)),
+            (_, Some(refusal)) => Err(ControlError::Refused {
+                code: refusal.code,
+                message: refusal.message,
+            }),
             (Some(result), None) => Ok(result),
             (None, None) => Err(ControlError::Answer("neither result nor error".to_owned())),
         }

@@ -6,6 +6,7 @@ mod backup;
 mod cli;
 mod config;
 mod control;
+mod ctl;
 mod logging;
 mod metrics;
 mod node;
@@ -14,7 +15,7 @@ mod serve;
 
 use std::{
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -56,6 +57,16 @@ fn main() -> ExitCode {
         }
         Command::Restore(arguments) => on_folder(&arguments.data, |folder| {
             backup::restore(folder, &arguments)
+        }),
+        Command::Ctl { words } => ctl::run(words, |folder, config| {
+            let of = |name| std::env::var_os(name).map(PathBuf::from);
+            if let Some(folder) = folder.or_else(|| of("MAMBAMQ_DATA_DIR")) {
+                return Ok(folder);
+            }
+            let config = config.or_else(|| of("MAMBAMQ_CONFIG"));
+            load(config.as_deref(), Vec::new())
+                .map(|config| config.store.data_dir)
+                .map_err(|error| format!("the configuration is not valid\n{error}"))
         }),
         Command::Perf(arguments) => mamba_perf::run(*arguments),
         Command::Version => print(concat!("mambamq ", env!("CARGO_PKG_VERSION"), "\n")),

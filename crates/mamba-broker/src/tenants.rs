@@ -620,6 +620,17 @@ impl Broker {
     }
 }
 
+/// A password's hash as it is stored, with a salt from the system, for tools that have no broker.
+///
+/// # Errors
+/// The system's, when there is no chance to be had.
+pub fn hash_with_fresh_salt(password: &str) -> std::io::Result<String> {
+    let mut salt = [0; 4];
+    mamba_store::Disk::random(&mamba_store::RealDisk::new(), &mut salt)?;
+    let hash = PasswordHash::new(HashAlgorithm::default(), salt, password.as_bytes());
+    Ok(hash.to_text())
+}
+
 fn check_user_name(name: &str) -> Result<(), TenantError> {
     if name.is_empty() || name.len() > USER_NAME_MAX {
         return Err(TenantError::Name("a user's name has 1 to 1024 octets"));
@@ -794,6 +805,7 @@ pub(crate) fn seed_new_node(
     };
     let vhost = VhostDefinition {
         name: config.default_vhost.clone(),
+        description: "Default virtual host".to_owned(),
         ..VhostDefinition::default()
     };
     let mut changes = vec![DefinitionChange::put(&vhost)];

@@ -13,8 +13,10 @@
 //! What a command needs stands beside `command` in the same object. A new command is one more arm in `Session::perform`.
 
 mod backup;
+mod tenants;
 
 use std::{
+    fmt,
     fs::{self, File},
     io::{self, ErrorKind},
     os::fd::AsRawFd,
@@ -55,7 +57,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const PATH_BYTES_MAX: usize = 107;
 
 /// A request as it stands on the line.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Request {
     /// [`VERSION`]; that of the reader if absent.
     #[serde(default = "version")]
@@ -65,6 +67,15 @@ pub struct Request {
     /// What the command needs.
     #[serde(flatten)]
     pub arguments: Map<String, Value>,
+}
+
+impl fmt::Debug for Request {
+    /// Arguments may be passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("command", &self.command)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An answer as it stands on the line.
@@ -85,7 +96,7 @@ pub struct Answer {
 /// Why something was not done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Refusal {
-    /// For programs: `unknown_command`, `bad_request`, `unsupported_version`, `busy`, `failed`.
+    /// For programs: `unknown_command`, `bad_request`, `unsupported_version`, `busy`, `failed`, and what a command adds.
     pub code: String,
     /// For people.
     pub message: String,
@@ -319,6 +330,15 @@ impl Session {
                     "no backup is under way on this connection",
                 )),
             },
+            command if tenants::COMMANDS.contains(&command) => {
+                let (node, request) = (Arc::clone(&self.node), request.clone());
+                let work =
+                    move || tenants::perform(&node.broker, &request.command, &request.arguments);
+                tokio::task::spawn_blocking(work).await.map_err(|_| {
+                    let text = "the command failed by a defect of the broker; its log has more";
+                    Refusal::new("failed", text)
+                })?
+            }
             other => Err(Refusal::new(
                 "unknown_command",
                 format!(
