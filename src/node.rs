@@ -81,6 +81,9 @@ fn broker_config(config: &Config) -> BrokerConfig {
             config.auth.default_user.clone(),
             config.auth.default_password.clone(),
         ),
+        user_tags: config.auth.default_user_tags.clone(),
+        default_vhost: config.auth.default_vhost.clone(),
+        anonymous_user: Some(config.auth.anonymous_user.clone()).filter(|user| !user.is_empty()),
         loopback_users: config.auth.loopback_users.clone(),
     }
 }

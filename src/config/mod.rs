@@ -119,12 +119,16 @@ pub(crate) struct Alarms {
     pub(crate) disk_free_limit: Threshold,
 }
 
-/// The built-in user, and who may not come from afar.
+/// The user and the virtual host of a new node, and who may come from where.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Auth {
     pub(crate) default_user: String,
     pub(crate) default_password: String,
+    pub(crate) default_user_tags: Vec<String>,
+    pub(crate) default_vhost: String,
+    /// Empty: ANONYMOUS is not offered.
+    pub(crate) anonymous_user: String,
     pub(crate) loopback_users: Vec<String>,
 }
 
@@ -270,6 +274,9 @@ impl Default for Auth {
         Self {
             default_user: "guest".to_owned(),
             default_password: "guest".to_owned(),
+            default_user_tags: vec!["administrator".to_owned()],
+            default_vhost: "/".to_owned(),
+            anonymous_user: String::new(),
             loopback_users: vec!["guest".to_owned()],
         }
     }
@@ -515,6 +522,20 @@ impl Config {
                 "a multiple of the memory from 0.0 to 100.0, or a size such as \"50MB\"",
             );
         }
+        let vhost = &self.auth.default_vhost;
+        demand(
+            "auth.default_vhost",
+            (1..=255).contains(&vhost.len()),
+            &format!("{} octets", vhost.len()),
+            "a name of 1 to 255 octets",
+        );
+        let tags = self.auth.default_user_tags.len();
+        demand(
+            "auth.default_user_tags",
+            tags <= 32,
+            &format!("{tags} tags"),
+            "32 tags at most",
+        );
         let user = &self.auth.default_user;
         demand(
             "auth.default_user",
