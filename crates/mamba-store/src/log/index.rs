@@ -330,6 +330,7 @@ impl SealedIndex {
         }
         to.flush()?;
         file.sync_data()?;
+        disk.sync_dir(dir)?;
         Ok(sealed)
     }
 

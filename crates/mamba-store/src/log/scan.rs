@@ -427,7 +427,7 @@ struct Scan<'a> {
     watermarks: BTreeMap<QueueId, (Sequence, u64)>,
     /// The checkpoint to begin from; what is older only says what lies where.
     checkpoint: u64,
-    /// The newest one met that is known to be durable.
+    /// The newest one met that is complete.
     newest_checkpoint: u64,
     /// Files whose contents no longer count, for sure.
     moved: BTreeSet<u64>,
@@ -435,6 +435,8 @@ struct Scan<'a> {
     holes: Vec<Range<u64>>,
     /// Where what is missing between two files ends.
     gaps: Vec<u64>,
+    /// Everything since here has been read without a hole.
+    solid_from: u64,
     /// Ranges that earlier recoveries found not to have been durable.
     undurable: Vec<Range<u64>>,
     /// The greatest position any entry knew to be synced.
@@ -466,6 +468,7 @@ impl<'a> Scan<'a> {
             moved: BTreeSet::new(),
             holes: Vec::new(),
             gaps: Vec::new(),
+            solid_from: 0,
             undurable: Vec::new(),
             synced: 0,
             doubtful: Vec::new(),
@@ -609,6 +612,7 @@ impl<'a> Scan<'a> {
         file.unreadable = true;
         file.end = range.end;
         self.clean = false;
+        self.solid_from = range.end;
         self.report
             .quarantined
             .push(LogPosition(from)..LogPosition(range.end));
@@ -662,6 +666,7 @@ impl<'a> Scan<'a> {
 
     fn hole(&mut self, range: Range<u64>) {
         self.clean = false;
+        self.solid_from = self.solid_from.max(range.end);
         self.holes.push(range);
     }
 
@@ -719,8 +724,9 @@ impl<'a> Scan<'a> {
                 }
             }
             Kind::Enqueued => {
+                let base = reader.base;
                 for item in EnqueuedItem::read_all(reader.payload(at, header)?) {
-                    self.enqueued(&item, counts);
+                    self.enqueued(&item, counts, base);
                 }
             }
             Kind::Settled if counts => {
@@ -760,7 +766,12 @@ impl<'a> Scan<'a> {
             Kind::Checkpoint => {
                 let from = read_checkpoint(reader.payload(at, header)?);
                 let end = position + HEADER_LEN as u64 + 8;
-                if let Some(from) = from.filter(|from| self.were_durable(*from, end)) {
+                // Nothing of it may be missing, be it synced or not.
+                let whole = |from: &u64| {
+                    self.were_durable(*from, end)
+                        || self.solid_from.max(self.checkpoint) <= *from && *from <= position
+                };
+                if let Some(from) = from.filter(whole) {
                     self.newest_checkpoint = self.newest_checkpoint.max(from);
                 }
             }
@@ -788,7 +799,7 @@ impl<'a> Scan<'a> {
         (at < self.files[index].end).then_some(index)
     }
 
-    fn enqueued(&mut self, item: &EnqueuedItem, counts: bool) {
+    fn enqueued(&mut self, item: &EnqueuedItem, counts: bool, told_by: u64) {
         if item.volatile || item.count == 0 {
             return;
         }
@@ -817,6 +828,10 @@ impl<'a> Scan<'a> {
         if self.files[index].index.is_sealed() {
             return;
         }
+        let other = self.files[index].base;
+        if let Ok(index) = self.files.binary_search_by_key(&told_by, |file| file.base) {
+            self.files[index].enqueues(other);
+        }
         if self.were_durable(item.at, item.at + u64::from(item.octets)) {
             self.files[index]
                 .index
@@ -833,6 +848,7 @@ impl<'a> Scan<'a> {
             if !self.files[neighbour].index.is_sealed() {
                 break;
             }
+            let base = self.files[neighbour].base;
             let mut items = Vec::new();
             let gathered = self.reader(neighbour).and_then(|mut reader| {
                 gather_items(&mut reader, self.log_id, |item| {
@@ -842,15 +858,14 @@ impl<'a> Scan<'a> {
                 })
             });
             if let Err(error) = gathered {
-                let end = self.files[neighbour].end;
-                let len = end - self.files[neighbour].base;
+                let len = self.files[neighbour].end - base;
                 self.unreadable(neighbour, len, &error)?;
             }
             if items.is_empty() {
                 break;
             }
             for item in items {
-                self.enqueued(&item, false);
+                self.enqueued(&item, false, base);
             }
         }
         Ok(())
