@@ -26,6 +26,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::{
     files::{FileInfo, Hold},
+    index::Covered,
     staging::{Staging, Urgency},
     writer::{Shared, Writer},
 };
@@ -570,13 +571,25 @@ impl Log {
         let range = (from.0, to.0);
         let holders: Vec<_> = {
             let staging = self.shared.staging.lock();
-            let holds = |file: &&FileInfo| file.index.overlaps(queue, level, range.0, range.1);
+            let holds = |file: &&FileInfo| {
+                !file.moved && file.index.overlaps(queue, level, range.0, range.1)
+            };
             let files = staging.files.iter().filter(holds);
             files.map(|file| (file.base, file.index.clone())).collect()
         };
-        for (base, index) in holders {
+        // Of a message in two places only the last one was alive.
+        let copies = holders
+            .iter()
+            .any(|(_, index)| index.has_copies(queue, level, range.0, range.1));
+        let mut covered = Covered::default();
+        for (base, index) in holders.into_iter().rev() {
             let disk = &*self.shared.disk;
-            let Ok(totals) = index.totals(disk, queue, level, range, |_| true) else {
+            let totals = if copies {
+                index.totals_beside(disk, queue, level, range, &mut covered)
+            } else {
+                index.totals(disk, queue, level, range, |_| true)
+            };
+            let Ok(totals) = totals else {
                 // The file stays until the next start counts anew.
                 continue;
             };

@@ -14,7 +14,7 @@ use mamba_types::{LogPosition, Message, QueueId, Sequence};
 use super::{
     LogConfig,
     files::FileInfo,
-    index::{ExtentKey, Index, IndexFault, OpenIndex, Run, SealedIndex, Totals},
+    index::{Covered, ExtentKey, Index, IndexFault, OpenIndex, Run, SealedIndex, Totals},
     live::{Flags, Live, LiveRange},
     writer::{SPARE, SPARES_MAX},
 };
@@ -1205,30 +1205,5 @@ impl Parts {
             joins = is_wanted;
             at += u64::from(octets);
         }
-    }
-}
-
-/// A set of sequences.
-#[derive(Default)]
-struct Covered {
-    /// Start and end of ranges that neither overlap nor touch.
-    ranges: BTreeMap<u64, u64>,
-}
-
-impl Covered {
-    fn overlaps(&self, from: u64, to: u64) -> bool {
-        let before = self.ranges.range(..to).next_back();
-        before.is_some_and(|(_, end)| *end > from)
-    }
-
-    fn add(&mut self, mut from: u64, mut to: u64) {
-        while let Some((start, end)) = self.ranges.range(..=to).next_back()
-            && *end >= from
-        {
-            let (start, end) = (*start, *end);
-            self.ranges.remove(&start);
-            (from, to) = (from.min(start), to.max(end));
-        }
-        self.ranges.insert(from, to);
     }
 }
