@@ -1058,7 +1058,7 @@ fn copy_folder(from: &Path, to: &Path) {
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             copy_folder(&entry.path(), &target);
-        } else {
+        } else if entry.file_type().unwrap().is_file() {
             fs::copy(entry.path(), target).unwrap();
         }
     }
@@ -1106,7 +1106,7 @@ fn crashes(run: &mut Run, folder: PathBuf) {
     let mut topology = Topology::new();
     // The next number of each publisher; never used twice.
     let mut numbers: BTreeMap<u64, u64> = BTreeMap::new();
-    let (mut sessions, mut probe) = (0, 0);
+    let (mut clock, mut sessions, mut probe) = (0, 0, 0);
 
     run.configure();
     let mut node = start(folder);
@@ -1124,7 +1124,10 @@ fn crashes(run: &mut Run, folder: PathBuf) {
         }
     }
     for round in 1..=run.rounds {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            clock: AtomicU64::new(clock),
+            ..Shared::default()
+        });
         let address = node.amqp;
         let mut publishers: Vec<JoinHandle<Vec<Sent>>> = Vec::new();
         for number in 1..=PUBLISHERS {
@@ -1193,6 +1196,7 @@ fn crashes(run: &mut Run, folder: PathBuf) {
                 numbers.insert(one.id.publisher(), one.id.number() + 1);
             }
         }
+        clock = shared.now();
         let (published, received) = (sent.iter().map(Vec::len).sum::<usize>(), got.len());
         oracle.got(got);
         oracle.built(&built);

@@ -32,6 +32,7 @@ impl World {
     )]
     fn open(folder: &TempDir, unix_ms: u64) -> Self {
         let broker = Broker::open(BrokerConfig::new(folder.path()), 7, unix_ms).unwrap();
+        while broker.page_in_once() {}
         Self {
             broker,
             started: Instant::now(),
@@ -49,6 +50,7 @@ impl World {
     fn pass(&mut self, time: Duration) {
         self.passed += time;
         self.broker.tick(self.now().unix_ms);
+        while self.broker.page_in_once() {}
     }
 
     fn client(&self) -> Client<'_> {
@@ -133,6 +135,7 @@ impl Client<'_> {
     }
 
     fn listen(&mut self) {
+        while self.world.broker.page_in_once() {}
         self.connection.pump(self.world.now());
         let output = self.connection.output();
         let mut octets = Vec::new();

@@ -133,6 +133,14 @@ pub struct Stored {
     pub redelivered: bool,
 }
 
+impl Stored {
+    /// Octets of memory it takes while it is ready: its record, and its place in the queue.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        self.message.record_len() + size_of::<Self>()
+    }
+}
+
 /// Names a delivery that is out and unsettled, together with its sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnackedKey(pub(crate) u32);

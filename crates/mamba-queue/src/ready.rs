@@ -66,7 +66,7 @@ impl Level {
     }
 
     fn push_returned(&mut self, rank: u64, stored: Stored) {
-        let octets = stored.message.record_len();
+        let octets = stored.memory();
         self.resident += octets;
         self.returned_bytes += octets;
         self.returned.insert(rank, stored);
@@ -74,7 +74,7 @@ impl Level {
 
     /// Puts a message back among those at the head, where it was before.
     fn insert_in_head(&mut self, stored: Stored) {
-        self.resident += stored.message.record_len();
+        self.resident += stored.memory();
         self.breaks
             .extend([stored.sequence.0, stored.sequence.next().0]);
         let index = self
@@ -153,7 +153,7 @@ impl Level {
         let mut index = self.head.len();
         while bytes > keep && index > 0 {
             index -= 1;
-            bytes -= self.head[index].message.record_len();
+            bytes -= self.head[index].memory();
         }
         index
     }
@@ -163,7 +163,7 @@ impl Level {
         let mut bytes = self.tail_bytes;
         let beyond = |stored: &&Stored| {
             let is_beyond = bytes > keep;
-            bytes -= stored.message.record_len();
+            bytes -= stored.memory();
             is_beyond
         };
         self.tail.iter().take_while(beyond).count()
@@ -187,7 +187,7 @@ impl Level {
                     && is_readable(last, readable)
                     && let Some(stored) = self.head.pop_back()
                 {
-                    self.resident -= stored.message.record_len();
+                    self.resident -= stored.memory();
                     self.page_front(priority, &stored);
                 }
             }
@@ -198,7 +198,7 @@ impl Level {
                 && is_readable(last.get(), readable)
             {
                 let stored = last.remove();
-                let octets = stored.message.record_len();
+                let octets = stored.memory();
                 self.resident -= octets;
                 self.returned_bytes -= octets;
                 self.page_in_place(priority, &stored);
@@ -210,7 +210,7 @@ impl Level {
             && is_readable(first, readable)
             && let Some(stored) = self.tail.pop_front()
         {
-            let octets = stored.message.record_len();
+            let octets = stored.memory();
             self.resident -= octets;
             self.tail_bytes -= octets;
             self.page_back(priority, &stored);
@@ -232,9 +232,9 @@ impl Level {
             return;
         }
         self.tail = self.head.split_off(end);
-        self.tail_bytes = self.tail.iter().map(|s| s.message.record_len()).sum();
+        self.tail_bytes = self.tail.iter().map(|s| s.memory()).sum();
         for stored in self.head.split_off(first) {
-            self.resident -= stored.message.record_len();
+            self.resident -= stored.memory();
             self.page_back(priority, &stored);
         }
     }
@@ -287,7 +287,7 @@ impl Level {
 
     fn check(&self, priority: u8) {
         let octets = |stored: &mut dyn Iterator<Item = &Stored>| -> usize {
-            stored.map(|stored| stored.message.record_len()).sum()
+            stored.map(|stored| stored.memory()).sum()
         };
         let (returned, tail) = (
             octets(&mut self.returned.values()),
@@ -399,7 +399,7 @@ impl Ready {
     pub(crate) fn push(&mut self, priority: u8, message: Stored) {
         self.count += 1;
         self.body_bytes += message.message.body_len() as u64;
-        let octets = message.message.record_len();
+        let octets = message.memory();
         let level = self.level(priority);
         level.resident += octets;
         if level.paged.is_empty() {
@@ -470,12 +470,12 @@ impl Ready {
         let level = &mut self.levels[index].1;
         let message = match level.returned.pop_first() {
             Some((_, message)) => {
-                level.returned_bytes -= message.message.record_len();
+                level.returned_bytes -= message.memory();
                 message
             }
             None => level.head.pop_front()?,
         };
-        level.resident -= message.message.record_len();
+        level.resident -= message.memory();
         self.count -= 1;
         self.body_bytes -= message.message.body_len() as u64;
         if level.is_empty() {
@@ -589,7 +589,7 @@ impl Ready {
             stored.returns = run.returns;
             came += 1;
             bytes += stored.message.body_len() as u64;
-            level.resident += stored.message.record_len();
+            level.resident += stored.memory();
             level.head.push_back(stored);
         }
         let mut rest = PagedRun {
@@ -659,7 +659,7 @@ impl Ready {
             let mut left = returned;
             let from_returned = level.returned.values_mut().rev().take_while(move |stored| {
                 let is_beyond = left > 0;
-                left = left.saturating_sub(stored.message.record_len());
+                left = left.saturating_sub(stored.memory());
                 is_beyond
             });
             let priority = *priority;

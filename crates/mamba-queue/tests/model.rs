@@ -1232,7 +1232,7 @@ impl Harness {
         let is_paged = |(_, known): &&(Place, Known)| known.paged;
         let paged = model.ready.iter().filter(is_paged).count() + model.lost.len();
         assert_eq!(queue.paged_count(), paged as u64);
-        let octets = |known: &Known| known.message().record_len();
+        let octets = |known: &Known| known.message().record_len() + size_of::<Stored>();
         let in_memory = model.ready.iter().filter(|(_, known)| !known.paged);
         let resident: usize = in_memory.map(|(_, known)| octets(known)).sum();
         assert_eq!(queue.resident_bytes(), resident);

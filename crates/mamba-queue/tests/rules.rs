@@ -700,8 +700,9 @@ mod length_limits {
 mod paging {
     use super::*;
 
-    /// Octets of each record here.
-    const RECORD: usize = 53;
+    /// Octets of memory that each message here takes, and of its record.
+    const RECORD: usize = RECORD_LEN + size_of::<Stored>();
+    const RECORD_LEN: usize = 53;
     const EVERYTHING: LogPosition = LogPosition(u64::MAX);
 
     fn message(priority: Option<u8>) -> Message {
