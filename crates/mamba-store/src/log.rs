@@ -493,17 +493,7 @@ impl Log {
     pub fn append_delivered(&self, queue: QueueId, up_to: Sequence) -> LogPosition {
         let synced = self.synced();
         let mut staging = self.shared.staging.lock();
-        let item = SequenceItem {
-            queue,
-            sequence: up_to,
-            number: 0,
-        };
-        staging.push_item(Kind::Delivered, SequenceItem::LEN, synced, |to| {
-            item.write(to);
-        });
-        let at = staging.next - 1;
-        let known = staging.watermarks.entry(queue).or_default();
-        *known = (known.0.max(up_to), at);
+        staging.push_delivered(queue, up_to, synced);
         self.done(staging, Urgency::Soon)
     }
 
@@ -628,6 +618,16 @@ impl Log {
         let payload = Bytes::copy_from_slice(&checkpoint.from.to_le_bytes());
         let synced = self.synced();
         let mut staging = self.shared.staging.lock();
+        // Recovery will not look at what is older; a queue that was empty has written no state.
+        let old = |(_, (_, at)): &(&QueueId, &(Sequence, u64))| *at < checkpoint.from;
+        let old: Vec<_> = staging.watermarks.iter().filter(old).collect();
+        let old: Vec<_> = old
+            .into_iter()
+            .map(|(queue, (up_to, _))| (*queue, *up_to))
+            .collect();
+        for (queue, up_to) in old {
+            staging.push_delivered(queue, up_to, synced);
+        }
         staging.push_payload(Kind::Checkpoint, payload, synced);
         staging.pending_checkpoint = Some((checkpoint.from, staging.next));
         staging.sync_to = staging.next;

@@ -1052,34 +1052,29 @@ fn copies_count_when_their_file_is_moved_or_gone_and_not_before() {
 fn a_relocation_that_was_cut_short_does_not_count_twice() {
     let lives = |sequence| sequence % 10 == 1;
     let disk = MemoryDisk::default();
-    let (log, _threads) = sparse_log(&disk, lives);
-    drop(relocate(&log, lives).unwrap());
-    assert!(log.flush());
-    // The process dies; some of the copied messages are settled afterwards, and the file is emptied anew.
+    let (log, threads) = sparse_log(&disk, lives);
+    let relocation = relocate(&log, lives).unwrap();
+    let image = disk.written();
+    let in_file: Vec<_> = check_sparse(&image, lives)
+        .into_iter()
+        .filter(|one| relocation.contains(one.settled.at))
+        .collect();
+    assert!(!in_file.is_empty());
+    drop(relocation);
+    // The process dies, and the file is emptied anew.
+    drop(threads);
     let disk = MemoryDisk::from_image(&disk.written());
     let (log, _threads, back) = open_manual(&disk);
-    let mut gone = 0;
-    for one in messages(&log, &back, Q)
-        .iter()
-        .filter(|one| one.sequence % 20 == 1)
-    {
-        settle(&log, Q, one.settled);
-        gone += 1;
-    }
-    assert!(gone > 5 && log.flush());
-    let lives = |sequence| sequence % 20 == 11;
-    let hold = log.hold();
-    drop(hold);
-    for _ in 0..3 {
-        let relocation = relocate(&log, lives).unwrap();
-        log.relocated(relocation);
-        assert!(log.flush());
-        enqueue(&log, QueueId(1), 1000, b"x");
-        assert!(log.flush());
-        check_sparse(&disk.written(), lives);
-        drive(&log);
-        check_sparse(&disk.written(), lives);
-    }
+    messages(&log, &back, Q);
+    let relocation = relocate(&log, lives).unwrap();
+    assert!(relocation.contains(in_file[0].settled.at));
+    log.relocated(relocation);
+    assert!(log.flush());
+    enqueue(&log, QueueId(1), 1000, b"x");
+    assert!(log.flush());
+    check_sparse(&disk.written(), lives);
+    drive(&log);
+    check_sparse(&disk.written(), lives);
 }
 
 #[test]
@@ -1144,6 +1139,60 @@ fn a_watermark_that_ran_ahead_survives_its_file() {
     drop(threads);
     let (log, _threads, back) = open(&disk);
     assert_eq!(flags(&log, &back), [(500, true, 0)]);
+}
+
+#[test]
+fn a_watermark_of_an_empty_queue_survives_a_checkpoint() {
+    let disk = MemoryDisk::default();
+    let (log, threads, _) = open_manual(&disk);
+    log.append_delivered(Q, Sequence(1000));
+    for round in 1..=4 {
+        enqueue(&log, QueueId(2), round, b"stays");
+        for sequence in 1..=20 {
+            let (settled, _) = enqueue(&log, QueueId(1), round * 100 + sequence, &[1; 500]);
+            settle(&log, QueueId(1), settled);
+        }
+        let state = [live(1, round + 1, false, 0)];
+        checkpoint(&log, &[(QueueId(2), &state)]);
+        assert!(log.flush());
+        drive(&log);
+    }
+    enqueue(&log, Q, 500, b"x");
+    drop(threads);
+    let (log, _threads, back) = open(&disk);
+    assert!(back.report.files_scanned < back.report.files);
+    assert_eq!(flags(&log, &back), [(500, true, 0)]);
+}
+
+#[test]
+fn what_went_to_other_levels_does_not_leave_pieces() {
+    let disk = MemoryDisk::default();
+    let (log, threads, _) = open_manual(&disk);
+    let mut high = Vec::new();
+    for sequence in 1..=60 {
+        let level = u8::from(sequence % 2 == 0);
+        let like = EnqueuedRun {
+            level,
+            ..EnqueuedRun::default()
+        };
+        let (settled, _) = enqueue_with(&log, Q, sequence, &[1; 300], like);
+        if level == 1 {
+            high.push(settled);
+        }
+    }
+    for settled in &high[5..] {
+        settle(&log, Q, *settled);
+    }
+    assert!(log.flush());
+    drop(threads);
+    let (log, _threads, back) = open(&disk);
+    let runs: Vec<_> = back.queues[&Q]
+        .runs
+        .iter()
+        .map(|run| (run.level, run.count))
+        .collect();
+    assert_eq!(runs, [(0, 30), (1, 5)]);
+    messages(&log, &back, Q);
 }
 
 #[test]

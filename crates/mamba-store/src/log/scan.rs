@@ -1004,6 +1004,7 @@ impl<'a> Scan<'a> {
                 alive.insert((queue, level), ranges.collect());
             }
         }
+        let mut dead_before = BTreeSet::new();
         for index in 0..self.files.len() {
             let found = match live_in(&self.files[index], self.disk, &alive) {
                 Ok(found) => found,
@@ -1018,7 +1019,8 @@ impl<'a> Scan<'a> {
                 .iter()
                 .map(|(_, summary)| summary.totals.octets)
                 .sum();
-            for (queue, level, number, totals) in found {
+            dead_before.extend(found.dead_before);
+            for (queue, level, number, totals) in found.ranges {
                 if known(queue) {
                     file.live += totals.count;
                     file.live_octets += totals.octets;
@@ -1028,23 +1030,47 @@ impl<'a> Scan<'a> {
                 }
             }
         }
+        // What an unreadable file holds between two ranges nobody knows.
+        let sure = !self.files.iter().any(|file| file.unreadable);
         let mut queues: BTreeMap<QueueId, RecoveredQueue> = BTreeMap::new();
         for ((queue, level), ranges) in alive {
-            for (range, totals) in ranges.into_iter().filter(|(_, totals)| totals.count > 0) {
-                if !known(queue) {
-                    self.report.unknown_queue += totals.count;
+            let counts: u64 = ranges.iter().map(|(_, totals)| totals.count).sum();
+            if !known(queue) {
+                self.report.unknown_queue += counts;
+                continue;
+            }
+            self.report.live += counts;
+            let mut last: Option<(LiveRange, Totals)> = None;
+            let mut joins = false;
+            let mut runs = Vec::new();
+            for (number, (range, totals)) in ranges.into_iter().enumerate() {
+                joins &= !dead_before.contains(&(queue, level, number));
+                if totals.count == 0 {
                     continue;
                 }
-                self.report.live += totals.count;
-                queues.entry(queue).or_default().runs.push(RecoveredRun {
-                    level,
-                    from: Sequence(range.from),
-                    to: Sequence(range.to),
-                    count: totals.count,
-                    body_bytes: totals.body_octets,
-                    redelivered: range.flags.delivered,
-                    delivery_count: range.flags.delivery_count,
-                });
+                match &mut last {
+                    // What went elsewhere was settled between them: for this level they are one.
+                    Some((before, sum)) if joins && before.flags == range.flags => {
+                        before.to = range.to;
+                        sum.add(totals);
+                    }
+                    _ => runs.extend(last.replace((range, totals))),
+                }
+                joins = sure;
+            }
+            runs.extend(last);
+            let recovered = runs.into_iter().map(|(range, totals)| RecoveredRun {
+                level,
+                from: Sequence(range.from),
+                to: Sequence(range.to),
+                count: totals.count,
+                body_bytes: totals.body_octets,
+                redelivered: range.flags.delivered,
+                delivery_count: range.flags.delivery_count,
+            });
+            let mut recovered = recovered.peekable();
+            if recovered.peek().is_some() {
+                queues.entry(queue).or_default().runs.extend(recovered);
             }
         }
         queues
@@ -1102,25 +1128,32 @@ impl<'a> Scan<'a> {
 /// Ranges of each level of each queue, and what was found in them.
 type Alive = BTreeMap<(QueueId, u8), Vec<(LiveRange, Totals)>>;
 
-/// What of a file lives: queue, level, which of its ranges, how much.
-fn live_in(
-    file: &FileInfo,
-    disk: &dyn Disk,
-    alive: &Alive,
-) -> Result<Vec<(QueueId, u8, usize, Totals)>, IndexFault> {
-    let mut found = Vec::new();
+/// What of a file lives.
+#[derive(Default)]
+struct LiveIn {
+    /// Queue, level, which of its ranges, how much.
+    ranges: Vec<(QueueId, u8, usize, Totals)>,
+    /// Queue, level, before which of its ranges something lies that is dead.
+    dead_before: BTreeSet<(QueueId, u8, usize)>,
+}
+
+fn live_in(file: &FileInfo, disk: &dyn Disk, alive: &Alive) -> Result<LiveIn, IndexFault> {
+    let mut found = LiveIn::default();
     for (key, summary) in file.index.extents() {
         let Some(ranges) = alive.get(&(key.queue, key.level)) else {
             continue;
         };
         let first = ranges.partition_point(|(range, _)| range.to <= summary.first);
         let end = ranges.partition_point(|(range, _)| range.from < summary.to);
-        let Some(inside) = ranges.get(first..end).filter(|inside| !inside.is_empty()) else {
+        let inside = ranges.get(first..end).unwrap_or_default();
+        if inside.is_empty() {
+            found.dead_before.insert((key.queue, key.level, first));
             continue;
-        };
+        }
         let mut take = |number: usize, totals: Totals| {
             if totals.count > 0 {
-                found.push((key.queue, key.level, first + number, totals));
+                let number = first + number;
+                found.ranges.push((key.queue, key.level, number, totals));
             }
         };
         if let [(range, _)] = inside
@@ -1131,20 +1164,27 @@ fn live_in(
             continue;
         }
         let mut sums = vec![Totals::default(); inside.len()];
-        let mut number = 0;
-        let mut next = inside[0].0.from;
+        let mut dead_before = vec![false; inside.len()];
+        let (mut number, mut next) = (0, 0);
         loop {
             let runs = file.index.runs_of(disk, key, next, RUNS_MAX)?;
             for run in &runs {
                 while number < inside.len() && inside[number].0.to <= run.first {
                     number += 1;
                 }
-                let overlapping = inside[number..]
-                    .iter()
-                    .zip(&mut sums[number..])
-                    .take_while(|((range, _), _)| range.from < run.to());
-                for ((range, _), sum) in overlapping {
-                    sum.add(Totals::of_part(run, range.from, range.to));
+                let mut from = run.first;
+                for (offset, (range, _)) in inside[number..].iter().enumerate() {
+                    if from < range.from {
+                        dead_before[number + offset] = true;
+                    }
+                    if run.to() <= range.from {
+                        break;
+                    }
+                    sums[number + offset].add(Totals::of_part(run, range.from, range.to));
+                    from = range.to;
+                    if run.to() <= from {
+                        break;
+                    }
                 }
             }
             match runs.last() {
@@ -1156,8 +1196,20 @@ fn live_in(
                 _ => break,
             }
         }
+        if summary.to > inside[inside.len() - 1].0.to {
+            found.dead_before.insert((key.queue, key.level, end));
+        }
         for (number, sum) in sums.into_iter().enumerate() {
             take(number, sum);
+        }
+        let dead = dead_before
+            .into_iter()
+            .enumerate()
+            .filter(|(_, dead)| *dead);
+        for (number, _) in dead {
+            found
+                .dead_before
+                .insert((key.queue, key.level, first + number));
         }
     }
     Ok(found)
