@@ -151,7 +151,8 @@ struct Session {
     /// In a transaction: what was settled and may come back.
     published: u64,
     confirms: BTreeMap<u64, Places>,
-    uncommitted: Vec<(Vec<String>, Publishing)>,
+    /// With the queues a message goes to, as they were when it was published.
+    uncommitted: Vec<(Vec<(String, u64)>, Publishing)>,
     settlements: Vec<(u64, Held, How)>,
     tags: u64,
 }
@@ -692,6 +693,10 @@ impl World {
         let now = self.now();
         // One at a time: what the broker takes has happened before anything else does.
         for _ in 0..most {
+            if !self.sessions[index].client.is_served() {
+                // The broker is closing it and takes no notice of what it says.
+                break;
+            }
             let taken = self.sessions[index].client.feed(1, now);
             let Some(said) = taken.into_iter().next() else {
                 break;
@@ -760,6 +765,11 @@ impl World {
                 let queues = self.model.route(exchange, key);
                 self.outcome.published += 1;
                 if session.mode == Mode::Transaction {
+                    let incarnation = |name: String| {
+                        let incarnation = self.model.queues.get(&name)?.incarnation;
+                        Some((name, incarnation))
+                    };
+                    let queues = queues.into_iter().filter_map(incarnation).collect();
                     session.uncommitted.push((queues, *message));
                 } else {
                     places = enqueue(&mut self.model, &queues, *message);
@@ -795,6 +805,11 @@ impl World {
             }
             Said::Commit => {
                 for (queues, message) in std::mem::take(&mut session.uncommitted) {
+                    let there = |(name, incarnation): (String, u64)| {
+                        let queue = self.model.queues.get(&name)?;
+                        (queue.incarnation == incarnation).then_some(name)
+                    };
+                    let queues: Vec<String> = queues.into_iter().filter_map(there).collect();
                     places.extend(enqueue(&mut self.model, &queues, message));
                 }
                 for (_, held, how) in std::mem::take(&mut session.settlements) {
