@@ -46,6 +46,10 @@ impl FileInfo {
 
     /// Nothing in it is needed.
     pub(crate) fn dead(&self) -> bool {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::on(crate::mutants::Mutant::FreedTooEarly) {
+            return true;
+        }
         (self.live == 0 || self.moved) && !self.unreadable && Arc::strong_count(&self.hold) == 1
     }
 

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use mamba_types::{LogPosition, Message, QueueId, Sequence};
+use mamba_types::{LogPosition, QueueId, Sequence};
 
 use super::{
     LogConfig,
@@ -23,8 +23,8 @@ use crate::{
     error::OpenError,
     format::{
         BadHeader, EnqueuedItem, FILE_ENTRY_LEN, FileStart, HEADER_LEN, Header, Kind, MAGIC,
-        SequenceItem, StateItem, VERSION, file_base, file_name, index_base, read_checkpoint,
-        read_moved, record_len, u32_at,
+        SequenceItem, StateItem, VERSION, check_record, file_base, file_name, index_base,
+        read_checkpoint, read_moved, record_len, u32_at,
     },
     recovery::{Recovered, RecoveredQueue, RecoveredRun, RecoveryReport},
 };
@@ -910,7 +910,7 @@ impl<'a> Scan<'a> {
             let mut whole = Parts::default();
             if let Some((_, reader)) = &mut open {
                 whole.take(reader, &Run::of(&item), |_, at, record| {
-                    !self.torn(at) && Message::check(record).is_ok()
+                    !self.torn(at) && check_record(record).is_ok()
                 });
             }
             self.report.dangling += u64::from(item.count) - whole.count();
