@@ -1,11 +1,11 @@
 //! The message log: staging, group commit, faults, reclaiming space.
 
-mod files;
-mod index;
+pub(crate) mod files;
+pub(crate) mod index;
 mod live;
 mod load;
 mod relocate;
-mod scan;
+pub(crate) mod scan;
 mod staging;
 mod writer;
 
