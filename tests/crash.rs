@@ -689,7 +689,7 @@ struct Entry {
     promised: bool,
     /// Gone if the broker is restarted.
     transient: bool,
-    /// Some client got it.
+    /// Some client got it, and the log says so.
     received: bool,
     /// Acked, rejected or purged: it need not come.
     settled: bool,
@@ -757,8 +757,13 @@ impl Oracle {
     }
 
     /// Deliveries of one round, by moment.
-    fn got(&mut self, mut got: Vec<Got>) {
+    ///
+    /// That a message was handed over is written to the log along with what comes next: what was received before `noted` is certainly
+    /// there. `MAMBAMQ_CRASH_STRICT` demands the redelivered flag for the rest too.
+    fn got(&mut self, mut got: Vec<Got>, noted: Stamp) {
         got.sort_by_key(|one| one.at);
+        let strict = std::env::var_os("MAMBAMQ_CRASH_STRICT").is_some();
+        let mut unnoted = Vec::new();
         // What this round's clients did with it last.
         let mut last: HashMap<(u8, Id), Done> = HashMap::new();
         let mut order: HashMap<(u64, u64, u8), u64> = HashMap::new();
@@ -777,6 +782,9 @@ impl Oracle {
                 continue;
             }
             let received = std::mem::replace(&mut entry.received, true);
+            if one.at > noted && !received && !strict {
+                unnoted.push(key);
+            }
             let priority = entry.priority;
             if matches!(one.done, Done::Settled) {
                 entry.settled = true;
@@ -808,9 +816,14 @@ impl Oracle {
                 }
             }
         }
-        for one in got.iter().filter(|one| one.late) {
+        for one in got.iter().filter(|one| one.late && one.at < noted) {
             if let Some(entry) = self.entries.get_mut(&(one.queue, one.id)) {
                 entry.received = true;
+            }
+        }
+        for key in unnoted {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.received = false;
             }
         }
     }
@@ -1198,7 +1211,15 @@ fn crashes(run: &mut Run, folder: PathBuf) {
         }
         clock = shared.now();
         let (published, received) = (sent.iter().map(Vec::len).sum::<usize>(), got.len());
-        oracle.got(got);
+        let confirmed = sent.iter().flatten().filter(|one| {
+            one.persistent
+                && one.confirm == Some(true)
+                && one
+                    .queues
+                    .iter()
+                    .any(|queue| nature(*queue) != Nature::AutoAck)
+        });
+        oracle.got(got, confirmed.map(|one| one.at).max().unwrap_or(0));
         oracle.built(&built);
         oracle.crashed();
         oracle

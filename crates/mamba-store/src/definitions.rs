@@ -3,6 +3,7 @@
 pub(crate) mod export;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     io::{self, IoSlice},
     path::{Path, PathBuf},
@@ -211,6 +212,10 @@ struct Shared {
     wake: Condvar,
     next_queue_id: AtomicU64,
     commits: AtomicU64,
+    /// Submissions with changes that are not decided yet.
+    undecided: AtomicU64,
+    /// Some change failed and has not been stored since.
+    owing: AtomicBool,
 }
 
 /// Handle to the definitions database; clones share it.
@@ -232,7 +237,9 @@ impl fmt::Debug for Definitions {
 impl Definitions {
     /// Hands over changes and returns at once. `done` runs on the database's thread, in the order of
     /// submission, after the changes are durable or have failed; it must not block. With no changes, `done`
-    /// runs after everything submitted before.
+    /// runs after everything submitted before, and says whether all of it is durable.
+    ///
+    /// Changes that failed are tried again with the next submission, ahead of it.
     pub fn submit(&self, changes: Vec<DefinitionChange>, done: Done) {
         let mut backlog = self.shared.backlog.lock();
         if backlog.stop {
@@ -240,6 +247,9 @@ impl Definitions {
             return done(Err(StoreError::Closed));
         }
         let first = backlog.submissions.is_empty();
+        if !changes.is_empty() {
+            self.shared.undecided.fetch_add(1, Ordering::AcqRel);
+        }
         backlog.submissions.push(Submission {
             changes,
             done,
@@ -265,6 +275,13 @@ impl Definitions {
             }),
         );
         let _ = told.recv();
+    }
+
+    /// Whether everything submitted is durable.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.shared.undecided.load(Ordering::Acquire) == 0
+            && !self.shared.owing.load(Ordering::Acquire)
     }
 
     /// Commits what was submitted, for a database without a thread. Returns whether there was anything.
@@ -346,6 +363,8 @@ pub(crate) fn open(
         wake: Condvar::new(),
         next_queue_id: AtomicU64::new((epoch << 32) + 1),
         commits: AtomicU64::new(0),
+        undecided: AtomicU64::new(0),
+        owing: AtomicBool::new(false),
     });
     let worker = Worker {
         shared: Arc::clone(&shared),
@@ -353,6 +372,7 @@ pub(crate) fn open(
         path: path.to_owned(),
         disk,
         sync_failed,
+        owed: BTreeMap::new(),
     };
     let (thread, manual) = if with_thread {
         let thread = std::thread::Builder::new()
@@ -593,6 +613,9 @@ struct Worker {
     disk: Arc<dyn Disk>,
     /// What was written and could not be synced may be lost although it can still be read: nothing may be built on it.
     sync_failed: Arc<AtomicBool>,
+    /// Changes that could not be stored. Whoever submitted them goes by them all the same, and later ones build on them: they
+    /// go into the next commit.
+    owed: BTreeMap<(&'static str, Vec<u8>), Option<Vec<u8>>>,
 }
 
 impl Worker {
@@ -631,6 +654,9 @@ impl Worker {
                 .changes
                 .iter()
                 .find_map(|change| change.value.as_ref()?.as_ref().err().cloned());
+            if !submission.changes.is_empty() {
+                self.shared.undecided.fetch_sub(1, Ordering::AcqRel);
+            }
             (submission.done)(own.map_or_else(|| outcome.clone(), Err));
             if let Some(viewer) = submission.viewer {
                 // Whoever asked may have gone.
@@ -669,7 +695,7 @@ impl Worker {
     }
 
     fn commit(&mut self, submissions: &[Submission]) -> Result<(), StoreError> {
-        if submissions.iter().all(|one| one.changes.is_empty()) {
+        if self.owed.is_empty() && submissions.iter().all(|one| one.changes.is_empty()) {
             return Ok(());
         }
         let outcome = self.try_commit(submissions);
@@ -677,7 +703,16 @@ impl Worker {
             tracing::error!(%error, "definitions could not be stored");
             // After an I/O error the database refuses everything until it is opened again.
             self.database = None;
+            for change in sound(submissions) {
+                let value = change.value.as_ref().and_then(|value| value.clone().ok());
+                self.owed.insert((change.table, change.key.clone()), value);
+            }
+        } else {
+            self.owed.clear();
         }
+        self.shared
+            .owing
+            .store(!self.owed.is_empty(), Ordering::Release);
         outcome
     }
 
@@ -686,34 +721,52 @@ impl Worker {
             .database()?
             .begin_write()
             .map_err(|error| store_error(error.into()))?;
-        apply(&write, submissions).map_err(store_error)?;
+        apply(&write, &self.owed, submissions).map_err(store_error)?;
         write.commit().map_err(|error| store_error(error.into()))?;
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }
 
-fn apply(write: &redb::WriteTransaction, submissions: &[Submission]) -> Result<(), redb::Error> {
-    let mut open: Option<(&str, OpenTable<'_>)> = None;
-    let changes = submissions
+/// The changes of all submissions that could be encoded.
+fn sound(submissions: &[Submission]) -> impl Iterator<Item = &DefinitionChange> {
+    submissions
         .iter()
         .filter(|one| {
             one.changes
                 .iter()
                 .all(|change| !matches!(change.value, Some(Err(_))))
         })
-        .flat_map(|one| &one.changes);
-    for change in changes {
-        if open.as_ref().is_none_or(|(name, _)| *name != change.table) {
+        .flat_map(|one| &one.changes)
+}
+
+fn apply(
+    write: &redb::WriteTransaction,
+    owed: &BTreeMap<(&'static str, Vec<u8>), Option<Vec<u8>>>,
+    submissions: &[Submission],
+) -> Result<(), redb::Error> {
+    let mut open: Option<(&str, OpenTable<'_>)> = None;
+    let owed = owed
+        .iter()
+        .map(|((table, key), value)| (*table, key.as_slice(), value.as_deref()));
+    let changes = sound(submissions).map(|change| {
+        let value = change
+            .value
+            .as_ref()
+            .and_then(|value| value.as_deref().ok());
+        (change.table, change.key.as_slice(), value)
+    });
+    for (name, key, value) in owed.chain(changes) {
+        if open.as_ref().is_none_or(|(open, _)| *open != name) {
             drop(open.take());
-            open = Some((change.table, write.open_table(Table::new(change.table))?));
+            open = Some((name, write.open_table(Table::new(name))?));
         }
         let Some((_, table)) = &mut open else {
             continue;
         };
-        match &change.value {
-            Some(Ok(value)) => drop(table.insert(change.key.as_slice(), value.as_slice())?),
-            _ => drop(table.remove(change.key.as_slice())?),
+        match value {
+            Some(value) => drop(table.insert(key, value)?),
+            None => drop(table.remove(key)?),
         }
     }
     Ok(())

@@ -1,11 +1,11 @@
 //! The message log: staging, group commit, faults, reclaiming space.
 
-mod files;
-mod index;
+pub(crate) mod files;
+pub(crate) mod index;
 mod live;
 mod load;
 mod relocate;
-mod scan;
+pub(crate) mod scan;
 mod staging;
 mod writer;
 
@@ -599,7 +599,9 @@ impl Log {
         if self.failed() {
             return None;
         }
-        let staging = self.shared.staging.lock();
+        let mut staging = self.shared.staging.lock();
+        // Now and then, because nobody tells when the last reader of a file is done.
+        staging.files.look_again();
         let due = staging.files.count_since(staging.checkpoint) > CHECKPOINT_FILES
             && staging.pending_checkpoint.is_none();
         due.then_some(Checkpoint { from: staging.next })

@@ -46,6 +46,10 @@ impl FileInfo {
 
     /// Nothing in it is needed.
     pub(crate) fn dead(&self) -> bool {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::on(crate::mutants::Mutant::FreedTooEarly) {
+            return true;
+        }
         (self.live == 0 || self.moved) && !self.unreadable && Arc::strong_count(&self.hold) == 1
     }
 
@@ -76,12 +80,25 @@ impl FileInfo {
 pub(crate) struct Files {
     files: VecDeque<FileInfo>,
     hint: usize,
+    /// Something happened that may make a file free or one to seal: looking costs a pass over all of them.
+    changed: bool,
 }
 
 impl Files {
     pub(crate) fn push(&mut self, file: FileInfo) {
         debug_assert!(self.files.back().is_none_or(|last| last.end <= file.base));
         self.files.push_back(file);
+        self.changed = true;
+    }
+
+    /// Has the keeper look again after the next commit.
+    pub(crate) const fn look_again(&mut self) {
+        self.changed = true;
+    }
+
+    /// Whether there is a reason to look for files to free or to seal; asks only once.
+    pub(crate) const fn take_changed(&mut self) -> bool {
+        std::mem::replace(&mut self.changed, false)
     }
 
     /// The file being written.
@@ -122,6 +139,7 @@ impl Files {
     }
 
     pub(crate) fn remove(&mut self, base: u64) -> Option<FileInfo> {
+        self.changed = true;
         self.hint = 0;
         let index = self.files.iter().position(|file| file.base == base)?;
         self.files.remove(index)
@@ -134,6 +152,7 @@ impl Files {
 
     /// The file that begins at `base`.
     pub(crate) fn at_base(&mut self, base: u64) -> Option<&mut FileInfo> {
+        self.changed = true;
         let index = self.files.binary_search_by_key(&base, |file| file.base);
         self.files.get_mut(index.ok()?)
     }
@@ -247,6 +266,8 @@ impl Files {
                 octets += u64::from(more);
             }
             file.died(count, octets, gate);
+            let is_dead = file.live == 0;
+            self.changed |= is_dead;
         }
     }
 

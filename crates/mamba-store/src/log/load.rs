@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     disk::DiskFile,
-    format::{file_name, record_len},
+    format::{check_record, file_name, record_len},
 };
 
 /// Runs looked at per file and call.
@@ -392,7 +392,7 @@ fn parse(group: &[Wanted], start: u64, octets: Bytes, copy: bool, base: u64, loa
                 break;
             };
             if number >= wanted.skip {
-                match Message::check(rest) {
+                match check_record(rest) {
                     Ok(_) => loaded.messages.push(LoadedMessage {
                         sequence,
                         message: Message::from_record(records.slice(at..at + len)),

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use mamba_types::{LogPosition, Message, QueueId, Sequence};
+use mamba_types::{LogPosition, QueueId, Sequence};
 
 use super::{
     LogConfig,
@@ -23,8 +23,8 @@ use crate::{
     error::OpenError,
     format::{
         BadHeader, EnqueuedItem, FILE_ENTRY_LEN, FileStart, HEADER_LEN, Header, Kind, MAGIC,
-        SequenceItem, StateItem, VERSION, file_base, file_name, index_base, read_checkpoint,
-        read_moved, record_len, u32_at,
+        SequenceItem, StateItem, VERSION, check_record, file_base, file_name, index_base,
+        read_checkpoint, read_moved, record_len, u32_at,
     },
     recovery::{Recovered, RecoveredQueue, RecoveredRun, RecoveryReport},
 };
@@ -39,6 +39,7 @@ const RUNS_MAX: usize = 4096;
 const UNKNOWN_LEN: u64 = 8 << 30;
 
 /// What the log needs to go on.
+#[derive(Default)]
 pub(crate) struct Scanned {
     pub(crate) recovered: Recovered,
     pub(crate) files: Vec<FileInfo>,
@@ -222,14 +223,14 @@ impl Listing {
 }
 
 /// What the first entry of a log file says.
-struct Head {
-    start: FileStart,
-    synced: u64,
+pub(crate) struct Head {
+    pub(crate) start: FileStart,
+    pub(crate) synced: u64,
 }
 
 impl Head {
     /// A file of another format or another folder is refused rather than cut; what cannot be read says nothing.
-    fn read_all(
+    pub(crate) fn read_all(
         dir: &Path,
         disk: &dyn Disk,
         log_id: u32,
@@ -286,18 +287,23 @@ impl Head {
 }
 
 /// A log file read through a window.
-struct Reader {
+pub(crate) struct Reader {
     file: Box<dyn DiskFile>,
-    base: u64,
+    pub(crate) base: u64,
     /// Octets that may be entries.
-    len: u64,
+    pub(crate) len: u64,
     window: Vec<u8>,
     /// Where in the file the window begins.
     start: u64,
 }
 
 impl Reader {
-    fn open(dir: &Path, disk: &dyn Disk, base: u64, next: Option<u64>) -> io::Result<Self> {
+    pub(crate) fn open(
+        dir: &Path,
+        disk: &dyn Disk,
+        base: u64,
+        next: Option<u64>,
+    ) -> io::Result<Self> {
         let file = disk.open_read(&dir.join(file_name(base)))?;
         let len = file.len()?.min(next.map_or(u64::MAX, |next| next - base));
         Ok(Self {
@@ -310,7 +316,7 @@ impl Reader {
     }
 
     /// The octets from offset `at` on: `wanted` or more, fewer only at the end.
-    fn octets(&mut self, at: u64, wanted: usize) -> io::Result<&[u8]> {
+    pub(crate) fn octets(&mut self, at: u64, wanted: usize) -> io::Result<&[u8]> {
         let left = usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX);
         let wanted = wanted.min(left);
         let inside = |start: u64, window: &[u8]| {
@@ -333,7 +339,7 @@ impl Reader {
     }
 
     /// The sound entry at offset `at`, if there is one. The records of a MESSAGES entry are not looked at.
-    fn entry(&mut self, log_id: u32, at: u64) -> io::Result<Option<Header>> {
+    pub(crate) fn entry(&mut self, log_id: u32, at: u64) -> io::Result<Option<Header>> {
         let position = self.base + at;
         let Ok(header) = Header::read(self.octets(at, HEADER_LEN)?) else {
             return Ok(None);
@@ -351,14 +357,14 @@ impl Reader {
     }
 
     /// The payload of the entry at offset `at`.
-    fn payload(&mut self, at: u64, header: &Header) -> io::Result<&[u8]> {
+    pub(crate) fn payload(&mut self, at: u64, header: &Header) -> io::Result<&[u8]> {
         let len = header.payload_len as usize;
         let octets = self.octets(at + HEADER_LEN as u64, len)?;
         Ok(&octets[..len.min(octets.len())])
     }
 
     /// Where the next sound entry begins, from offset `from` on.
-    fn next_entry(&mut self, log_id: u32, mut from: u64) -> io::Result<Option<u64>> {
+    pub(crate) fn next_entry(&mut self, log_id: u32, mut from: u64) -> io::Result<Option<u64>> {
         const ZEROS: [u8; ZERO_BLOCK] = [0; ZERO_BLOCK];
         while from < self.len {
             let block = self.octets(from, ZERO_BLOCK)?;
@@ -403,7 +409,7 @@ impl Reader {
     }
 
     /// The record at offset `at`, if it can be one.
-    fn record(&mut self, at: u64) -> io::Result<Option<&[u8]>> {
+    pub(crate) fn record(&mut self, at: u64) -> io::Result<Option<&[u8]>> {
         let head = self.octets(at, 4)?;
         if head.len() < 4 {
             return Ok(None);
@@ -910,7 +916,7 @@ impl<'a> Scan<'a> {
             let mut whole = Parts::default();
             if let Some((_, reader)) = &mut open {
                 whole.take(reader, &Run::of(&item), |_, at, record| {
-                    !self.torn(at) && Message::check(record).is_ok()
+                    !self.torn(at) && check_record(record).is_ok()
                 });
             }
             self.report.dangling += u64::from(item.count) - whole.count();
