@@ -45,6 +45,9 @@ pub struct Plan {
     pub broken: Faults,
     /// Tell what happens.
     pub trace: bool,
+    /// A mistake the store or the broker makes, for tests of the tests.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<mamba_store::mutants::Mutant>,
 }
 
 impl Plan {
@@ -58,6 +61,8 @@ impl Plan {
             calm: false,
             broken: Faults::default(),
             trace: false,
+            #[cfg(feature = "mutants")]
+            mutant: None,
         }
     }
 }
@@ -182,6 +187,8 @@ struct World {
 
 /// Runs a plan. Returns what happened, or what was wrong and the trace.
 pub(crate) fn run(plan: &Plan) -> (Result<Outcome, Failed>, String) {
+    #[cfg(feature = "mutants")]
+    mamba_store::mutants::set(plan.mutant);
     let mut world = World::new(plan);
     let result = world.live();
     // Clients first: their last words go to the broker.
@@ -229,11 +236,11 @@ impl World {
             },
             _ => SyncMode::Fsync,
         };
-        // Test of the tests need what can lose something.
-        let sync = if plan.broken == Faults::default() && plan.crash_at.is_none() {
-            sync
-        } else {
+        // Power cuts need what promises to survive them.
+        let sync = if plan.broken != Faults::default() || plan.calm {
             SyncMode::Fsync
+        } else {
+            sync
         };
         let file_size = [4096, 8192, 16_384, 65_536][rng.index(4)];
         let message_memory = [0, 1000, 10_000, 100_000, 10_000_000][rng.index(5)];
