@@ -11,6 +11,7 @@ use crate::{
         LogFormat,
         value::{ListenAddress, OptionalListen},
     },
+    store::StoreArgs,
 };
 
 const AFTER_HELP: &str = "\
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     /// Make a data folder of a backup
     Restore(RestoreArgs),
+    /// Look into the data folder of a stopped node: what is in it, and whether it is sound
+    Store(StoreArgs),
     /// Put load on any AMQP 0-9-1 broker and measure it
     Perf(Box<mamba_perf::Args>),
     /// Manage the broker on this machine as with rabbitmqctl: users, virtual hosts, permissions, limits

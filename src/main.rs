@@ -12,6 +12,7 @@ mod metrics;
 mod node;
 mod process;
 mod serve;
+mod store;
 
 use std::{
     io::{self, Write},
@@ -52,11 +53,19 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_FAILURE)
             }
         },
-        Command::Backup(arguments) => {
-            on_folder(&arguments.data, |folder| backup::backup(folder, &arguments))
-        }
+        Command::Backup(arguments) => on_folder(&arguments.data, |folder| {
+            backup::backup(folder, &arguments).map(|text| print(&text))
+        }),
         Command::Restore(arguments) => on_folder(&arguments.data, |folder| {
-            backup::restore(folder, &arguments)
+            backup::restore(folder, &arguments).map(|text| print(&text))
+        }),
+        Command::Store(arguments) => on_folder(arguments.data(), |folder| {
+            let sound = store::run(folder, &arguments)?;
+            Ok::<_, store::StoreError>(if sound {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(EXIT_FAILURE)
+            })
         }),
         Command::Ctl { words } => ctl::run(words, |folder, config| {
             let of = |name| std::env::var_os(name).map(PathBuf::from);
@@ -73,10 +82,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Finds the data folder as the broker would and prints what `work` has to say about it.
+/// Finds the data folder as the broker would, and complains about what kept `work` from being done.
 fn on_folder<E: std::fmt::Display>(
     data: &DataDir,
-    work: impl FnOnce(&Path) -> Result<String, E>,
+    work: impl FnOnce(&Path) -> Result<ExitCode, E>,
 ) -> ExitCode {
     let folder = match &data.data_dir {
         Some(folder) => folder.clone(),
@@ -89,7 +98,7 @@ fn on_folder<E: std::fmt::Display>(
         },
     };
     match work(&folder) {
-        Ok(text) => print(&text),
+        Ok(code) => code,
         Err(error) => {
             complain(&error.to_string());
             ExitCode::from(EXIT_FAILURE)

@@ -15,7 +15,7 @@ use std::{
 
 use mamba_broker::{Alarms, Broker};
 use mamba_server::control::Control;
-use mamba_store::OpenError;
+use mamba_store::{LogStatus, OpenError};
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -279,7 +279,8 @@ async fn drain(
     }
 }
 
-/// Compares memory and disk with their thresholds and tells the broker about changes.
+/// Compares memory and disk with their thresholds and tells the broker about changes. A log that found no room to write counts as a full
+/// disk, whatever the threshold is.
 async fn watch_alarms(broker: Arc<Broker>, config: Config, identity: Identity) {
     let mut ticks = interval(ALARM_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -289,7 +290,8 @@ async fn watch_alarms(broker: Arc<Broker>, config: Config, identity: Identity) {
         let used = process::resident_bytes();
         let free = process::disk_free(&config.store.data_dir);
         let memory = used.is_some_and(|used| used > identity.memory_limit_bytes);
-        let disk = free.is_some_and(|free| free < identity.disk_free_limit_bytes);
+        let disk = free.is_some_and(|free| free < identity.disk_free_limit_bytes)
+            || matches!(broker.store().log().status(), LogStatus::DiskFull { .. });
         if (memory, disk) == (memory_was, disk_was) {
             continue;
         }

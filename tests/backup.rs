@@ -1,5 +1,7 @@
 //! `mambamq backup` and `mambamq restore`: what a copy of a node holds, and what is refused.
 
+#![allow(clippy::unwrap_used, reason = "the helpers run in tests only")]
+
 mod support;
 
 use std::{

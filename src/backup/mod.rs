@@ -157,7 +157,7 @@ pub(crate) fn backup(data_dir: &Path, arguments: &BackupArgs) -> Result<String, 
         return Err(BackupError::TargetInside(to.clone()));
     }
     let (manifest, how) = match Folder::open(data_dir) {
-        Ok(folder) => (stopped(&folder, data_dir, to)?, "stopped"),
+        Ok(folder) => (stopped(&folder, to)?, "stopped"),
         Err(OpenError::Locked { .. }) => (running(data_dir, to)?, "running"),
         Err(error) => return Err(error.into()),
     };
@@ -186,13 +186,10 @@ fn running(data_dir: &Path, to: &Path) -> Result<Manifest, BackupError> {
     Ok(manifest)
 }
 
-fn stopped(folder: &Folder, data_dir: &Path, to: &Path) -> Result<Manifest, BackupError> {
+fn stopped(folder: &Folder, to: &Path) -> Result<Manifest, BackupError> {
     let created_ms = mamba_server::unix_ms();
     let mut target = Target::create(to, created_ms)?;
-    // Opening a database may change it, which is done to a copy.
-    let scratch = Scratch(data_dir.join(format!("backup-{}", std::process::id())));
-    fs::create_dir(&scratch.0).map_err(BackupError::io("create", &scratch.0))?;
-    let (snapshot, node_id) = folder.snapshot(&scratch.0)?;
+    let (snapshot, node_id) = folder.snapshot()?;
     let plan = BackupPlan::new(&snapshot, "", node_id);
     let manifest = write(&plan, created_ms, &mut target)?;
     target.finish(&manifest)?;
@@ -292,15 +289,6 @@ fn inside(path: &Path, folder: &Path) -> bool {
     path.ancestors()
         .find_map(|ancestor| ancestor.canonicalize().ok())
         .is_some_and(|real| real.starts_with(&folder))
-}
-
-/// A folder that goes with us.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Tells the broker now and then that its client lives; ends when dropped.

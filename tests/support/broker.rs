@@ -46,6 +46,14 @@ pub(crate) fn shared() -> &'static Broker {
     SHARED.get_or_init(|| Broker::start(&[]))
 }
 
+/// A broker that ended before it was ready.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: ExitStatus,
+    /// What it wrote to its outputs.
+    pub(crate) text: String,
+}
+
 /// One running broker process and its data folder.
 #[derive(Debug)]
 pub(crate) struct Broker {
@@ -67,7 +75,18 @@ impl Broker {
 
     /// Starts a broker on this data folder.
     pub(crate) fn start_on(folder: PathBuf, flags: &[&str]) -> Self {
+        Self::try_start_on(folder, flags).unwrap_or_else(|refusal| {
+            panic!(
+                "the broker ended with {} before it was ready:\n{}",
+                refusal.status, refusal.text
+            )
+        })
+    }
+
+    /// The same, for a broker that may refuse.
+    pub(crate) fn try_start_on(folder: PathBuf, flags: &[&str]) -> Result<Self, Refusal> {
         let _ = fs::remove_file(folder.join("node.lock"));
+        let said = log(&folder).len();
         let mut command = command(&folder);
         command.args([
             "--listen",
@@ -83,10 +102,10 @@ impl Broker {
             .args(flags)
             .spawn()
             .expect("the broker binary starts");
-        Self::wait(child, folder)
+        Self::wait(child, folder, said)
     }
 
-    fn wait(mut child: Child, folder: PathBuf) -> Self {
+    fn wait(mut child: Child, folder: PathBuf, said: usize) -> Result<Self, Refusal> {
         let started = Instant::now();
         loop {
             let lock = fs::read_to_string(folder.join("node.lock")).unwrap_or_default();
@@ -101,24 +120,30 @@ impl Broker {
                     })
                     .collect()
             };
-            let (listeners, metrics) = (values("amqp"), values("metrics"));
+            // What a killed broker left there is not this one's.
+            let own = lock
+                .lines()
+                .any(|line| line == format!("pid {}", child.id()));
+            let (listeners, metrics) = if own {
+                (values("amqp"), values("metrics"))
+            } else {
+                (Vec::new(), Vec::new())
+            };
             if let (Some(amqp), Some(metrics)) = (
                 listeners.iter().find(|address| address.is_ipv4()),
                 metrics.first(),
             ) {
-                return Self {
+                return Ok(Self {
                     amqp: *amqp,
                     metrics: *metrics,
                     child,
                     folder,
                     listeners,
-                };
+                });
             }
             if let Some(status) = child.try_wait().unwrap() {
-                panic!(
-                    "the broker ended with {status} before it was ready:\n{}",
-                    log(&folder)
-                );
+                let text = log(&folder).split_off(said);
+                return Err(Refusal { status, text });
             }
             if started.elapsed() > PATIENCE {
                 let _ = child.kill();

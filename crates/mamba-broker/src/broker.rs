@@ -663,6 +663,22 @@ impl Broker {
         if definitions.is_empty() {
             return None;
         }
+        Some(self.submit(definitions, forget))
+    }
+
+    /// What a reply that says "it is so already" waits for: what made it so may be on its way to the disk, or may have failed.
+    pub(crate) fn definitions_on_their_way(&self) -> Option<Arc<Commit>> {
+        if self.store.0.definitions().is_settled() {
+            return None;
+        }
+        Some(self.submit(Vec::new(), Vec::new()))
+    }
+
+    fn submit(
+        &self,
+        definitions: Vec<DefinitionChange>,
+        forget: Vec<(QueueId, Ended)>,
+    ) -> Arc<Commit> {
         let log = self.store.0.log().clone();
         let commit = Arc::new(Commit::default());
         let decided = Arc::clone(&commit);
@@ -680,7 +696,7 @@ impl Broker {
             .0
             .definitions()
             .submit(definitions, Box::new(done));
-        Some(commit)
+        commit
     }
 
     /// Keeps the log small and its recovery short, and queues nobody uses within their share of memory. Call it now and then, and

@@ -31,6 +31,12 @@ pub(crate) fn bury(source: &Arc<QueueCell>, vhost: &Vhost, dead: Vec<(Stored, De
     let mut work = VecDeque::from([(Arc::clone(source), dead)]);
     while let Some((source, dead)) = work.pop_front() {
         let mut settled: Vec<Settled> = Vec::new();
+        #[cfg(feature = "mutants")]
+        if mamba_store::mutants::on(mamba_store::mutants::Mutant::SettledFirst) {
+            settled.extend(dead.iter().map(|(stored, _)| settled_one(stored)));
+            settled.sort_unstable_by_key(|settled| settled.sequence);
+            source.buried(&std::mem::take(&mut settled));
+        }
         for (stored, reason) in dead {
             let burial = Burial::of(&source, &stored.message, reason, vhost);
             for queue in burial.targets(vhost) {
@@ -48,14 +54,22 @@ pub(crate) fn bury(source: &Arc<QueueCell>, vhost: &Vhost, dead: Vec<(Stored, De
                     work.push_back((queue, died));
                 }
             }
-            settled.push(Settled {
-                sequence: stored.sequence,
-                at: stored.at,
-                octets: u32::try_from(stored.message.record_len()).unwrap_or(u32::MAX),
-            });
+            settled.push(settled_one(&stored));
+        }
+        #[cfg(feature = "mutants")]
+        if mamba_store::mutants::on(mamba_store::mutants::Mutant::SettledFirst) {
+            continue;
         }
         settled.sort_unstable_by_key(|settled| settled.sequence);
         source.buried(&settled);
+    }
+}
+
+fn settled_one(stored: &Stored) -> Settled {
+    Settled {
+        sequence: stored.sequence,
+        at: stored.at,
+        octets: u32::try_from(stored.message.record_len()).unwrap_or(u32::MAX),
     }
 }
 

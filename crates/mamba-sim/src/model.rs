@@ -91,8 +91,8 @@ pub struct QueueModel {
     /// Its messages.
     pub entries: BTreeMap<Id, Entry>,
     next_order: u64,
-    /// The last place each client got a message from that had never been handed out, by priority.
-    fresh: BTreeMap<(u64, u8), u64>,
+    /// The last place each client's consumer got a message from that had never been handed out, by priority.
+    fresh: BTreeMap<(u64, u64, u8), u64>,
 }
 
 impl QueueModel {
@@ -358,14 +358,14 @@ impl Model {
         }
     }
 
-    /// A message came to a client. Says what is wrong with that.
+    /// A message came to a client, by one of its consumers or, as 0, because it asked. Says what is wrong with that.
     pub fn delivered(
         &mut self,
         name: &str,
         incarnation: u64,
         id: Id,
         redelivered: bool,
-        client: u64,
+        (client, via): (u64, u64),
     ) -> Result<(), String> {
         if name == DEAD_LETTERS {
             self.buried.insert(id);
@@ -408,7 +408,7 @@ impl Model {
         if !redelivered {
             let last = queue
                 .fresh
-                .entry((client, entry.priority))
+                .entry((client, via, entry.priority))
                 .or_insert(entry.order);
             if *last > entry.order {
                 return Err(format!(
@@ -430,16 +430,17 @@ impl Model {
         }
         for ghost in self.ghosts.values_mut() {
             after_restart(&mut ghost.queue, exact);
+            // Nobody notes the state of a queue that is gone for all it knows.
+            for entry in ghost.queue.entries.values_mut() {
+                entry.leave = Some(Leave::Settled);
+                entry.seen = false;
+                entry.seen_on_disk = false;
+            }
         }
         self.queues.retain(|_, queue| queue.spec.durable);
         let queues = &self.queues;
         self.bindings
             .retain(|(_, _, queue), _| queues.contains_key(queue));
-        if exact {
-            for state in self.bindings.values_mut() {
-                state.sure = true;
-            }
-        }
     }
 
     /// Which queues are there after a restart. Says what is wrong with that.

@@ -45,6 +45,9 @@ pub struct Plan {
     pub broken: Faults,
     /// Tell what happens.
     pub trace: bool,
+    /// A mistake the store or the broker makes, for tests of the tests.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<mamba_store::mutants::Mutant>,
 }
 
 impl Plan {
@@ -58,6 +61,8 @@ impl Plan {
             calm: false,
             broken: Faults::default(),
             trace: false,
+            #[cfg(feature = "mutants")]
+            mutant: None,
         }
     }
 }
@@ -131,7 +136,7 @@ enum Said {
         queue: String,
         no_ack: bool,
     },
-    Settle(Vec<Held>, How),
+    Settle(Vec<(u64, Held)>, How),
     Commit,
     Rollback,
 }
@@ -151,7 +156,8 @@ struct Session {
     /// In a transaction: what was settled and may come back.
     published: u64,
     confirms: BTreeMap<u64, Places>,
-    uncommitted: Vec<(Vec<String>, Publishing)>,
+    /// With the queues a message goes to, as they were when it was published.
+    uncommitted: Vec<(Vec<(String, u64)>, Publishing)>,
     settlements: Vec<(u64, Held, How)>,
     tags: u64,
 }
@@ -172,6 +178,7 @@ struct World {
     model: Model,
     sync: SyncMode,
     file_size: u64,
+    message_memory: usize,
     outcome: Outcome,
     /// Octets that are missing on the disk.
     full: bool,
@@ -180,6 +187,8 @@ struct World {
 
 /// Runs a plan. Returns what happened, or what was wrong and the trace.
 pub(crate) fn run(plan: &Plan) -> (Result<Outcome, Failed>, String) {
+    #[cfg(feature = "mutants")]
+    mamba_store::mutants::set(plan.mutant);
     let mut world = World::new(plan);
     let result = world.live();
     // Clients first: their last words go to the broker.
@@ -227,13 +236,14 @@ impl World {
             },
             _ => SyncMode::Fsync,
         };
-        // Test of the tests need what can lose something.
-        let sync = if plan.broken == Faults::default() && plan.crash_at.is_none() {
-            sync
-        } else {
+        // Power cuts need what promises to survive them.
+        let sync = if plan.broken != Faults::default() || plan.calm {
             SyncMode::Fsync
+        } else {
+            sync
         };
         let file_size = [4096, 8192, 16_384, 65_536][rng.index(4)];
+        let message_memory = [0, 1000, 10_000, 100_000, 10_000_000][rng.index(5)];
         Self {
             plan: plan.clone(),
             rng,
@@ -247,6 +257,7 @@ impl World {
             model: Model::default(),
             sync,
             file_size,
+            message_memory,
             outcome: Outcome::default(),
             full: false,
             log: String::new(),
@@ -351,6 +362,7 @@ impl World {
             let mut config = BrokerConfig::new(PathBuf::from("/data"));
             config.sync = self.sync;
             config.log_file_size = self.file_size;
+            config.message_memory = self.message_memory;
             let disk = Arc::new(self.disk.clone());
             let opened = Broker::open_on(
                 config,
@@ -445,6 +457,10 @@ impl World {
             .filter(|(_, state)| !state.sure)
             .map(|(key, state)| (key.clone(), state.present))
             .collect();
+        if !unsure.is_empty() {
+            self.disk.set_faults(self.plan.broken);
+            self.full = false;
+        }
         for ((from, key, queue), present) in unsure {
             say_bind(&mut self.sessions[index], &from, &key, &queue, present);
         }
@@ -601,7 +617,7 @@ impl World {
     fn turn(&mut self) -> bool {
         self.broker
             .as_ref()
-            .is_some_and(|broker| broker.store().turn())
+            .is_some_and(|broker| broker.store().turn() | broker.page_in_once())
     }
 
     fn pass(&mut self, time: Duration) {
@@ -684,6 +700,10 @@ impl World {
         let now = self.now();
         // One at a time: what the broker takes has happened before anything else does.
         for _ in 0..most {
+            if !self.sessions[index].client.is_served() {
+                // The broker is closing it and takes no notice of what it says.
+                break;
+            }
             let taken = self.sessions[index].client.feed(1, now);
             let Some(said) = taken.into_iter().next() else {
                 break;
@@ -752,6 +772,11 @@ impl World {
                 let queues = self.model.route(exchange, key);
                 self.outcome.published += 1;
                 if session.mode == Mode::Transaction {
+                    let incarnation = |name: String| {
+                        let incarnation = self.model.queues.get(&name)?.incarnation;
+                        Some((name, incarnation))
+                    };
+                    let queues = queues.into_iter().filter_map(incarnation).collect();
                     session.uncommitted.push((queues, *message));
                 } else {
                     places = enqueue(&mut self.model, &queues, *message);
@@ -777,9 +802,9 @@ impl World {
             Said::Cancel(_) => {}
             Said::Settle(held, how) => {
                 awaits = false;
-                for one in held {
+                for (tag, one) in held {
                     if session.mode == Mode::Transaction {
-                        session.settlements.push((0, one.clone(), *how));
+                        session.settlements.push((*tag, one.clone(), *how));
                     } else {
                         settle(&mut self.model, one, *how);
                     }
@@ -787,6 +812,11 @@ impl World {
             }
             Said::Commit => {
                 for (queues, message) in std::mem::take(&mut session.uncommitted) {
+                    let there = |(name, incarnation): (String, u64)| {
+                        let queue = self.model.queues.get(&name)?;
+                        (queue.incarnation == incarnation).then_some(name)
+                    };
+                    let queues: Vec<String> = queues.into_iter().filter_map(there).collect();
                     places.extend(enqueue(&mut self.model, &queues, message));
                 }
                 for (_, held, how) in std::mem::take(&mut session.settlements) {
@@ -796,8 +826,10 @@ impl World {
             }
             Said::Rollback => {
                 session.uncommitted.clear();
-                // The client holds them again; it has forgotten the tags and settles them by leaving.
-                session.settlements.clear();
+                // The client holds them again.
+                for (tag, held, _) in std::mem::take(&mut session.settlements) {
+                    session.unacked.insert(tag, held);
+                }
             }
         }
         if awaits {
@@ -818,7 +850,8 @@ impl World {
                     let Some((queue, incarnation, no_ack)) = known else {
                         return Err(format!("a delivery for no consumer: {consumer_tag}"));
                     };
-                    self.delivered(index, &queue, incarnation, no_ack, &message)?;
+                    let via = consumer_tag.trim_start_matches('c').parse().unwrap_or(0);
+                    self.delivered(index, &queue, incarnation, no_ack, via, &message)?;
                 }
                 Heard::GetOk(message) => {
                     let Some((Said::Get { queue, no_ack }, _)) =
@@ -831,7 +864,7 @@ impl World {
                         .queues
                         .get(&queue)
                         .map_or(0, |queue| queue.incarnation);
-                    self.delivered(index, &queue, incarnation, no_ack, &message)?;
+                    self.delivered(index, &queue, incarnation, no_ack, 0, &message)?;
                 }
                 Heard::Confirm {
                     tag,
@@ -877,6 +910,7 @@ impl World {
         queue: &str,
         incarnation: u64,
         no_ack: bool,
+        via: u64,
         message: &Delivered,
     ) -> Result<(), Failed> {
         self.outcome.delivered += 1;
@@ -908,7 +942,7 @@ impl World {
             self.model.give_back(queue, incarnation, id);
         }
         self.model
-            .delivered(queue, incarnation, id, message.redelivered, number)?;
+            .delivered(queue, incarnation, id, message.redelivered, (number, via))?;
         let held = Held {
             queue: queue.to_owned(),
             incarnation,
@@ -937,6 +971,8 @@ impl World {
         let Some((said, places)) = self.sessions[index].awaited.pop_front() else {
             return Err(format!("a reply that nobody asked for: {method:?}"));
         };
+        let number = self.sessions[index].number;
+        self.tell(|| format!("client {number} is told: {said:?} is done"));
         match said {
             Said::Declare(spec) => {
                 if let Some(queue) = self.model.queues.get_mut(&spec.name) {
@@ -1022,7 +1058,7 @@ impl World {
             }
             88..=89 => {
                 if let Some(broker) = &self.broker {
-                    broker.reclaim();
+                    broker.maintain();
                 }
             }
             _ => self.mishap()?,
@@ -1354,6 +1390,9 @@ impl World {
 
     fn settle(&mut self, index: usize) -> Result<(), Failed> {
         let session = &mut self.sessions[index];
+        if session.mode == Mode::Transaction && !session.client.is_quiet() {
+            return Ok(());
+        }
         let tags: Vec<u64> = session.unacked.keys().copied().collect();
         let Some(&tag) = self.rng.pick(&tags) else {
             return Ok(());
@@ -1371,7 +1410,7 @@ impl World {
         };
         let held = tags
             .iter()
-            .filter_map(|tag| session.unacked.remove(tag))
+            .filter_map(|tag| Some((*tag, session.unacked.remove(tag)?)))
             .collect();
         let method = match how {
             How::Ack => basic::AMQPMethod::Ack(basic::Ack {
@@ -1456,6 +1495,7 @@ impl World {
         // Dead letters first: they excuse what is missing elsewhere.
         names.sort_by_key(|name| (name != DEAD_LETTERS, name.clone()));
         self.model.pass(self.unix_ms());
+        let mut drained = Vec::new();
         for name in names {
             let Some(index) = self.connect(Mode::Plain) else {
                 return Err("nobody can connect to a broker at rest".to_owned());
@@ -1481,7 +1521,7 @@ impl World {
             session.client.say(&method, said);
             let mut quiet = 0;
             let mut before = 0;
-            while quiet < 3 {
+            while quiet < 10 {
                 self.feed(index, usize::MAX)?;
                 self.turn();
                 self.hear(index)?;
@@ -1510,6 +1550,16 @@ impl World {
                 .iter()
                 .map(|(tag, held)| (held.id, session.redelivered.contains(tag)))
                 .collect();
+            drained.push((name, found));
+        }
+        // What died meanwhile comes last.
+        for _ in 0..10 {
+            self.quiesce()?;
+            for index in 0..self.sessions.len() {
+                self.hear(index)?;
+            }
+        }
+        for (name, found) in drained {
             self.model.drained(&name, &found)?;
         }
         Ok(())

@@ -20,8 +20,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use mamba_store::{
-    DefinitionChange, DurableWaker, EnqueuedRun, Log, LogConfig, LogThreads, QueueDefinition,
-    RealDisk, Settled, Store, StoreConfig, SyncMode, log::BACKLOG_BYTES_MAX,
+    DefinitionChange, DurableWaker, EnqueuedRun, LiveRun, Log, LogConfig, LogThreads,
+    QueueDefinition, RealDisk, Settled, Store, StoreConfig, SyncMode, log::BACKLOG_BYTES_MAX,
 };
 use mamba_types::{LogPosition, Message, QueueId, RecordMeta, Sequence};
 use parking_lot::Mutex;
@@ -46,7 +46,9 @@ fn main() {
         );
     }
     appends(open(sub("appends"), SyncMode::Fsync));
-    recovery(sub("recovery"));
+    for (name, clean) in [("a clean stop", true), ("a kill", false)] {
+        recovery(sub(&format!("recovery-{clean}")), name, clean);
+    }
     for in_flight in [1, 50] {
         declares(sub(&format!("declares-{in_flight}")), in_flight);
     }
@@ -92,14 +94,27 @@ fn teller() -> (Arc<Tell>, Receiver<()>) {
 }
 
 fn publish(log: &Log, sequence: u64, chunk: &Bytes, count: u32) -> (LogPosition, LogPosition) {
+    publish_to(QUEUE, log, sequence, chunk, count)
+}
+
+fn publish_to(
+    queue: QueueId,
+    log: &Log,
+    sequence: u64,
+    chunk: &Bytes,
+    count: u32,
+) -> (LogPosition, LogPosition) {
     let appended = log.append_messages(chunk.clone());
+    let octets = u32::try_from(chunk.len()).unwrap();
     let run = EnqueuedRun {
         first: Sequence(sequence),
         count,
         at: appended.at(),
+        octets,
+        body_octets: octets / 2,
         ..EnqueuedRun::default()
     };
-    (appended.at(), log.append_enqueued(QUEUE, &[run]))
+    (appended.at(), log.append_enqueued(queue, &[run]))
 }
 
 fn report(what: &str, messages: u64, took: Duration, log: &Log) {
@@ -125,10 +140,12 @@ fn batches((log, threads): (Log, LogThreads), mode: &str, body: usize) {
     let (mut messages, mut waiting) = (0, 0);
     while began.elapsed() < RUN {
         let (at, end) = publish(&log, messages + 1, &chunk, 1000);
-        let settled: Vec<_> = (1..=1000)
+        let octets = chunk.len() as u64 / 1000;
+        let settled: Vec<_> = (0..1000)
             .map(|number| Settled {
-                sequence: Sequence(messages + number),
-                at,
+                sequence: Sequence(messages + 1 + number),
+                at: LogPosition(at.0 + number * octets),
+                octets: u32::try_from(octets).unwrap(),
             })
             .collect();
         log.append_settled(QUEUE, &settled);
@@ -188,8 +205,12 @@ fn appends((log, threads): (Log, LogThreads)) {
         for _ in 0..100 {
             messages += 1;
             let (at, _) = publish(&log, messages, &chunk, 1);
-            let sequence = Sequence(messages);
-            log.append_settled(QUEUE, &[Settled { sequence, at }]);
+            let settled = Settled {
+                sequence: Sequence(messages),
+                at,
+                octets: u32::try_from(chunk.len()).unwrap(),
+            };
+            log.append_settled(QUEUE, &[settled]);
         }
         if log.backlog_bytes() > BACKLOG_BYTES_MAX {
             assert!(log.flush());
@@ -205,24 +226,54 @@ fn appends((log, threads): (Log, LogThreads)) {
     drop(threads);
 }
 
-fn recovery(dir: PathBuf) {
+/// 10 M live messages of 16 B in 100 queues, and checkpoints as a broker writes them.
+fn recovery(dir: PathBuf, after: &str, clean: bool) {
+    const QUEUES: u64 = 100;
+    const BATCHES: u64 = 100;
     let (log, threads) = open(dir.clone(), SyncMode::Os);
     let chunk = chunk(1000, 16);
-    for batch in 0..2000 {
-        publish(&log, batch * 1000 + 1, &chunk, 1000);
+    let states = |to: u64| {
+        for queue in 1..=QUEUES {
+            let all = LiveRun {
+                level: 0,
+                from: Sequence(1),
+                to: Sequence(to),
+                delivered: false,
+                delivery_count: 0,
+            };
+            log.append_state(QueueId(queue), &[all]);
+        }
+    };
+    for batch in 0..BATCHES {
+        for queue in 1..=QUEUES {
+            publish_to(QueueId(queue), &log, batch * 1000 + 1, &chunk, 1000);
+        }
+        assert!(log.flush());
+        if let Some(checkpoint) = log.checkpoint_due() {
+            states((batch + 1) * 1000 + 1);
+            log.checkpoint_done(checkpoint);
+        }
     }
-    assert!(log.flush());
+    if clean {
+        let checkpoint = log.begin_checkpoint();
+        states(BATCHES * 1000 + 1);
+        log.checkpoint_done(checkpoint);
+        assert!(log.clean_stop());
+    }
     drop((log, threads));
     let began = Instant::now();
     let config = LogConfig::new([1; 16]);
     let (_log, threads, back) =
         Log::open(&dir, config, Arc::new(RealDisk::new()), &|_| true).unwrap();
     let took = began.elapsed();
-    let live = back.report.live;
+    let report = back.report;
     println!(
-        "{:<44} {:>10.0} msg/s  {live} live in {took:.1?}",
-        "recovery, all live, 16 B",
-        live as f64 / took.as_secs_f64()
+        "{:<44} {:>10} ms     {} live in {} files, {} of them read",
+        format!("recovery after {after}, {QUEUES} queues"),
+        took.as_millis(),
+        report.live,
+        report.files,
+        report.files_scanned
     );
     drop(threads);
 }

@@ -3,6 +3,7 @@
 pub(crate) mod export;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
     io::{self, IoSlice},
     ops::Bound,
@@ -395,6 +396,10 @@ struct Shared {
     wake: Condvar,
     next_queue_id: AtomicU64,
     commits: AtomicU64,
+    /// Submissions with changes that are not decided yet.
+    undecided: AtomicU64,
+    /// Some change failed and has not been stored since.
+    owing: AtomicBool,
 }
 
 /// Handle to the definitions database; clones share it.
@@ -416,7 +421,9 @@ impl fmt::Debug for Definitions {
 impl Definitions {
     /// Hands over changes and returns at once. `done` runs on the database's thread, in the order of
     /// submission, after the changes are durable or have failed; it must not block. With no changes, `done`
-    /// runs after everything submitted before.
+    /// runs after everything submitted before, and says whether all of it is durable.
+    ///
+    /// Changes that failed are tried again with the next submission, ahead of it.
     pub fn submit(&self, changes: Vec<DefinitionChange>, done: Done) {
         let mut backlog = self.shared.backlog.lock();
         if backlog.stop {
@@ -424,6 +431,9 @@ impl Definitions {
             return done(Err(StoreError::Closed));
         }
         let first = backlog.submissions.is_empty();
+        if !changes.is_empty() {
+            self.shared.undecided.fetch_add(1, Ordering::AcqRel);
+        }
         backlog.submissions.push(Submission {
             changes,
             done,
@@ -464,6 +474,13 @@ impl Definitions {
             }),
         );
         let _ = told.recv();
+    }
+
+    /// Whether everything submitted is durable.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.shared.undecided.load(Ordering::Acquire) == 0
+            && !self.shared.owing.load(Ordering::Acquire)
     }
 
     /// Commits what was submitted, for a database without a thread. Returns whether there was anything.
@@ -564,6 +581,8 @@ pub(crate) fn open(
         wake: Condvar::new(),
         next_queue_id: AtomicU64::new((epoch << 32) + 1),
         commits: AtomicU64::new(0),
+        undecided: AtomicU64::new(0),
+        owing: AtomicBool::new(false),
     });
     let worker = Worker {
         shared: Arc::clone(&shared),
@@ -571,6 +590,7 @@ pub(crate) fn open(
         path: path.to_owned(),
         disk,
         sync_failed,
+        owed: Owed::default(),
     };
     let (thread, manual) = if with_thread {
         let thread = std::thread::Builder::new()
@@ -816,6 +836,9 @@ struct Worker {
     disk: Arc<dyn Disk>,
     /// What was written and could not be synced may be lost although it can still be read: nothing may be built on it.
     sync_failed: Arc<AtomicBool>,
+    /// Changes that could not be stored. Whoever submitted them goes by them all the same, and later ones build on them: they
+    /// go into the next commit.
+    owed: Owed,
 }
 
 impl Worker {
@@ -854,6 +877,9 @@ impl Worker {
                 .changes
                 .iter()
                 .find_map(|change| change.fault().cloned());
+            if !submission.changes.is_empty() {
+                self.shared.undecided.fetch_sub(1, Ordering::AcqRel);
+            }
             (submission.done)(own.map_or_else(|| outcome.clone(), Err));
             if let Some(viewer) = submission.viewer {
                 // Whoever asked may have gone.
@@ -892,7 +918,7 @@ impl Worker {
     }
 
     fn commit(&mut self, submissions: &[Submission]) -> Result<(), StoreError> {
-        if submissions.iter().all(|one| one.changes.is_empty()) {
+        if self.owed.is_empty() && submissions.iter().all(|one| one.changes.is_empty()) {
             return Ok(());
         }
         let outcome = self.try_commit(submissions);
@@ -900,7 +926,15 @@ impl Worker {
             tracing::error!(%error, "definitions could not be stored");
             // After an I/O error the database refuses everything until it is opened again.
             self.database = None;
+            for change in sound(submissions) {
+                self.owed.add(change);
+            }
+        } else {
+            self.owed = Owed::default();
         }
+        self.shared
+            .owing
+            .store(!self.owed.is_empty(), Ordering::Release);
         outcome
     }
 
@@ -909,37 +943,100 @@ impl Worker {
             .database()?
             .begin_write()
             .map_err(|error| store_error(error.into()))?;
-        apply(&write, submissions).map_err(store_error)?;
+        apply(&write, &self.owed, submissions).map_err(store_error)?;
         write.commit().map_err(|error| store_error(error.into()))?;
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }
 
-fn apply(write: &redb::WriteTransaction, submissions: &[Submission]) -> Result<(), redb::Error> {
-    let mut open: Option<(&str, OpenTable<'_>)> = None;
-    let changes = submissions
+/// What an earlier commit failed to store: the ranges first, then what was put or deleted since.
+#[derive(Default)]
+struct Owed {
+    ranges: BTreeSet<(&'static str, Vec<u8>)>,
+    values: BTreeMap<(&'static str, Vec<u8>), Option<Vec<u8>>>,
+}
+
+impl Owed {
+    fn is_empty(&self) -> bool {
+        self.ranges.is_empty() && self.values.is_empty()
+    }
+
+    fn add(&mut self, change: &DefinitionChange) {
+        let key = (change.table, change.key.clone());
+        match &change.kind {
+            Kind::Put(Ok(value)) => drop(self.values.insert(key, Some(value.clone()))),
+            Kind::Put(Err(_)) => {}
+            Kind::Delete => drop(self.values.insert(key, None)),
+            Kind::DeleteAll => {
+                let within = |table: &str, known: &[u8]| {
+                    table == change.table && known.starts_with(&change.key)
+                };
+                self.values
+                    .retain(|(table, known), _| !within(table, known));
+                self.ranges.insert(key);
+            }
+        }
+    }
+}
+
+/// What happens to a key.
+enum Act<'a> {
+    Put(&'a [u8]),
+    Delete,
+    DeleteAll,
+}
+
+impl<'a> Act<'a> {
+    fn of(value: Option<&'a [u8]>) -> Self {
+        value.map_or(Self::Delete, Self::Put)
+    }
+}
+
+/// The changes of all submissions that could be encoded.
+fn sound(submissions: &[Submission]) -> impl Iterator<Item = &DefinitionChange> {
+    submissions
         .iter()
         .filter(|one| one.changes.iter().all(|change| change.fault().is_none()))
-        .flat_map(|one| &one.changes);
-    for change in changes {
-        if open.as_ref().is_none_or(|(name, _)| *name != change.table) {
+        .flat_map(|one| &one.changes)
+}
+
+fn apply(
+    write: &redb::WriteTransaction,
+    owed: &Owed,
+    submissions: &[Submission],
+) -> Result<(), redb::Error> {
+    let mut open: Option<(&str, OpenTable<'_>)> = None;
+    let ranges = owed
+        .ranges
+        .iter()
+        .map(|(table, key)| (*table, key.as_slice(), Act::DeleteAll));
+    let values = owed
+        .values
+        .iter()
+        .map(|((table, key), value)| (*table, key.as_slice(), Act::of(value.as_deref())));
+    let changes = sound(submissions).map(|change| {
+        let act = match &change.kind {
+            Kind::Put(value) => Act::of(value.as_deref().ok()),
+            Kind::Delete => Act::of(None),
+            Kind::DeleteAll => Act::DeleteAll,
+        };
+        (change.table, change.key.as_slice(), act)
+    });
+    for (name, key, act) in ranges.chain(values).chain(changes) {
+        if open.as_ref().is_none_or(|(open, _)| *open != name) {
             drop(open.take());
-            open = Some((change.table, write.open_table(Table::new(change.table))?));
+            open = Some((name, write.open_table(Table::new(name))?));
         }
         let Some((_, table)) = &mut open else {
             continue;
         };
-        match &change.kind {
-            Kind::Put(Ok(value)) => drop(table.insert(change.key.as_slice(), value.as_slice())?),
-            Kind::Put(Err(_)) => {}
-            Kind::Delete => drop(table.remove(change.key.as_slice())?),
-            Kind::DeleteAll => {
-                let after = after_prefix(&change.key);
-                let range = (
-                    Bound::Included(change.key.as_slice()),
-                    Bound::Excluded(after.as_slice()),
-                );
+        match act {
+            Act::Put(value) => drop(table.insert(key, value)?),
+            Act::Delete => drop(table.remove(key)?),
+            Act::DeleteAll => {
+                let after = after_prefix(key);
+                let range = (Bound::Included(key), Bound::Excluded(after.as_slice()));
                 for removed in table.extract_from_if::<&[u8], _>(range, |_, _| true)? {
                     removed?;
                 }

@@ -1,6 +1,9 @@
 //! The octets of the log: entry header and payloads. Drawn in `docs/storage.md`.
 
-use mamba_types::{QueueId, Sequence, message::RECORD_HEADER_LEN};
+use mamba_types::{
+    Message, QueueId, Sequence,
+    message::{RECORD_HEADER_LEN, RecordError},
+};
 
 /// Octets of an entry before its payload.
 pub(crate) const HEADER_LEN: usize = 56;
@@ -124,6 +127,17 @@ pub(crate) fn chunk_digest(chunk: &[u8]) -> Option<u32> {
         rest = &rest[length..];
     }
     Some(digest)
+}
+
+/// Like [`Message::check`].
+pub(crate) fn check_record(octets: &[u8]) -> Result<usize, RecordError> {
+    #[cfg(feature = "mutants")]
+    if crate::mutants::on(crate::mutants::Mutant::ChecksumIgnored)
+        && let Some(len) = record_len(octets)
+    {
+        return Ok(len);
+    }
+    Message::check(octets)
 }
 
 /// The length of the record at the start of `octets`, if it can be one that ends inside them.

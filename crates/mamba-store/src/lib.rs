@@ -15,6 +15,8 @@ pub mod error;
 mod format;
 pub mod inspect;
 pub mod log;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod recovery;
 mod snapshot;
 mod store;

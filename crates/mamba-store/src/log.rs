@@ -1,11 +1,11 @@
 //! The message log: staging, group commit, faults, reclaiming space.
 
-mod files;
-mod index;
+pub(crate) mod files;
+pub(crate) mod index;
 mod live;
 mod load;
 mod relocate;
-mod scan;
+pub(crate) mod scan;
 mod staging;
 mod writer;
 
@@ -26,6 +26,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::{
     files::{FileInfo, Hold},
+    index::Covered,
     staging::{Staging, Urgency},
     writer::{Shared, Writer},
 };
@@ -492,17 +493,7 @@ impl Log {
     pub fn append_delivered(&self, queue: QueueId, up_to: Sequence) -> LogPosition {
         let synced = self.synced();
         let mut staging = self.shared.staging.lock();
-        let item = SequenceItem {
-            queue,
-            sequence: up_to,
-            number: 0,
-        };
-        staging.push_item(Kind::Delivered, SequenceItem::LEN, synced, |to| {
-            item.write(to);
-        });
-        let at = staging.next - 1;
-        let known = staging.watermarks.entry(queue).or_default();
-        *known = (known.0.max(up_to), at);
+        staging.push_delivered(queue, up_to, synced);
         self.done(staging, Urgency::Soon)
     }
 
@@ -570,13 +561,25 @@ impl Log {
         let range = (from.0, to.0);
         let holders: Vec<_> = {
             let staging = self.shared.staging.lock();
-            let holds = |file: &&FileInfo| file.index.overlaps(queue, level, range.0, range.1);
+            let holds = |file: &&FileInfo| {
+                !file.moved && file.index.overlaps(queue, level, range.0, range.1)
+            };
             let files = staging.files.iter().filter(holds);
             files.map(|file| (file.base, file.index.clone())).collect()
         };
-        for (base, index) in holders {
+        // Of a message in two places only the last one was alive.
+        let copies = holders
+            .iter()
+            .any(|(_, index)| index.has_copies(queue, level, range.0, range.1));
+        let mut covered = Covered::default();
+        for (base, index) in holders.into_iter().rev() {
             let disk = &*self.shared.disk;
-            let Ok(totals) = index.totals(disk, queue, level, range, |_| true) else {
+            let totals = if copies {
+                index.totals_beside(disk, queue, level, range, &mut covered)
+            } else {
+                index.totals(disk, queue, level, range, |_| true)
+            };
+            let Ok(totals) = totals else {
                 // The file stays until the next start counts anew.
                 continue;
             };
@@ -596,7 +599,9 @@ impl Log {
         if self.failed() {
             return None;
         }
-        let staging = self.shared.staging.lock();
+        let mut staging = self.shared.staging.lock();
+        // Now and then, because nobody tells when the last reader of a file is done.
+        staging.files.look_again();
         let due = staging.files.count_since(staging.checkpoint) > CHECKPOINT_FILES
             && staging.pending_checkpoint.is_none();
         due.then_some(Checkpoint { from: staging.next })
@@ -615,6 +620,16 @@ impl Log {
         let payload = Bytes::copy_from_slice(&checkpoint.from.to_le_bytes());
         let synced = self.synced();
         let mut staging = self.shared.staging.lock();
+        // Recovery will not look at what is older; a queue that was empty has written no state.
+        let old = |(_, (_, at)): &(&QueueId, &(Sequence, u64))| *at < checkpoint.from;
+        let old: Vec<_> = staging.watermarks.iter().filter(old).collect();
+        let old: Vec<_> = old
+            .into_iter()
+            .map(|(queue, (up_to, _))| (*queue, *up_to))
+            .collect();
+        for (queue, up_to) in old {
+            staging.push_delivered(queue, up_to, synced);
+        }
         staging.push_payload(Kind::Checkpoint, payload, synced);
         staging.pending_checkpoint = Some((checkpoint.from, staging.next));
         staging.sync_to = staging.next;

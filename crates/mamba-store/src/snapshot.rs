@@ -1,16 +1,16 @@
 //! What a copy of a node is made of: which files, and how much of each.
 
 use std::{
-    any::Any,
     fmt, io,
     path::{Path, PathBuf},
 };
 
 use crate::{
     definitions::Exported,
-    disk::{Disk, RealDisk},
+    disk::Disk,
     error::StoreError,
-    format::file_base,
+    format::{file_base, file_name},
+    log::LogHold,
     store::{DEFINITIONS_FILE, LOG_DIR, Store},
 };
 
@@ -31,7 +31,7 @@ pub struct Snapshot {
     pub files: Vec<SnapshotFile>,
     /// How many definitions there are.
     pub definitions: Exported,
-    _hold: Box<dyn Any + Send>,
+    _hold: Option<LogHold>,
 }
 
 /// Why there is no snapshot.
@@ -63,7 +63,7 @@ impl Snapshot {
         Self {
             files,
             definitions,
-            _hold: Box::new(()),
+            _hold: None,
         }
     }
 }
@@ -86,7 +86,7 @@ impl Store {
     /// [`SnapshotError`].
     pub fn snapshot(&self, folder: &Path) -> Result<Snapshot, SnapshotError> {
         // Taken first: from here on no file that the list will name can go.
-        let hold = Box::new(());
+        let hold = self.log().hold();
         let path = folder.join(DEFINITIONS_FILE);
         // Before the log, so that a queue of the snapshot never lacks what was confirmed before.
         let definitions = self.definitions().export(&path)?;
@@ -99,11 +99,15 @@ impl Store {
             path,
             octets,
         }];
-        files.extend(log_files(self.dir(), &RealDisk::new())?);
+        files.extend(self.log().files().into_iter().map(|file| SnapshotFile {
+            name: format!("{LOG_DIR}/{}", file_name(file.base.0)),
+            path: file.path,
+            octets: file.len,
+        }));
         Ok(Snapshot {
             files,
             definitions,
-            _hold: hold,
+            _hold: Some(hold),
         })
     }
 }

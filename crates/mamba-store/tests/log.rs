@@ -11,10 +11,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use mamba_store::{
     Disk, EnqueuedRun, LiveRun, Log, LogConfig, LogStatus, LogThreads, Recovered, Relocated,
-    RelocationCursor, Settled, SyncMode,
+    Relocation, RelocationCursor, Settled, SyncMode,
 };
 use mamba_types::{LogPosition, QueueId, Sequence};
-use support::{Back, Calls, Faults, Image, MemoryDisk, message, read_back, record, run_of};
+use support::{Back, Calls, Faults, Image, MemoryDisk, message, read_back, run_of};
 
 const NODE: [u8; 16] = *b"the test's node!";
 const Q: QueueId = QueueId(7);
@@ -124,7 +124,7 @@ fn many_files_and_large_chunks_come_back() {
         settle(&log, Q, one.settled);
     }
     drop(threads);
-    let (log, _threads, back) = open(&disk);
+    let (_log, _threads, back) = open(&disk);
     assert!(back.queues.is_empty());
 }
 
@@ -159,7 +159,7 @@ fn unknown_queues_are_dropped() {
     let (log, threads, _) = open(&disk);
     enqueue(&log, QueueId(100), 1, b"x");
     drop(threads);
-    let (log, _threads, back) = open(&disk);
+    let (_log, _threads, back) = open(&disk);
     assert!(back.queues.is_empty());
     assert_eq!(back.report.unknown_queue, 1);
 }
@@ -788,7 +788,7 @@ fn files_given_back_before_a_checkpoint_are_not_missed() {
     let disk = MemoryDisk::default();
     let (log, _threads, _) = open_manual(&disk);
     let (first, _) = enqueue(&log, Q, 1, b"stays");
-    let mut churn = |sequences: std::ops::Range<u64>| {
+    let churn = |sequences: std::ops::Range<u64>| {
         for sequence in sequences {
             let (settled, _) = enqueue(&log, Q, sequence, &[1; 500]);
             settle(&log, Q, settled);
@@ -905,14 +905,14 @@ fn a_file_the_disk_refuses_to_read_is_kept_and_costs_only_itself() {
         assert!(disk.written()[&files[number]].starts_with(&image[&files[number]][..3000]));
         // Nobody remembers its messages after the checkpoint; before that they would be back.
         disk.set_readable(&files[number], true);
-        let (log, _threads, again) = open(&disk);
+        let (_log, _threads, again) = open(&disk);
         assert!(again.report.quarantined.is_empty(), "{:?}", again.report);
     }
 }
 
 /// Copies what lives of the file to empty into the newest one, as the queues would; every message of `Q` lives that `lives` says.
-fn relocate(log: &Log, lives: impl Fn(u64) -> bool) -> mamba_store::Relocation {
-    let mut relocation = log.relocation_candidate().expect("a file to empty");
+fn relocate(log: &Log, lives: impl Fn(u64) -> bool) -> Option<Relocation> {
+    let mut relocation = log.relocation_candidate()?;
     for queue in relocation.queues() {
         let mut cursor = RelocationCursor::default();
         while let Some(batch) = log.relocation_batch(&relocation, queue, &mut cursor) {
@@ -932,7 +932,7 @@ fn relocate(log: &Log, lives: impl Fn(u64) -> bool) -> mamba_store::Relocation {
             assert_eq!(places.len(), alive.len());
         }
     }
-    relocation
+    Some(relocation)
 }
 
 /// A log with files that are worth emptying: of `Q` the sequences live that `lives` says.
@@ -964,15 +964,19 @@ fn a_pinned_file_is_had_back_by_relocation() {
     let (log, threads) = sparse_log(&disk, lives);
     let files = log.stats().files;
     let mut rounds = 0;
-    while log.stats().files > 12 {
-        let relocation = relocate(&log, lives);
+    while let Some(relocation) = relocate(&log, lives) {
         log.relocated(relocation);
         assert!(log.flush());
         drive(&log);
         rounds += 1;
         assert!(rounds < 100, "{:?} of {files}", log.stats());
     }
-    assert!(rounds > 1);
+    let stats = log.stats();
+    let bound = 2 * stats.live_bytes + 8 * 4096;
+    assert!(
+        rounds > 3 && stats.log_bytes <= bound,
+        "{stats:?} of {files}"
+    );
     drop(threads);
     let (log, _threads, back) = open(&disk);
     let back = messages(&log, &back, Q);
@@ -1019,7 +1023,7 @@ fn copies_count_when_their_file_is_moved_or_gone_and_not_before() {
             .filter(|(one, original)| one.settled.at != original.at)
             .count()
     };
-    let relocation = relocate(&log, lives);
+    let relocation = relocate(&log, lives).unwrap();
     assert!(log.flush());
     let unmoved = disk.written();
     assert_eq!(copied(&check_sparse(&unmoved, lives)), 0);
@@ -1048,34 +1052,29 @@ fn copies_count_when_their_file_is_moved_or_gone_and_not_before() {
 fn a_relocation_that_was_cut_short_does_not_count_twice() {
     let lives = |sequence| sequence % 10 == 1;
     let disk = MemoryDisk::default();
-    let (log, _threads) = sparse_log(&disk, lives);
-    drop(relocate(&log, lives));
-    assert!(log.flush());
-    // The process dies; some of the copied messages are settled afterwards, and the file is emptied anew.
+    let (log, threads) = sparse_log(&disk, lives);
+    let relocation = relocate(&log, lives).unwrap();
+    let image = disk.written();
+    let in_file: Vec<_> = check_sparse(&image, lives)
+        .into_iter()
+        .filter(|one| relocation.contains(one.settled.at))
+        .collect();
+    assert!(!in_file.is_empty());
+    drop(relocation);
+    // The process dies, and the file is emptied anew.
+    drop(threads);
     let disk = MemoryDisk::from_image(&disk.written());
     let (log, _threads, back) = open_manual(&disk);
-    let mut gone = 0;
-    for one in messages(&log, &back, Q)
-        .iter()
-        .filter(|one| one.sequence % 20 == 1)
-    {
-        settle(&log, Q, one.settled);
-        gone += 1;
-    }
-    assert!(gone > 5 && log.flush());
-    let lives = |sequence| sequence % 20 == 11;
-    let hold = log.hold();
-    drop(hold);
-    for _ in 0..3 {
-        let relocation = relocate(&log, lives);
-        log.relocated(relocation);
-        assert!(log.flush());
-        enqueue(&log, QueueId(1), 1000, b"x");
-        assert!(log.flush());
-        check_sparse(&disk.written(), lives);
-        drive(&log);
-        check_sparse(&disk.written(), lives);
-    }
+    messages(&log, &back, Q);
+    let relocation = relocate(&log, lives).unwrap();
+    assert!(relocation.contains(in_file[0].settled.at));
+    log.relocated(relocation);
+    assert!(log.flush());
+    enqueue(&log, QueueId(1), 1000, b"x");
+    assert!(log.flush());
+    check_sparse(&disk.written(), lives);
+    drive(&log);
+    check_sparse(&disk.written(), lives);
 }
 
 #[test]
@@ -1086,6 +1085,11 @@ fn a_message_appended_again_is_there_once() {
     let (two, _) = enqueue(&log, Q, 2, b"gone");
     // A checkpoint took both for gone; one came back.
     checkpoint(&log, &[]);
+    for sequence in 1..=30 {
+        let (settled, _) = enqueue(&log, QueueId(1), sequence, &[1; 500]);
+        settle(&log, QueueId(1), settled);
+    }
+    assert!(log.flush());
     let again = Relocated {
         sequence: Sequence(1),
         message: message(b"again"),
@@ -1099,11 +1103,6 @@ fn a_message_appended_again_is_there_once() {
     let (back_log, _threads, back) = open(&MemoryDisk::from_image(&disk.written()));
     assert_eq!(flags(&back_log, &back), [(1, true, 1)]);
     // When the file with its first place is gone, too.
-    for sequence in 1..=30 {
-        let (settled, _) = enqueue(&log, QueueId(1), sequence, &[1; 500]);
-        settle(&log, QueueId(1), settled);
-    }
-    assert!(log.flush());
     drive(&log);
     drop(threads);
     let (log, _threads, back) = open(&disk);
@@ -1140,6 +1139,60 @@ fn a_watermark_that_ran_ahead_survives_its_file() {
     drop(threads);
     let (log, _threads, back) = open(&disk);
     assert_eq!(flags(&log, &back), [(500, true, 0)]);
+}
+
+#[test]
+fn a_watermark_of_an_empty_queue_survives_a_checkpoint() {
+    let disk = MemoryDisk::default();
+    let (log, threads, _) = open_manual(&disk);
+    log.append_delivered(Q, Sequence(1000));
+    for round in 1..=4 {
+        enqueue(&log, QueueId(2), round, b"stays");
+        for sequence in 1..=20 {
+            let (settled, _) = enqueue(&log, QueueId(1), round * 100 + sequence, &[1; 500]);
+            settle(&log, QueueId(1), settled);
+        }
+        let state = [live(1, round + 1, false, 0)];
+        checkpoint(&log, &[(QueueId(2), &state)]);
+        assert!(log.flush());
+        drive(&log);
+    }
+    enqueue(&log, Q, 500, b"x");
+    drop(threads);
+    let (log, _threads, back) = open(&disk);
+    assert!(back.report.files_scanned < back.report.files);
+    assert_eq!(flags(&log, &back), [(500, true, 0)]);
+}
+
+#[test]
+fn what_went_to_other_levels_does_not_leave_pieces() {
+    let disk = MemoryDisk::default();
+    let (log, threads, _) = open_manual(&disk);
+    let mut high = Vec::new();
+    for sequence in 1..=60 {
+        let level = u8::from(sequence % 2 == 0);
+        let like = EnqueuedRun {
+            level,
+            ..EnqueuedRun::default()
+        };
+        let (settled, _) = enqueue_with(&log, Q, sequence, &[1; 300], like);
+        if level == 1 {
+            high.push(settled);
+        }
+    }
+    for settled in &high[5..] {
+        settle(&log, Q, *settled);
+    }
+    assert!(log.flush());
+    drop(threads);
+    let (log, _threads, back) = open(&disk);
+    let runs: Vec<_> = back.queues[&Q]
+        .runs
+        .iter()
+        .map(|run| (run.level, run.count))
+        .collect();
+    assert_eq!(runs, [(0, 30), (1, 5)]);
+    messages(&log, &back, Q);
 }
 
 #[test]

@@ -14,12 +14,11 @@ use std::{
 };
 
 use mamba_store::{
-    BindingDefinition, DefinitionChange, DestinationKind, EnqueuedRun, ExchangeDefinition,
-    OpenError, PermissionDefinition, QueueDefinition, RealDisk, Recovered, Store, StoreConfig,
-    StoreError,
+    BindingDefinition, DefinitionChange, DestinationKind, ExchangeDefinition, OpenError,
+    PermissionDefinition, QueueDefinition, RealDisk, Recovered, Store, StoreConfig, StoreError,
 };
-use mamba_types::{QueueId, Sequence};
-use support::record;
+use mamba_types::QueueId;
+use support::{message, read_back, run_of};
 
 fn open(dir: &Path) -> Result<(Store, Recovered), OpenError> {
     Store::open(StoreConfig::new(dir), Arc::new(RealDisk::new()))
@@ -84,16 +83,12 @@ fn everything_comes_back_and_the_epoch_counts() {
         DefinitionChange::delete(&exchange("gone")),
     ];
     submit(&store, changes).unwrap();
-    let chunk = store.log().append_messages(record(b"body"));
-    let run = EnqueuedRun {
-        first: Sequence(store.epoch() << 40),
-        count: 1,
-        at: chunk.at(),
-        ..EnqueuedRun::default()
-    };
+    let body = [message(b"body")];
+    let chunk = store.log().append_messages(body[0].record().clone());
+    let run = run_of(store.epoch() << 40, chunk.at(), &body);
     store.log().append_enqueued(id, &[run]);
     drop(chunk);
-    assert!(store.log().clean_stop(&Default::default()));
+    assert!(store.log().clean_stop());
     store.close();
 
     let (store, recovered) = open(&dir).unwrap();
@@ -102,8 +97,8 @@ fn everything_comes_back_and_the_epoch_counts() {
     assert_eq!(recovered.definitions.exchanges, [exchange("x")]);
     assert_eq!(recovered.definitions.queues, [queue("q", id)]);
     assert_eq!(recovered.definitions.bindings, [binding("a.#")]);
-    let messages = &recovered.queues[&id].messages;
-    assert_eq!(messages[0].sequence, Sequence(1 << 40));
+    let (messages, _) = read_back(store.log(), &recovered, id);
+    assert_eq!(messages[0].sequence, 1 << 40);
     assert_eq!(messages[0].message.body(), b"body");
     assert!(!messages[0].redelivered);
     assert_ne!(store.definitions().next_queue_id(), id);

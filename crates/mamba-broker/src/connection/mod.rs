@@ -496,13 +496,18 @@ impl Connection {
 
     /// Sends the reply that waited, once its change is durable.
     fn finish_waiting(&mut self, now: Now) {
+        if self.core.waiting.is_none() {
+            return;
+        }
+        let definitions = self.core.definitions_pending();
         let Some(waiting) = &self.core.waiting else {
             return;
         };
         let log = self.core.broker.store.0.log();
         let outcome = match &waiting.until {
             Until::Committed(commit) => commit.state(),
-            Until::Durable(position) if log.is_durable(*position) => CommitState::Done,
+            // Messages are safe only with the queues they lie in.
+            Until::Durable(position) if log.is_durable(*position) => definitions,
             Until::Durable(_) if log.failed() => CommitState::Failed,
             Until::Durable(_) => CommitState::Pending,
         };
@@ -845,8 +850,9 @@ impl Core {
         position: LogPosition,
         out: &mut Output,
     ) {
+        let defined = self.definitions_pending() == CommitState::Done;
         let log = self.broker.store.0.log();
-        if log.is_durable(position) {
+        if defined && log.is_durable(position) {
             write_method(out.buffer(), channel, &reply);
             return;
         }

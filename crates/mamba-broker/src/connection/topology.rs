@@ -195,15 +195,15 @@ impl Core {
                 user.check(Right::Write, Resource::Exchange(&alternate))?;
             }
         }
-        let changes = match table.declare(spec)? {
-            Declared::New(exchange) if exchange.spec().durable => {
-                vec![DefinitionChange::put(
-                    &vhost.exchange_definition(exchange.spec()),
-                )]
+        let durable = spec.durable;
+        let commit = match table.declare(spec)? {
+            Declared::New(exchange) if durable => {
+                let definition = vhost.exchange_definition(exchange.spec());
+                self.broker.commit(vec![DefinitionChange::put(&definition)])
             }
-            Declared::New(_) | Declared::Existing => Vec::new(),
+            Declared::Existing if durable => self.broker.definitions_on_their_way(),
+            Declared::New(_) | Declared::Existing => None,
         };
-        let commit = self.broker.commit(changes);
         drop(table);
         self.reply_when_durable(id, ok, commit, out);
         Ok(())
@@ -268,7 +268,7 @@ impl Core {
             Destination::Queue(name) => table.queue(name).map(|queue| Arc::clone(&queue.0)),
             Destination::Exchange(_) => None,
         };
-        let changes = if bind {
+        let commit = if bind {
             table.check_bind(&binding)?;
             if let Some(queue) = &queue {
                 self.check_owner(queue)?;
@@ -281,17 +281,20 @@ impl Core {
             );
             match table.bind(binding.clone())? {
                 Bound::New if durable => {
-                    vec![DefinitionChange::put(&vhost.binding_definition(&binding))]
+                    let definition = vhost.binding_definition(&binding);
+                    self.broker.commit(vec![DefinitionChange::put(&definition)])
                 }
-                Bound::New | Bound::Existing => Vec::new(),
+                Bound::Existing if durable => self.broker.definitions_on_their_way(),
+                Bound::New | Bound::Existing => None,
             }
         } else {
             if let Some(queue) = &queue {
                 self.check_owner(queue)?;
             }
-            vhost.changes_of(&table.unbind(&binding))
+            self.broker
+                .commit(vhost.changes_of(&table.unbind(&binding)))
+                .or_else(|| self.broker.definitions_on_their_way())
         };
-        let commit = self.broker.commit(changes);
         drop(table);
         self.reply_when_durable(id, ok, commit, out);
         Ok(())
@@ -399,7 +402,7 @@ impl Core {
             let name = self.queue_name(id, &given)?;
             login.user.check_any(Resource::Queue(&name))?;
             let queue = self.usable_queue(&name)?;
-            let commit = queue.definition_on_its_way();
+            let commit = self.on_its_way(&queue);
             return self.declared(id, &queue, declare.nowait, commit, out);
         }
         if given.starts_with(RESERVED) {
@@ -436,7 +439,7 @@ impl Core {
         if let Some(existing) = table.queue(&name).map(|queue| Arc::clone(&queue.0)) {
             drop(table);
             self.check_redeclare(&existing, &flags, declared_arguments(declare.arguments))?;
-            let commit = existing.definition_on_its_way();
+            let commit = self.on_its_way(&existing);
             return self.declared(id, &existing, declare.nowait, commit, out);
         }
         let printed = format!("queue '{name}' in vhost '{}'", vhost.name);
@@ -495,6 +498,14 @@ impl Core {
         }
         self.counts.queues_created += 1;
         self.declared(id, &cell, declare.nowait, commit, out)
+    }
+
+    /// What a reply about an existing queue waits for.
+    fn on_its_way(&self, queue: &QueueCell) -> Option<Arc<Commit>> {
+        let durable = queue.declaration.durable;
+        durable
+            .then(|| self.broker.definitions_on_their_way())
+            .flatten()
     }
 
     fn declared(
@@ -603,7 +614,7 @@ impl Core {
         self.check_right(Right::Configure, Resource::Queue(&name))?;
         let vhost = Arc::clone(&self.login()?.vhost);
         let mut count = 0;
-        let mut commit = None;
+        let commit;
         if let Some(queue) = vhost.queue(&name) {
             self.check_owner(&queue)?;
             let printed = queue.printed();
@@ -632,6 +643,8 @@ impl Core {
             };
             let removed = self.remove_queue(&queue, allowed)?;
             (count, commit) = (removed.ready, removed.commit);
+        } else {
+            commit = self.broker.definitions_on_their_way();
         }
         let ok = queue::DeleteOk {
             message_count: u32::try_from(count).unwrap_or(u32::MAX),

@@ -1,15 +1,19 @@
 //! A copy of the database as it stands at one moment, while it goes on being used.
 
 use std::{
+    io,
     path::Path,
     sync::{Arc, mpsc},
 };
 
-use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableHandle};
+use redb::{
+    ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle,
+    backends::InMemoryBackend,
+};
 
 use super::{
-    BindingDefinition, Definitions, ExchangeDefinition, META, QueueDefinition, Stored, Submission,
-    open_database, open_error, store_error,
+    BindingDefinition, Definitions, ExchangeDefinition, META, QueueDefinition, Stored,
+    StoredDefinitions, Submission, open_database, open_error, read_all, store_error,
 };
 use crate::{
     disk::Disk,
@@ -103,34 +107,54 @@ fn copy(
     Ok(exported)
 }
 
-/// Opens a database nobody uses, which repairs it if its last user crashed, and tells whose it is and what is in it.
-pub(crate) fn settle(path: &Path, disk: &dyn Disk) -> Result<([u8; 16], Exported), OpenError> {
-    let database =
-        open_database(path, disk, &Arc::default()).map_err(|error| open_error(path, error))?;
-    let read = database
-        .begin_read()
-        .map_err(|error| open_error(path, error.into()))?;
-    look(&read).map_err(|error| open_error(path, error))
+/// A database at rest.
+pub(crate) struct Held {
+    pub(crate) node_id: [u8; 16],
+    pub(crate) stored: StoredDefinitions,
+    /// Every page has the checksum it was written with.
+    pub(crate) sound: bool,
 }
 
-fn look(read: &redb::ReadTransaction) -> Result<([u8; 16], Exported), redb::Error> {
+/// Reads a database that nobody uses without changing it: opening one may repair it, which is done to a copy in memory.
+pub(crate) fn read(path: &Path, disk: &dyn Disk) -> Result<Held, OpenError> {
+    let fault = |error: redb::Error| open_error(path, error);
+    let memory = load(path, disk).map_err(|error| OpenError::io("read", path, error))?;
+    let mut database = redb::Builder::new()
+        .create_with_backend(memory)
+        .map_err(|error| fault(error.into()))?;
+    let sound = database
+        .check_integrity()
+        .map_err(|error| fault(error.into()))?;
     let mut node_id = [0; 16];
-    if let Some(value) = read.open_table(META)?.get("node_id")?
+    let view = database.begin_read().map_err(|error| fault(error.into()))?;
+    if let Some(value) = view
+        .open_table(META)
+        .map_err(|error| fault(error.into()))?
+        .get("node_id")
+        .map_err(|error| fault(error.into()))?
         && let Ok(octets) = <[u8; 16]>::try_from(value.value())
     {
         node_id = octets;
     }
-    let count = |name: &str| match read.open_table(Octets::new(name)) {
-        Ok(table) => table.len(),
-        Err(redb::TableError::TableDoesNotExist(_)) => Ok(0),
-        Err(redb::TableError::Storage(error)) => Err(error),
-        // Of another type: then it holds no definitions.
-        Err(_) => Ok(0),
-    };
-    let exported = Exported {
-        queues: count(QueueDefinition::TABLE)?,
-        exchanges: count(ExchangeDefinition::TABLE)?,
-        bindings: count(BindingDefinition::TABLE)?,
-    };
-    Ok((node_id, exported))
+    Ok(Held {
+        node_id,
+        stored: read_all(path, &database)?,
+        sound,
+    })
+}
+
+fn load(path: &Path, disk: &dyn Disk) -> io::Result<InMemoryBackend> {
+    let (file, memory) = (disk.open_read(path)?, InMemoryBackend::new());
+    let len = file.len()?;
+    memory.set_len(len)?;
+    let (mut at, mut buffer) = (0, vec![0; 1 << 20]);
+    while at < len {
+        let read = file.read_at(&mut buffer, at)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        memory.write(at, &buffer[..read])?;
+        at += read as u64;
+    }
+    Ok(memory)
 }

@@ -28,6 +28,9 @@ pub(crate) struct FileInfo {
     pub(crate) moved: bool,
     /// The disk refused to read it at the start: it stays for whoever can.
     pub(crate) unreadable: bool,
+    /// Starts of older files with records that this file's entries enqueue: nobody else can tell of them before those files are
+    /// sealed.
+    pub(crate) enqueues_in: Vec<u64>,
     pub(crate) hold: Arc<Hold>,
     pub(crate) index: Index,
 }
@@ -43,7 +46,18 @@ impl FileInfo {
 
     /// Nothing in it is needed.
     pub(crate) fn dead(&self) -> bool {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::on(crate::mutants::Mutant::FreedTooEarly) {
+            return true;
+        }
         (self.live == 0 || self.moved) && !self.unreadable && Arc::strong_count(&self.hold) == 1
+    }
+
+    /// Notes that its entries enqueue records of the file at `base`.
+    pub(crate) fn enqueues(&mut self, base: u64) {
+        if base != self.base && !self.enqueues_in.contains(&base) {
+            self.enqueues_in.push(base);
+        }
     }
 
     pub(crate) const fn len(&self) -> u64 {
@@ -66,12 +80,25 @@ impl FileInfo {
 pub(crate) struct Files {
     files: VecDeque<FileInfo>,
     hint: usize,
+    /// Something happened that may make a file free or one to seal: looking costs a pass over all of them.
+    changed: bool,
 }
 
 impl Files {
     pub(crate) fn push(&mut self, file: FileInfo) {
         debug_assert!(self.files.back().is_none_or(|last| last.end <= file.base));
         self.files.push_back(file);
+        self.changed = true;
+    }
+
+    /// Has the keeper look again after the next commit.
+    pub(crate) const fn look_again(&mut self) {
+        self.changed = true;
+    }
+
+    /// Whether there is a reason to look for files to free or to seal; asks only once.
+    pub(crate) const fn take_changed(&mut self) -> bool {
+        std::mem::replace(&mut self.changed, false)
     }
 
     /// The file being written.
@@ -87,17 +114,32 @@ impl Files {
     /// complete `checkpoint`.
     pub(crate) fn freeable(&mut self, written: u64, checkpoint: u64) -> Option<&mut FileInfo> {
         let closed = self.files.len().saturating_sub(1);
-        self.files
-            .iter_mut()
+        let free = self
+            .files
+            .iter()
             .take(closed)
             .enumerate()
-            .find(|(index, file)| {
-                (*index == 0 || file.end <= checkpoint) && file.end < written && file.dead()
-            })
-            .map(|(_, file)| file)
+            .position(|(index, file)| {
+                (index == 0 || file.end <= checkpoint)
+                    && file.end < written
+                    && file.dead()
+                    && !file
+                        .enqueues_in
+                        .iter()
+                        .any(|base| self.needs_entries(*base))
+            });
+        free.and_then(|index| self.files.get_mut(index))
+    }
+
+    /// Whether what lies in the file at `base` can only be told from entries.
+    fn needs_entries(&self, base: u64) -> bool {
+        let index = self.files.binary_search_by_key(&base, |file| file.base);
+        let file = index.ok().and_then(|index| self.files.get(index));
+        file.is_some_and(|file| file.live > 0 && !file.moved && !file.index.is_sealed())
     }
 
     pub(crate) fn remove(&mut self, base: u64) -> Option<FileInfo> {
+        self.changed = true;
         self.hint = 0;
         let index = self.files.iter().position(|file| file.base == base)?;
         self.files.remove(index)
@@ -110,6 +152,7 @@ impl Files {
 
     /// The file that begins at `base`.
     pub(crate) fn at_base(&mut self, base: u64) -> Option<&mut FileInfo> {
+        self.changed = true;
         let index = self.files.binary_search_by_key(&base, |file| file.base);
         self.files.get_mut(index.ok()?)
     }
@@ -192,15 +235,21 @@ impl Files {
 
     /// Counts the pairs of an ENQUEUED run as live and notes where they lie.
     pub(crate) fn enqueued(&mut self, item: &EnqueuedItem) {
-        if let Some(file) = self.find(item.at) {
-            file.live += u64::from(item.count);
-            file.live_octets += u64::from(item.octets);
-            file.pair_octets += u64::from(item.octets);
-            let kept = file.index.push(ExtentKey::of(item), Run::of(item));
-            debug_assert!(
-                kept,
-                "a file is sealed only when nothing in it can be enqueued any more"
-            );
+        let newest = self.newest().base;
+        let Some(file) = self.find(item.at) else {
+            return;
+        };
+        file.live += u64::from(item.count);
+        file.live_octets += u64::from(item.octets);
+        file.pair_octets += u64::from(item.octets);
+        let kept = file.index.push(ExtentKey::of(item), Run::of(item));
+        debug_assert!(
+            kept,
+            "a file is sealed only when nothing in it can be enqueued any more"
+        );
+        let base = file.base;
+        if base != newest {
+            self.newest().enqueues(base);
         }
     }
 
@@ -217,6 +266,8 @@ impl Files {
                 octets += u64::from(more);
             }
             file.died(count, octets, gate);
+            let is_dead = file.live == 0;
+            self.changed |= is_dead;
         }
     }
 

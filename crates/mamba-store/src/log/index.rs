@@ -330,6 +330,7 @@ impl SealedIndex {
         }
         to.flush()?;
         file.sync_data()?;
+        disk.sync_dir(dir)?;
         Ok(sealed)
     }
 
@@ -683,6 +684,43 @@ impl Index {
         Ok(totals)
     }
 
+    /// Whether there are copies of (queue, level) in `[from, to)`: their originals may be in another index.
+    pub(crate) fn has_copies(&self, queue: QueueId, level: u8, from: u64, to: u64) -> bool {
+        match self {
+            Self::Open(index) => index
+                .extents
+                .range(ExtentKey::least(queue, level)..)
+                .take_while(|(key, _)| key.queue == queue && key.level == level)
+                .any(|(key, extent)| {
+                    key.copied_from.is_some() && extent.summary.overlaps(from, to)
+                }),
+            Self::Sealed(index) => index.of_level(queue, level).any(|extent| {
+                extent.key.copied_from.is_some() && extent.summary.overlaps(from, to)
+            }),
+        }
+    }
+
+    /// Like [`Self::totals`], for what `covered` does not have; it has it afterwards.
+    pub(crate) fn totals_beside(
+        &self,
+        disk: &dyn Disk,
+        queue: QueueId,
+        level: u8,
+        range: (u64, u64),
+        covered: &mut Covered,
+    ) -> Result<Totals, IndexFault> {
+        let (runs, _) = self.runs(disk, queue, level, range, usize::MAX)?;
+        let mut totals = Totals::default();
+        for run in &runs {
+            let (from, to) = (run.first.max(range.0), run.to().min(range.1));
+            for (from, to) in covered.missing(from, to) {
+                totals.add(Totals::of_part(run, from, to));
+            }
+            covered.add(run.first, run.to());
+        }
+        Ok(totals)
+    }
+
     /// Every extent with its bounds and sums, in order of keys.
     pub(crate) fn extents(&self) -> Vec<(ExtentKey, Summary)> {
         match self {
@@ -743,5 +781,47 @@ impl SealedIndex {
         self.extents[start..]
             .iter()
             .take_while(move |extent| extent.key.queue == queue && extent.key.level == level)
+    }
+}
+
+/// A set of sequences.
+#[derive(Default)]
+pub(crate) struct Covered {
+    /// Start and end of ranges that neither overlap nor touch.
+    ranges: BTreeMap<u64, u64>,
+}
+
+impl Covered {
+    pub(crate) fn overlaps(&self, from: u64, to: u64) -> bool {
+        let before = self.ranges.range(..to).next_back();
+        before.is_some_and(|(_, end)| *end > from)
+    }
+
+    /// The parts of `[from, to)` that are not in it.
+    pub(crate) fn missing(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let mut parts = Vec::new();
+        let before = self.ranges.range(..=from).next_back();
+        let mut next = before.map_or(from, |(_, end)| from.max(*end));
+        for (start, end) in self.ranges.range(from..to) {
+            if next < *start {
+                parts.push((next, *start));
+            }
+            next = next.max(*end);
+        }
+        if next < to {
+            parts.push((next, to));
+        }
+        parts
+    }
+
+    pub(crate) fn add(&mut self, mut from: u64, mut to: u64) {
+        while let Some((start, end)) = self.ranges.range(..=to).next_back()
+            && *end >= from
+        {
+            let (start, end) = (*start, *end);
+            self.ranges.remove(&start);
+            (from, to) = (from.min(start), to.max(end));
+        }
+        self.ranges.insert(from, to);
     }
 }

@@ -8,11 +8,11 @@ use mamba_types::{LogPosition, Message, QueueId, Sequence};
 use super::{
     Log,
     files::Hold,
-    index::{Index, IndexFault, Run},
+    index::{Covered, Index, IndexFault, Run},
 };
 use crate::{
     disk::DiskFile,
-    format::{file_name, record_len},
+    format::{check_record, file_name, record_len},
 };
 
 /// Runs looked at per file and call.
@@ -187,17 +187,33 @@ impl Log {
             }
         }
         // Of two copies the younger file's counts.
-        runs.sort_by_key(|(run, source)| (run.first, std::cmp::Reverse(*source)));
+        let copies = sources.iter().any(|source| {
+            source
+                .index
+                .has_copies(request.queue, request.level, from, to)
+        });
+        let mut parts = Vec::with_capacity(runs.len());
+        let mut covered = Covered::default();
+        for (run, source) in runs.into_iter().rev() {
+            if copies {
+                let missing = covered.missing(run.first, run.to());
+                parts.extend(missing.into_iter().map(|part| (part, run, source)));
+                covered.add(run.first, run.to());
+            } else {
+                parts.push(((run.first, run.to()), run, source));
+            }
+        }
+        parts.sort_unstable_by_key(|(part, _, _)| *part);
         let mut wanted = Vec::new();
         let (mut next, mut octets, mut messages) = (from, 0u64, 0u64);
         let written = self.written().0;
-        for (run, source) in runs {
-            if run.at + u64::from(run.octets) > written && run.to() > next {
-                limit = limit.min(run.first.max(next));
+        for ((first, last), run, source) in parts {
+            if run.at + u64::from(run.octets) > written && last > next {
+                limit = limit.min(first.max(next));
                 break;
             }
-            let start = run.first.max(next);
-            let end = run.to().min(limit);
+            let start = first.max(next);
+            let end = last.min(limit);
             if start >= end {
                 continue;
             }
@@ -376,7 +392,7 @@ fn parse(group: &[Wanted], start: u64, octets: Bytes, copy: bool, base: u64, loa
                 break;
             };
             if number >= wanted.skip {
-                match Message::check(rest) {
+                match check_record(rest) {
                     Ok(_) => loaded.messages.push(LoadedMessage {
                         sequence,
                         message: Message::from_record(records.slice(at..at + len)),

@@ -9,12 +9,12 @@ use std::{
     sync::Arc,
 };
 
-use mamba_types::{LogPosition, Message, QueueId, Sequence};
+use mamba_types::{LogPosition, QueueId, Sequence};
 
 use super::{
     LogConfig,
     files::FileInfo,
-    index::{ExtentKey, Index, IndexFault, OpenIndex, Run, SealedIndex, Totals},
+    index::{Covered, ExtentKey, Index, IndexFault, OpenIndex, Run, SealedIndex, Totals},
     live::{Flags, Live, LiveRange},
     writer::{SPARE, SPARES_MAX},
 };
@@ -23,8 +23,8 @@ use crate::{
     error::OpenError,
     format::{
         BadHeader, EnqueuedItem, FILE_ENTRY_LEN, FileStart, HEADER_LEN, Header, Kind, MAGIC,
-        SequenceItem, StateItem, VERSION, file_base, file_name, index_base, read_checkpoint,
-        read_moved, record_len, u32_at,
+        SequenceItem, StateItem, VERSION, check_record, file_base, file_name, index_base,
+        read_checkpoint, read_moved, record_len, u32_at,
     },
     recovery::{Recovered, RecoveredQueue, RecoveredRun, RecoveryReport},
 };
@@ -39,6 +39,7 @@ const RUNS_MAX: usize = 4096;
 const UNKNOWN_LEN: u64 = 8 << 30;
 
 /// What the log needs to go on.
+#[derive(Default)]
 pub(crate) struct Scanned {
     pub(crate) recovered: Recovered,
     pub(crate) files: Vec<FileInfo>,
@@ -222,14 +223,14 @@ impl Listing {
 }
 
 /// What the first entry of a log file says.
-struct Head {
-    start: FileStart,
-    synced: u64,
+pub(crate) struct Head {
+    pub(crate) start: FileStart,
+    pub(crate) synced: u64,
 }
 
 impl Head {
     /// A file of another format or another folder is refused rather than cut; what cannot be read says nothing.
-    fn read_all(
+    pub(crate) fn read_all(
         dir: &Path,
         disk: &dyn Disk,
         log_id: u32,
@@ -286,18 +287,23 @@ impl Head {
 }
 
 /// A log file read through a window.
-struct Reader {
+pub(crate) struct Reader {
     file: Box<dyn DiskFile>,
-    base: u64,
+    pub(crate) base: u64,
     /// Octets that may be entries.
-    len: u64,
+    pub(crate) len: u64,
     window: Vec<u8>,
     /// Where in the file the window begins.
     start: u64,
 }
 
 impl Reader {
-    fn open(dir: &Path, disk: &dyn Disk, base: u64, next: Option<u64>) -> io::Result<Self> {
+    pub(crate) fn open(
+        dir: &Path,
+        disk: &dyn Disk,
+        base: u64,
+        next: Option<u64>,
+    ) -> io::Result<Self> {
         let file = disk.open_read(&dir.join(file_name(base)))?;
         let len = file.len()?.min(next.map_or(u64::MAX, |next| next - base));
         Ok(Self {
@@ -310,7 +316,7 @@ impl Reader {
     }
 
     /// The octets from offset `at` on: `wanted` or more, fewer only at the end.
-    fn octets(&mut self, at: u64, wanted: usize) -> io::Result<&[u8]> {
+    pub(crate) fn octets(&mut self, at: u64, wanted: usize) -> io::Result<&[u8]> {
         let left = usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX);
         let wanted = wanted.min(left);
         let inside = |start: u64, window: &[u8]| {
@@ -333,7 +339,7 @@ impl Reader {
     }
 
     /// The sound entry at offset `at`, if there is one. The records of a MESSAGES entry are not looked at.
-    fn entry(&mut self, log_id: u32, at: u64) -> io::Result<Option<Header>> {
+    pub(crate) fn entry(&mut self, log_id: u32, at: u64) -> io::Result<Option<Header>> {
         let position = self.base + at;
         let Ok(header) = Header::read(self.octets(at, HEADER_LEN)?) else {
             return Ok(None);
@@ -351,14 +357,14 @@ impl Reader {
     }
 
     /// The payload of the entry at offset `at`.
-    fn payload(&mut self, at: u64, header: &Header) -> io::Result<&[u8]> {
+    pub(crate) fn payload(&mut self, at: u64, header: &Header) -> io::Result<&[u8]> {
         let len = header.payload_len as usize;
         let octets = self.octets(at + HEADER_LEN as u64, len)?;
         Ok(&octets[..len.min(octets.len())])
     }
 
     /// Where the next sound entry begins, from offset `from` on.
-    fn next_entry(&mut self, log_id: u32, mut from: u64) -> io::Result<Option<u64>> {
+    pub(crate) fn next_entry(&mut self, log_id: u32, mut from: u64) -> io::Result<Option<u64>> {
         const ZEROS: [u8; ZERO_BLOCK] = [0; ZERO_BLOCK];
         while from < self.len {
             let block = self.octets(from, ZERO_BLOCK)?;
@@ -403,7 +409,7 @@ impl Reader {
     }
 
     /// The record at offset `at`, if it can be one.
-    fn record(&mut self, at: u64) -> io::Result<Option<&[u8]>> {
+    pub(crate) fn record(&mut self, at: u64) -> io::Result<Option<&[u8]>> {
         let head = self.octets(at, 4)?;
         if head.len() < 4 {
             return Ok(None);
@@ -427,7 +433,7 @@ struct Scan<'a> {
     watermarks: BTreeMap<QueueId, (Sequence, u64)>,
     /// The checkpoint to begin from; what is older only says what lies where.
     checkpoint: u64,
-    /// The newest one met that is known to be durable.
+    /// The newest one met that is complete.
     newest_checkpoint: u64,
     /// Files whose contents no longer count, for sure.
     moved: BTreeSet<u64>,
@@ -435,6 +441,8 @@ struct Scan<'a> {
     holes: Vec<Range<u64>>,
     /// Where what is missing between two files ends.
     gaps: Vec<u64>,
+    /// Everything since here has been read without a hole.
+    solid_from: u64,
     /// Ranges that earlier recoveries found not to have been durable.
     undurable: Vec<Range<u64>>,
     /// The greatest position any entry knew to be synced.
@@ -466,6 +474,7 @@ impl<'a> Scan<'a> {
             moved: BTreeSet::new(),
             holes: Vec::new(),
             gaps: Vec::new(),
+            solid_from: 0,
             undurable: Vec::new(),
             synced: 0,
             doubtful: Vec::new(),
@@ -609,6 +618,7 @@ impl<'a> Scan<'a> {
         file.unreadable = true;
         file.end = range.end;
         self.clean = false;
+        self.solid_from = range.end;
         self.report
             .quarantined
             .push(LogPosition(from)..LogPosition(range.end));
@@ -662,6 +672,7 @@ impl<'a> Scan<'a> {
 
     fn hole(&mut self, range: Range<u64>) {
         self.clean = false;
+        self.solid_from = self.solid_from.max(range.end);
         self.holes.push(range);
     }
 
@@ -719,8 +730,9 @@ impl<'a> Scan<'a> {
                 }
             }
             Kind::Enqueued => {
+                let base = reader.base;
                 for item in EnqueuedItem::read_all(reader.payload(at, header)?) {
-                    self.enqueued(&item, counts);
+                    self.enqueued(&item, counts, base);
                 }
             }
             Kind::Settled if counts => {
@@ -760,7 +772,12 @@ impl<'a> Scan<'a> {
             Kind::Checkpoint => {
                 let from = read_checkpoint(reader.payload(at, header)?);
                 let end = position + HEADER_LEN as u64 + 8;
-                if let Some(from) = from.filter(|from| self.were_durable(*from, end)) {
+                // Nothing of it may be missing, be it synced or not.
+                let whole = |from: &u64| {
+                    self.were_durable(*from, end)
+                        || self.solid_from.max(self.checkpoint) <= *from && *from <= position
+                };
+                if let Some(from) = from.filter(whole) {
                     self.newest_checkpoint = self.newest_checkpoint.max(from);
                 }
             }
@@ -788,7 +805,7 @@ impl<'a> Scan<'a> {
         (at < self.files[index].end).then_some(index)
     }
 
-    fn enqueued(&mut self, item: &EnqueuedItem, counts: bool) {
+    fn enqueued(&mut self, item: &EnqueuedItem, counts: bool, told_by: u64) {
         if item.volatile || item.count == 0 {
             return;
         }
@@ -817,6 +834,10 @@ impl<'a> Scan<'a> {
         if self.files[index].index.is_sealed() {
             return;
         }
+        let other = self.files[index].base;
+        if let Ok(index) = self.files.binary_search_by_key(&told_by, |file| file.base) {
+            self.files[index].enqueues(other);
+        }
         if self.were_durable(item.at, item.at + u64::from(item.octets)) {
             self.files[index]
                 .index
@@ -833,6 +854,7 @@ impl<'a> Scan<'a> {
             if !self.files[neighbour].index.is_sealed() {
                 break;
             }
+            let base = self.files[neighbour].base;
             let mut items = Vec::new();
             let gathered = self.reader(neighbour).and_then(|mut reader| {
                 gather_items(&mut reader, self.log_id, |item| {
@@ -842,15 +864,14 @@ impl<'a> Scan<'a> {
                 })
             });
             if let Err(error) = gathered {
-                let end = self.files[neighbour].end;
-                let len = end - self.files[neighbour].base;
+                let len = self.files[neighbour].end - base;
                 self.unreadable(neighbour, len, &error)?;
             }
             if items.is_empty() {
                 break;
             }
             for item in items {
-                self.enqueued(&item, false);
+                self.enqueued(&item, false, base);
             }
         }
         Ok(())
@@ -895,7 +916,7 @@ impl<'a> Scan<'a> {
             let mut whole = Parts::default();
             if let Some((_, reader)) = &mut open {
                 whole.take(reader, &Run::of(&item), |_, at, record| {
-                    !self.torn(at) && Message::check(record).is_ok()
+                    !self.torn(at) && check_record(record).is_ok()
                 });
             }
             self.report.dangling += u64::from(item.count) - whole.count();
@@ -989,6 +1010,7 @@ impl<'a> Scan<'a> {
                 alive.insert((queue, level), ranges.collect());
             }
         }
+        let mut dead_before = BTreeSet::new();
         for index in 0..self.files.len() {
             let found = match live_in(&self.files[index], self.disk, &alive) {
                 Ok(found) => found,
@@ -1003,7 +1025,8 @@ impl<'a> Scan<'a> {
                 .iter()
                 .map(|(_, summary)| summary.totals.octets)
                 .sum();
-            for (queue, level, number, totals) in found {
+            dead_before.extend(found.dead_before);
+            for (queue, level, number, totals) in found.ranges {
                 if known(queue) {
                     file.live += totals.count;
                     file.live_octets += totals.octets;
@@ -1013,23 +1036,47 @@ impl<'a> Scan<'a> {
                 }
             }
         }
+        // What an unreadable file holds between two ranges nobody knows.
+        let sure = !self.files.iter().any(|file| file.unreadable);
         let mut queues: BTreeMap<QueueId, RecoveredQueue> = BTreeMap::new();
         for ((queue, level), ranges) in alive {
-            for (range, totals) in ranges.into_iter().filter(|(_, totals)| totals.count > 0) {
-                if !known(queue) {
-                    self.report.unknown_queue += totals.count;
+            let counts: u64 = ranges.iter().map(|(_, totals)| totals.count).sum();
+            if !known(queue) {
+                self.report.unknown_queue += counts;
+                continue;
+            }
+            self.report.live += counts;
+            let mut last: Option<(LiveRange, Totals)> = None;
+            let mut joins = false;
+            let mut runs = Vec::new();
+            for (number, (range, totals)) in ranges.into_iter().enumerate() {
+                joins &= !dead_before.contains(&(queue, level, number));
+                if totals.count == 0 {
                     continue;
                 }
-                self.report.live += totals.count;
-                queues.entry(queue).or_default().runs.push(RecoveredRun {
-                    level,
-                    from: Sequence(range.from),
-                    to: Sequence(range.to),
-                    count: totals.count,
-                    body_bytes: totals.body_octets,
-                    redelivered: range.flags.delivered,
-                    delivery_count: range.flags.delivery_count,
-                });
+                match &mut last {
+                    // What went elsewhere was settled between them: for this level they are one.
+                    Some((before, sum)) if joins && before.flags == range.flags => {
+                        before.to = range.to;
+                        sum.add(totals);
+                    }
+                    _ => runs.extend(last.replace((range, totals))),
+                }
+                joins = sure;
+            }
+            runs.extend(last);
+            let recovered = runs.into_iter().map(|(range, totals)| RecoveredRun {
+                level,
+                from: Sequence(range.from),
+                to: Sequence(range.to),
+                count: totals.count,
+                body_bytes: totals.body_octets,
+                redelivered: range.flags.delivered,
+                delivery_count: range.flags.delivery_count,
+            });
+            let mut recovered = recovered.peekable();
+            if recovered.peek().is_some() {
+                queues.entry(queue).or_default().runs.extend(recovered);
             }
         }
         queues
@@ -1087,25 +1134,32 @@ impl<'a> Scan<'a> {
 /// Ranges of each level of each queue, and what was found in them.
 type Alive = BTreeMap<(QueueId, u8), Vec<(LiveRange, Totals)>>;
 
-/// What of a file lives: queue, level, which of its ranges, how much.
-fn live_in(
-    file: &FileInfo,
-    disk: &dyn Disk,
-    alive: &Alive,
-) -> Result<Vec<(QueueId, u8, usize, Totals)>, IndexFault> {
-    let mut found = Vec::new();
+/// What of a file lives.
+#[derive(Default)]
+struct LiveIn {
+    /// Queue, level, which of its ranges, how much.
+    ranges: Vec<(QueueId, u8, usize, Totals)>,
+    /// Queue, level, before which of its ranges something lies that is dead.
+    dead_before: BTreeSet<(QueueId, u8, usize)>,
+}
+
+fn live_in(file: &FileInfo, disk: &dyn Disk, alive: &Alive) -> Result<LiveIn, IndexFault> {
+    let mut found = LiveIn::default();
     for (key, summary) in file.index.extents() {
         let Some(ranges) = alive.get(&(key.queue, key.level)) else {
             continue;
         };
         let first = ranges.partition_point(|(range, _)| range.to <= summary.first);
         let end = ranges.partition_point(|(range, _)| range.from < summary.to);
-        let Some(inside) = ranges.get(first..end).filter(|inside| !inside.is_empty()) else {
+        let inside = ranges.get(first..end).unwrap_or_default();
+        if inside.is_empty() {
+            found.dead_before.insert((key.queue, key.level, first));
             continue;
-        };
+        }
         let mut take = |number: usize, totals: Totals| {
             if totals.count > 0 {
-                found.push((key.queue, key.level, first + number, totals));
+                let number = first + number;
+                found.ranges.push((key.queue, key.level, number, totals));
             }
         };
         if let [(range, _)] = inside
@@ -1116,20 +1170,27 @@ fn live_in(
             continue;
         }
         let mut sums = vec![Totals::default(); inside.len()];
-        let mut number = 0;
-        let mut next = inside[0].0.from;
+        let mut dead_before = vec![false; inside.len()];
+        let (mut number, mut next) = (0, 0);
         loop {
             let runs = file.index.runs_of(disk, key, next, RUNS_MAX)?;
             for run in &runs {
                 while number < inside.len() && inside[number].0.to <= run.first {
                     number += 1;
                 }
-                let overlapping = inside[number..]
-                    .iter()
-                    .zip(&mut sums[number..])
-                    .take_while(|((range, _), _)| range.from < run.to());
-                for ((range, _), sum) in overlapping {
-                    sum.add(Totals::of_part(run, range.from, range.to));
+                let mut from = run.first;
+                for (offset, (range, _)) in inside[number..].iter().enumerate() {
+                    if from < range.from {
+                        dead_before[number + offset] = true;
+                    }
+                    if run.to() <= range.from {
+                        break;
+                    }
+                    sums[number + offset].add(Totals::of_part(run, range.from, range.to));
+                    from = range.to;
+                    if run.to() <= from {
+                        break;
+                    }
                 }
             }
             match runs.last() {
@@ -1141,8 +1202,20 @@ fn live_in(
                 _ => break,
             }
         }
+        if summary.to > inside[inside.len() - 1].0.to {
+            found.dead_before.insert((key.queue, key.level, end));
+        }
         for (number, sum) in sums.into_iter().enumerate() {
             take(number, sum);
+        }
+        let dead = dead_before
+            .into_iter()
+            .enumerate()
+            .filter(|(_, dead)| *dead);
+        for (number, _) in dead {
+            found
+                .dead_before
+                .insert((key.queue, key.level, first + number));
         }
     }
     Ok(found)
@@ -1190,30 +1263,5 @@ impl Parts {
             joins = is_wanted;
             at += u64::from(octets);
         }
-    }
-}
-
-/// A set of sequences.
-#[derive(Default)]
-struct Covered {
-    /// Start and end of ranges that neither overlap nor touch.
-    ranges: BTreeMap<u64, u64>,
-}
-
-impl Covered {
-    fn overlaps(&self, from: u64, to: u64) -> bool {
-        let before = self.ranges.range(..to).next_back();
-        before.is_some_and(|(_, end)| *end > from)
-    }
-
-    fn add(&mut self, mut from: u64, mut to: u64) {
-        while let Some((start, end)) = self.ranges.range(..=to).next_back()
-            && *end >= from
-        {
-            let (start, end) = (*start, *end);
-            self.ranges.remove(&start);
-            (from, to) = (from.min(start), to.max(end));
-        }
-        self.ranges.insert(from, to);
     }
 }

@@ -9,7 +9,9 @@ use super::{
     Settled,
     files::{FileInfo, Files, Hold},
 };
-use crate::format::{EnqueuedItem, FILE_ENTRY_LEN, HEADER_LEN, Header, Kind, set_payload_len};
+use crate::format::{
+    EnqueuedItem, FILE_ENTRY_LEN, HEADER_LEN, Header, Kind, SequenceItem, set_payload_len,
+};
 
 /// Chunks up to this size are copied beside the headers: cheaper than a vector of their own.
 const INLINE_MAX: usize = 1024;
@@ -191,6 +193,20 @@ impl Staging {
         });
         self.files.enqueued(item);
         self.group.messages += u64::from(item.count);
+    }
+
+    /// Appends a watermark, and remembers where it stands.
+    pub(crate) fn push_delivered(&mut self, queue: QueueId, up_to: Sequence, synced: u64) {
+        let item = SequenceItem {
+            queue,
+            sequence: up_to,
+            number: 0,
+        };
+        self.push_item(Kind::Delivered, SequenceItem::LEN, synced, |to| {
+            item.write(to);
+        });
+        let known = self.watermarks.entry(queue).or_default();
+        *known = (known.0.max(up_to), self.next - 1);
     }
 
     /// A file whose index is to be written beside it.

@@ -603,6 +603,7 @@ impl Writer {
         }
         self.base = base;
         self.at = base + FILE_ENTRY_LEN;
+        self.shared.staging.lock().files.look_again();
         if let Some(listener) = self.shared.on_new_file.lock().as_ref() {
             listener();
         }
@@ -674,14 +675,16 @@ impl Writer {
             {
                 staging.checkpoint = staging.checkpoint.max(from);
                 staging.pending_checkpoint = None;
+                staging.files.look_again();
                 self.shared
                     .counters
                     .checkpoints
                     .fetch_add(1, Ordering::Relaxed);
             }
             let checkpoint = staging.checkpoint;
-            staging.files.freeable(written, checkpoint).is_some()
-                || staging.to_seal(written).is_some()
+            staging.files.take_changed()
+                && (staging.files.freeable(written, checkpoint).is_some()
+                    || staging.to_seal(written).is_some())
         };
         let soon_full = self.at - self.base > self.shared.config.file_size / 2;
         if soon_full {
@@ -889,6 +892,7 @@ fn free_one(shared: &Shared) -> Option<u64> {
             file.gate = gate;
         }
         staging.sync_to = staging.sync_to.max(gate);
+        staging.files.look_again();
         // The writer wakes this thread again after the commit that passes the gate.
         if staging.note(Urgency::Now) {
             shared.wake_writer.notify_one();

@@ -1,0 +1,324 @@
+//! `mambamq ctl COMMAND`: rabbitmqctl's commands for users, virtual hosts, permissions and limits, over the control socket of
+//! a broker on this machine. Arguments, output and exit codes are rabbitmqctl's.
+
+mod output;
+mod tenants;
+
+use std::{
+    io::{self, BufRead, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use serde_json::{Map, Value};
+
+use self::output::Format;
+use crate::control::{Control, ControlError};
+
+const EX_OK: u8 = 0;
+const EX_USAGE: u8 = 64;
+const EX_DATAERR: u8 = 65;
+const EX_NOUSER: u8 = 67;
+const EX_UNAVAILABLE: u8 = 69;
+const EX_SOFTWARE: u8 = 70;
+
+/// What went wrong, and what the shell is told.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    fn new(code: u8, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+        }
+    }
+
+    /// Like the tool that people know: the text below a line of its own.
+    fn error(code: u8, text: impl std::fmt::Display) -> Self {
+        Self::new(code, format!("Error:\n{text}"))
+    }
+}
+
+type Done = Result<(), Failure>;
+
+/// The words of a command line, sorted.
+#[derive(Debug, Default)]
+struct Invocation {
+    command: String,
+    words: Vec<String>,
+    /// Options only some commands know, without their dashes.
+    options: Map<String, Value>,
+    vhost: Option<String>,
+    quiet: bool,
+    silent: bool,
+    no_headers: bool,
+    format: Format,
+    data_dir: Option<PathBuf>,
+    config: Option<PathBuf>,
+}
+
+/// Options without a value that only some commands know.
+const FLAGS: [&str; 3] = ["--pre-hashed-password", "--global", "--clear-password"];
+/// Options with a value that only some commands know.
+const VALUES: [&str; 6] = [
+    "--description",
+    "--tags",
+    "--default-queue-type",
+    "--protected-from-deletion",
+    "--user",
+    "--hashing-algorithm",
+];
+
+impl Invocation {
+    fn parse(words: impl IntoIterator<Item = String>) -> Result<Self, Failure> {
+        let mut this = Self::default();
+        let mut words = words.into_iter();
+        let mut only_words = false;
+        let missing = |option: &str| {
+            Failure::new(
+                EX_USAGE,
+                format!("Error: the option {option} needs a value"),
+            )
+        };
+        while let Some(word) = words.next() {
+            let (name, attached) = match word.split_once('=') {
+                Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
+                _ => (word.as_str(), None),
+            };
+            let is_option = name.len() > 1 && name.starts_with('-') && !only_words;
+            let mut value = || {
+                attached
+                    .clone()
+                    .or_else(|| words.next())
+                    .ok_or_else(|| missing(name))
+            };
+            match name {
+                "--" if !only_words => only_words = true,
+                "-q" | "--quiet" if is_option => this.quiet = true,
+                "-s" | "--silent" if is_option => this.silent = true,
+                "-l" | "--longnames" | "--print-stacktrace" | "--dry-run" if is_option => {}
+                "--no-table-headers" if is_option => this.no_headers = true,
+                "-p" | "--vhost" if is_option => this.vhost = Some(value()?),
+                "-n" | "--node" | "-t" | "--timeout" | "--script-name" if is_option => {
+                    drop(value()?)
+                }
+                "--formatter" if is_option => {
+                    let name = value()?;
+                    this.format = Format::by_name(&name).ok_or_else(|| {
+                        Failure::new(EX_USAGE, format!("Error: unknown formatter '{name}': expected table, json, csv or erlang's terms by table"))
+                    })?;
+                }
+                "--data-dir" if is_option => this.data_dir = Some(value()?.into()),
+                "--config" if is_option => this.config = Some(value()?.into()),
+                option if is_option && FLAGS.contains(&option) => {
+                    this.options
+                        .insert(option[2..].to_owned(), Value::Bool(true));
+                }
+                option if is_option && VALUES.contains(&option) => {
+                    this.options
+                        .insert(option[2..].to_owned(), Value::String(value()?));
+                }
+                option if is_option && !option[1..].starts_with(|c: char| c.is_ascii_digit()) => {
+                    return Err(Failure::new(
+                        EX_USAGE,
+                        format!(
+                            "Error (argument validation): Invalid options for this command:\n{option}"
+                        ),
+                    ));
+                }
+                _ if this.command.is_empty() => this.command = word,
+                _ => this.words.push(word),
+            }
+        }
+        Ok(this)
+    }
+
+    fn vhost(&self) -> &str {
+        self.vhost.as_deref().unwrap_or("/")
+    }
+
+    fn option(&self, name: &str) -> Option<&str> {
+        self.options.get(name).and_then(Value::as_str)
+    }
+
+    fn has(&self, flag: &str) -> bool {
+        self.options.contains_key(flag)
+    }
+
+    /// Exactly the words that were asked for.
+    fn exactly<const N: usize>(&self) -> Result<[&str; N], Failure> {
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let given = words.len();
+        words.try_into().map_err(|_| self.wrong_count(given < N))
+    }
+
+    fn wrong_count(&self, too_few: bool) -> Failure {
+        let what = if too_few {
+            "not enough arguments."
+        } else {
+            "too many arguments."
+        };
+        let usage = tenants::usage(&self.command).unwrap_or_default();
+        Failure::new(
+            EX_USAGE,
+            format!(
+                "Error (argument validation): {what}\nArguments given:\n\t{} {}\n\nUsage\n\nmambamq ctl [--data-dir <folder>] [--quiet] {usage}",
+                self.command,
+                self.words.join(" ")
+            ),
+        )
+    }
+
+    /// What is being done, for people; programs ask for silence or another form.
+    fn banner(&self, text: &str) {
+        if !self.quiet && !self.silent && self.format == Format::Table {
+            say(text);
+        }
+    }
+
+    /// A secret that was not given as an argument comes on the standard input.
+    fn secret(&self, given: Option<&str>) -> Result<String, Failure> {
+        if let Some(given) = given {
+            return Ok(given.to_owned());
+        }
+        if !self.quiet && !self.silent {
+            let _ = write!(io::stdout(), "Password: ").and_then(|()| io::stdout().flush());
+        }
+        let mut line = String::new();
+        let read = io::stdin().lock().read_line(&mut line);
+        let _ = writeln!(io::stdout());
+        match read {
+            Ok(octets) if octets > 0 => Ok(line.trim_end_matches(['\r', '\n']).to_owned()),
+            _ => Err(Failure::error(
+                EX_SOFTWARE,
+                "Password is not provided via argument or stdin",
+            )),
+        }
+    }
+}
+
+/// The running broker.
+#[derive(Debug)]
+struct Node(Control);
+
+/// The broker said no.
+#[derive(Debug)]
+struct Refused {
+    code: String,
+    message: String,
+}
+
+impl Node {
+    /// Asks for something the broker may refuse.
+    fn try_ask(
+        &mut self,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Result<Value, Refused>, Failure> {
+        let arguments = match arguments {
+            Value::Object(arguments) => arguments,
+            _ => Map::new(),
+        };
+        match self.0.ask(command, arguments) {
+            Ok(value) => Ok(Ok(value)),
+            Err(ControlError::Refused { code, message }) => Ok(Err(Refused { code, message })),
+            Err(error) => Err(Failure::new(EX_UNAVAILABLE, format!("Error: {error}"))),
+        }
+    }
+
+    /// Asks for something and turns a refusal into rabbitmqctl's exit code.
+    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, Failure> {
+        self.try_ask(command, arguments)?.map_err(|refused| {
+            let Refused { code, message } = refused;
+            match code.as_str() {
+                "no_such_user" => Failure::error(EX_NOUSER, message),
+                "no_such_vhost" => Failure::new(EX_DATAERR, message),
+                "exists" => Failure::error(EX_SOFTWARE, message),
+                "bad_request" => Failure::error(EX_DATAERR, message),
+                _ => Failure::error(EX_UNAVAILABLE, message),
+            }
+        })
+    }
+}
+
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Runs one command. `data_dir` finds the folder of the broker when none was given.
+pub(crate) fn run(
+    words: Vec<String>,
+    data_dir: impl FnOnce(Option<PathBuf>, Option<PathBuf>) -> Result<PathBuf, String>,
+) -> ExitCode {
+    let outcome = Invocation::parse(words).and_then(|mut invocation| {
+        if invocation.command.is_empty() || invocation.command == "help" {
+            say(&tenants::help());
+            return Ok(());
+        }
+        if tenants::usage(&invocation.command).is_none() {
+            return Err(Failure::new(
+                EX_USAGE,
+                format!(
+                    "\nCommand '{}' not found. \n\n{}",
+                    invocation.command,
+                    tenants::help()
+                ),
+            ));
+        }
+        if let Some(done) = tenants::without_node(&invocation) {
+            return done;
+        }
+        let folder = data_dir(invocation.data_dir.take(), invocation.config.take())
+            .map_err(|error| Failure::new(EX_USAGE, format!("Error: {error}")))?;
+        let control = Control::connect(&folder)
+            .map_err(|error| Failure::new(EX_UNAVAILABLE, format!("Error: {error}")))?;
+        tenants::perform(&mut Node(control), &invocation)
+    });
+    match outcome {
+        Ok(()) => ExitCode::from(EX_OK),
+        Err(Failure { code, text }) => {
+            let _ = writeln!(io::stderr(), "{text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Invocation, Failure> {
+        Invocation::parse(line.split(' ').map(str::to_owned))
+    }
+
+    #[test]
+    fn options_stand_anywhere() {
+        let one = parse("-q -p v set_permissions u .* .* .*").unwrap();
+        let other = parse("set_permissions u .* .* .* --vhost=v --quiet").unwrap();
+        for invocation in [one, other] {
+            assert_eq!(invocation.command, "set_permissions");
+            assert_eq!(invocation.vhost(), "v");
+            assert!(invocation.quiet);
+            assert_eq!(invocation.exactly::<4>().unwrap()[0], "u");
+        }
+        let dashes = parse("add_user u -- -q").unwrap();
+        assert_eq!(dashes.words, ["u", "-q"]);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_a_usage_error() {
+        for line in [
+            "add_user u p --bogus",
+            "list_users --formatter x",
+            "list_users -p",
+        ] {
+            assert_eq!(parse(line).unwrap_err().code, EX_USAGE, "{line}");
+        }
+        let few = parse("set_permissions u").unwrap().exactly::<4>();
+        assert!(few.unwrap_err().text.contains("not enough arguments"));
+    }
+}
