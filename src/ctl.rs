@@ -318,7 +318,8 @@ mod tests {
         ] {
             assert_eq!(parse(line).unwrap_err().code, EX_USAGE, "{line}");
         }
-        let few = parse("set_permissions u").unwrap().exactly::<4>();
-        assert!(few.unwrap_err().text.contains("not enough arguments"));
+        let few = parse("set_permissions u").unwrap();
+        let text = few.exactly::<4>().unwrap_err().text;
+        assert!(text.contains("not enough arguments"));
     }
 }
