@@ -10,6 +10,14 @@
 //!
 //! A failure prints the command that repeats it and keeps the data folder as it was after the crash, before the broker started again.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::disallowed_types, reason = "tests have no parking_lot")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a failing test is bounded by the clock"
+)]
+#![allow(clippy::print_stdout, reason = "what was skipped or run is said")]
+
 mod support;
 
 use std::{
@@ -72,7 +80,7 @@ fn queue_name(queue: u8) -> String {
 fn nature(queue: u8) -> Nature {
     match SHARED.get(usize::from(queue)) {
         Some((_, nature)) => *nature,
-        None if queue % 2 == 0 => Nature::Classic,
+        None if queue.is_multiple_of(2) => Nature::Classic,
         None => Nature::Quorum,
     }
 }
@@ -712,7 +720,7 @@ struct Entry {
 /// The whole truth, as far as clients can know it.
 #[derive(Default)]
 struct Oracle {
-    entries: HashMap<(u8, Id), Entry>,
+    entries: BTreeMap<(u8, Id), Entry>,
     violations: Vec<String>,
     delivered: u64,
     drained: u64,

@@ -3,6 +3,13 @@
 //! Each has a defined answer. Either the broker starts and says what it met, or it refuses with exit code 1 and says what happened, what
 //! it expected and what to do. It never confirms what it cannot keep, and never takes another's files for its own.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a failing test is bounded by the clock"
+)]
+#![allow(clippy::print_stdout, reason = "what was skipped or run is said")]
+
 mod support;
 
 use std::{

@@ -8,6 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Output,
+    sync::OnceLock,
 };
 
 use support::{broker::bare_command, *};
@@ -91,9 +92,20 @@ fn place_of(folder: &Path, needle: &[u8]) -> (PathBuf, usize) {
     found.into_iter().next().unwrap()
 }
 
+/// Starts a broker with log files of 1 MiB: these tests read them whole.
+fn start() -> Broker {
+    static CONFIG: OnceLock<PathBuf> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| {
+        let path = place(".toml");
+        fs::write(&path, "[store]\nlog_file_size = \"1MiB\"\n").unwrap();
+        path
+    });
+    Broker::start(&["--config", config.to_str().unwrap()])
+}
+
 /// A stopped node with queues `a` (20 messages, 5 of them acknowledged), `prio` (3 with priorities) and `empty`.
 fn stopped() -> Broker {
-    let mut broker = Broker::start(&[]);
+    let mut broker = start();
     let client = Client::to(&broker);
     let channel = client.channel(1);
     channel.queue("a", "durable", table([]));
@@ -128,7 +140,7 @@ fn a_running_broker_is_left_alone() {
     if skip() {
         return;
     }
-    let broker = Broker::start(&[]);
+    let broker = start();
     for words in [&["verify"][..], &["stats"], &["dump", "--queue", "q"]] {
         let output = store(words, broker.folder());
         let message = text(&output.stderr);
@@ -224,7 +236,7 @@ mod stats {
         if elsewhere("the broker there is not ours to kill") {
             return;
         }
-        let mut broker = Broker::start(&[]);
+        let mut broker = start();
         let client = Client::to(&broker);
         client.channel(1).queue("q", "durable", table([]));
         for _ in 0..10 {
@@ -289,7 +301,7 @@ mod dump {
         if skip() {
             return;
         }
-        let mut broker = Broker::start(&[]);
+        let mut broker = start();
         let client = Client::to(&broker);
         client.channel(1).queue("q", "durable", table([]));
         let properties = persistent()
@@ -516,9 +528,7 @@ mod verify {
         if skip() {
             return;
         }
-        let config = place(".toml");
-        fs::write(&config, "[store]\nlog_file_size = \"1MiB\"\n").unwrap();
-        let mut broker = Broker::start(&["--config", config.to_str().unwrap()]);
+        let mut broker = start();
         let client = Client::to(&broker);
         client.channel(1).queue("a", "durable", table([]));
         for number in 0..20u8 {
@@ -547,7 +557,6 @@ mod verify {
             .map(|octet| char::from(octet).to_string())
             .collect();
         assert_eq!(bodies, expected);
-        fs::remove_file(config).unwrap();
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     disk::Disk,
     error::StoreError,
     format::{file_base, file_name},
-    log::LogHold,
+    log::{LogHold, LogStatus},
     store::{DEFINITIONS_FILE, LOG_DIR, Store},
 };
 
@@ -90,7 +90,8 @@ impl Store {
         let path = folder.join(DEFINITIONS_FILE);
         // Before the log, so that a queue of the snapshot never lacks what was confirmed before.
         let definitions = self.definitions().export(&path)?;
-        if !self.log().flush() {
+        // A flush waits for room on the disk, however long that takes.
+        if self.log().status() != LogStatus::Ok || !self.log().flush() {
             return Err(SnapshotError::Log);
         }
         let octets = len(&path)?;

@@ -443,6 +443,9 @@ struct Scan<'a> {
     gaps: Vec<u64>,
     /// Everything since here has been read without a hole.
     solid_from: u64,
+    /// Before this, something is missing that was never durable, and so was nothing behind it: the power went while it was
+    /// written, in any order.
+    torn_until: u64,
     /// Ranges that earlier recoveries found not to have been durable.
     undurable: Vec<Range<u64>>,
     /// The greatest position any entry knew to be synced.
@@ -475,6 +478,7 @@ impl<'a> Scan<'a> {
             holes: Vec::new(),
             gaps: Vec::new(),
             solid_from: 0,
+            torn_until: 0,
             undurable: Vec::new(),
             synced: 0,
             doubtful: Vec::new(),
@@ -673,6 +677,14 @@ impl<'a> Scan<'a> {
     fn hole(&mut self, range: Range<u64>) {
         self.clean = false;
         self.solid_from = self.solid_from.max(range.end);
+        if !self.was_durable(range.start) {
+            let found_then = self
+                .undurable
+                .iter()
+                .find(|undurable| undurable.contains(&range.start));
+            let until = found_then.map_or(u64::MAX, |undurable| undurable.end);
+            self.torn_until = self.torn_until.max(until);
+        }
         self.holes.push(range);
     }
 
@@ -716,6 +728,8 @@ impl<'a> Scan<'a> {
         let position = header.position;
         // What is older than the checkpoint is in its states.
         let counts = position >= self.checkpoint;
+        // What is missing may be why a message left its queue: its copy in another one.
+        let settles = counts && position >= self.torn_until;
         match header.kind {
             Kind::File | Kind::CleanStop => {}
             Kind::Messages => {
@@ -735,7 +749,7 @@ impl<'a> Scan<'a> {
                     self.enqueued(&item, counts, base);
                 }
             }
-            Kind::Settled if counts => {
+            Kind::Settled if settles => {
                 for item in SequenceItem::read_all(reader.payload(at, header)?) {
                     if let Some(live) = self.queues.get_mut(&item.queue) {
                         let from = item.sequence.0;
@@ -758,6 +772,7 @@ impl<'a> Scan<'a> {
                     }
                 }
             }
+            Kind::State if counts && !settles => {}
             Kind::State => {
                 if let Some((queue, items)) = StateItem::read_all(reader.payload(at, header)?) {
                     self.watermarks.remove(&queue);
