@@ -487,7 +487,7 @@ impl Broker {
         let now_ms = self.vhosts().iter().map(|vhost| vhost.unix_ms()).max();
         let vhost = Arc::new(self.new_vhost(name, settings.clone(), now_ms.unwrap_or_default()));
         let change = DefinitionChange::put(&vhost.definition(&settings));
-        // Known to clients once it is durable: what they declare in it comes after it.
+        // Handed to the disk before clients can know of it: what they declare in it comes after it.
         let pending = self.store.0.definitions().begin(vec![change]);
         self.vhosts.write().insert(Arc::clone(&vhost.name), vhost);
         drop(changing);
