@@ -355,8 +355,9 @@ impl QueueCell {
         let position = self.follow(&mut state, &mut after);
         Self::release_waiters(&mut state);
         drop(state);
-        self.finish(after);
-        Some((result, position))
+        // What died is settled once it is where dead letters go.
+        let buried = self.finish(after);
+        Some((result, position.max(buried)))
     }
 
     /// Everything that follows a step, still under the lock. Returns the log position that makes its settlements durable.
@@ -368,12 +369,12 @@ impl QueueCell {
         position
     }
 
-    /// What a step leaves to do without the lock.
-    fn finish(self: &Arc<Self>, after: Aftermath) {
+    /// What a step leaves to do without the lock. Returns the log position that makes it durable.
+    fn finish(self: &Arc<Self>, after: Aftermath) -> LogPosition {
         for run in after.dropped {
             self.log.dropped(self.id, run.level, run.from, run.to);
         }
-        self.bury(after.dead);
+        self.bury(after.dead)
     }
 
     /// Takes a batch of messages in.
@@ -477,11 +478,10 @@ impl QueueCell {
     }
 
     /// Dead-letters what died; never under the queue's lock, because other queues' locks are taken.
-    fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) {
-        if !dead.is_empty()
-            && let Some(home) = self.home.upgrade()
-        {
-            dead_letters::bury(self, &home, dead);
+    fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> LogPosition {
+        match self.home.upgrade() {
+            Some(home) if !dead.is_empty() => dead_letters::bury(self, &home, dead),
+            _ => LogPosition::NONE,
         }
     }
 
@@ -924,7 +924,7 @@ impl QueueCell {
     }
 
     /// Dead letters have found their new queues, or none.
-    pub(crate) fn buried(&self, settled: &[Settled]) {
+    pub(crate) fn buried(&self, settled: &[Settled]) -> LogPosition {
         let mut state = self.state.lock();
         let gone = |stored: &Stored| {
             settled
@@ -932,7 +932,7 @@ impl QueueCell {
                 .is_ok()
         };
         state.burying.retain(|stored| !gone(stored));
-        self.log.append_settled(self.id, settled);
+        self.log.append_settled(self.id, settled)
     }
 
     /// Takes back a delivery without acknowledgement that never left. A checkpoint may have taken it for gone, and its file with it:
