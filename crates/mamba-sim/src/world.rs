@@ -147,8 +147,8 @@ struct Session {
     number: u64,
     client: Client<Said>,
     mode: Mode,
-    /// Taken by the broker and not yet answered.
-    awaited: VecDeque<(Said, Places)>,
+    /// Taken by the broker and not yet answered, with what a transaction published and what it settled.
+    awaited: VecDeque<(Said, Places, Places)>,
     consumers: BTreeMap<String, (String, u64, bool)>,
     unacked: BTreeMap<u64, Held>,
     /// Delivery tags that came with that flag.
@@ -742,6 +742,7 @@ impl World {
         });
         let session = &mut self.sessions[index];
         let mut places = Places::new();
+        let mut settled = Places::new();
         let mut awaits = true;
         match &said {
             Said::Nothing | Said::Get { .. } => {}
@@ -820,7 +821,7 @@ impl World {
                     places.extend(enqueue(&mut self.model, &queues, message));
                 }
                 for (_, held, how) in std::mem::take(&mut session.settlements) {
-                    places.push((held.queue.clone(), held.incarnation, held.id));
+                    settled.push((held.queue.clone(), held.incarnation, held.id));
                     settle(&mut self.model, &held, how);
                 }
             }
@@ -833,7 +834,7 @@ impl World {
             }
         }
         if awaits {
-            self.sessions[index].awaited.push_back((said, places));
+            self.sessions[index].awaited.push_back((said, places, settled));
         }
     }
 
@@ -854,7 +855,7 @@ impl World {
                     self.delivered(index, &queue, incarnation, no_ack, via, &message)?;
                 }
                 Heard::GetOk(message) => {
-                    let Some((Said::Get { queue, no_ack }, _)) =
+                    let Some((Said::Get { queue, no_ack }, ..)) =
                         self.sessions[index].awaited.pop_front()
                     else {
                         return Err("a get-ok that nobody asked for".to_owned());
@@ -968,7 +969,7 @@ impl World {
                 .remove(cancel.consumer_tag.as_str());
             return Ok(());
         }
-        let Some((said, places)) = self.sessions[index].awaited.pop_front() else {
+        let Some((said, places, settled)) = self.sessions[index].awaited.pop_front() else {
             return Err(format!("a reply that nobody asked for: {method:?}"));
         };
         let number = self.sessions[index].number;
@@ -992,11 +993,15 @@ impl World {
             Said::Commit => {
                 for (queue, incarnation, id) in places {
                     if let Some(entry) = self.model.entry(&queue, incarnation, id) {
-                        entry.settled_on_disk |= entry.settled;
                         if !entry.settled {
                             entry.confirmed = true;
                             entry.obliged = true;
                         }
+                    }
+                }
+                for (queue, incarnation, id) in settled {
+                    if let Some(entry) = self.model.entry(&queue, incarnation, id) {
+                        entry.settled_on_disk |= entry.settled;
                     }
                 }
             }
@@ -1350,7 +1355,7 @@ impl World {
         let cancelling = session
             .awaited
             .iter()
-            .any(|(said, _)| matches!(said, Said::Cancel(_)));
+            .any(|(said, ..)| matches!(said, Said::Cancel(_)));
         if cancelling || !session.client.is_quiet() {
             return Ok(());
         }
