@@ -773,7 +773,6 @@ impl<'a> Scan<'a> {
                     }
                 }
             }
-            Kind::State if counts && !settles => {}
             Kind::State => {
                 if let Some((queue, items)) = StateItem::read_all(reader.payload(at, header)?) {
                     self.watermarks.remove(&queue);
