@@ -834,7 +834,9 @@ impl World {
             }
         }
         if awaits {
-            self.sessions[index].awaited.push_back((said, places, settled));
+            self.sessions[index]
+                .awaited
+                .push_back((said, places, settled));
         }
     }
 
@@ -992,11 +994,11 @@ impl World {
             }
             Said::Commit => {
                 for (queue, incarnation, id) in places {
-                    if let Some(entry) = self.model.entry(&queue, incarnation, id) {
-                        if !entry.settled {
-                            entry.confirmed = true;
-                            entry.obliged = true;
-                        }
+                    if let Some(entry) = self.model.entry(&queue, incarnation, id)
+                        && !entry.settled
+                    {
+                        entry.confirmed = true;
+                        entry.obliged = true;
                     }
                 }
                 for (queue, incarnation, id) in settled {
