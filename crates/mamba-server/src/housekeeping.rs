@@ -74,7 +74,9 @@ impl Pagers {
         };
         Self {
             broker: Arc::clone(broker),
-            threads: (0..PAGERS).filter_map(|number| thread(number).ok()).collect(),
+            threads: (0..PAGERS)
+                .filter_map(|number| thread(number).ok())
+                .collect(),
         }
     }
 }

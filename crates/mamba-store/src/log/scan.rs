@@ -89,6 +89,7 @@ pub(crate) fn scan(
     if files.last().is_some_and(|file| file.end == file.base) {
         files.pop();
     }
+    listing.report_lost_files(disk, config.log_id(), &mut scan.report);
     listing.drop_stale_indexes(disk, &files);
     scan.report.files = files.len() as u64;
     scan.report.clean = scan.clean || listing.bases.is_empty();
@@ -206,6 +207,26 @@ impl Listing {
                 .map_err(|error| OpenError::io("remove", spare, error))?;
         }
         Ok(())
+    }
+
+    /// A log file that was given back took its index with it before: an index alone says that its file is lost.
+    fn report_lost_files(&self, disk: &dyn Disk, log_id: u32, report: &mut RecoveryReport) {
+        for (base, path) in &self.indexes {
+            let Some(base) = base.filter(|base| self.bases.binary_search(base).is_err()) else {
+                continue;
+            };
+            let at = LogPosition(base);
+            if report.quarantined.iter().any(|range| range.contains(&at)) {
+                continue;
+            }
+            let end =
+                SealedIndex::open(disk, &self.dir, base, log_id).map_or(base, |index| index.end);
+            tracing::error!(
+                file = %path.with_extension("log").display(),
+                "a log file is missing: it is damage, and the messages in it are lost; put the file back from a backup of the whole folder, or go on without them"
+            );
+            report.quarantined.push(LogPosition(base)..LogPosition(end));
+        }
     }
 
     /// Indexes without their log file; one that cannot be removed does no harm.
