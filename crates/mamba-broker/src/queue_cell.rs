@@ -789,7 +789,7 @@ impl QueueCell {
     }
 
     /// Has the log know of messages that will be within reach of consumers in a moment, and waits for it: so that they need not.
-    fn announce(&self, up_to: Option<Sequence>) {
+    fn announce(self: &Arc<Self>, up_to: Option<Sequence>) {
         let Some(up_to) = up_to.filter(|_| self.stores(true)) else {
             return;
         };
@@ -802,6 +802,8 @@ impl QueueCell {
             let position = self.log.append_delivered(self.id, up_to);
             if self.log.is_driven() {
                 state.noted_at = position;
+                let resume = Resume(Arc::downgrade(self));
+                self.log.wake_at(position, Arc::new(resume));
             }
             position
         };
