@@ -708,6 +708,13 @@ impl Broker {
             }
         }
         let log = self.store.0.log();
+        if log.is_full() {
+            // Deliveries that waited for the log go on without it.
+            for queue in self.all_queues() {
+                queue.resume();
+            }
+            self.for_each_outbox(Outbox::ring);
+        }
         if let Some(checkpoint) = log.checkpoint_due() {
             self.write_checkpoint(checkpoint);
         }

@@ -27,7 +27,13 @@ const DEATHS: &str = "x-death";
 
 /// Publishes dead messages of `source` to its dead-letter exchange, then settles them. What dies of that in turn is
 /// worked off here as well: a long chain of queues costs time, not stack.
-pub(crate) fn bury(source: &Arc<QueueCell>, vhost: &Vhost, dead: Vec<(Stored, DeathReason)>) {
+/// Returns the log position that makes all of it durable.
+pub(crate) fn bury(
+    source: &Arc<QueueCell>,
+    vhost: &Vhost,
+    dead: Vec<(Stored, DeathReason)>,
+) -> LogPosition {
+    let mut position = LogPosition::NONE;
     let mut work = VecDeque::from([(Arc::clone(source), dead)]);
     while let Some((source, dead)) = work.pop_front() {
         let mut settled: Vec<Settled> = Vec::new();
@@ -61,8 +67,9 @@ pub(crate) fn bury(source: &Arc<QueueCell>, vhost: &Vhost, dead: Vec<(Stored, De
             continue;
         }
         settled.sort_unstable_by_key(|settled| settled.sequence);
-        source.buried(&settled);
+        position = position.max(source.buried(&settled));
     }
+    position
 }
 
 fn settled_one(stored: &Stored) -> Settled {

@@ -28,11 +28,21 @@ const MOMENT: Duration = Duration::from_millis(2);
 /// Longest sleep of a thread without work, so that it notices the end.
 const SLEEP: Duration = Duration::from_secs(1);
 
-/// A part of a queue to read back.
+/// Something to do for a queue without its lock.
 #[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) queue: Arc<QueueCell>,
-    pub(crate) page_in: PageIn,
+pub(crate) enum Job {
+    /// Read a part of it back.
+    PageIn(Arc<QueueCell>, PageIn),
+    /// The log knows what it waited for.
+    Resume(Arc<QueueCell>),
+}
+
+impl Job {
+    const fn queue(&self) -> &Arc<QueueCell> {
+        match self {
+            Self::PageIn(queue, _) | Self::Resume(queue) => queue,
+        }
+    }
 }
 
 /// How reading back went.
@@ -125,7 +135,7 @@ impl Paging {
             let mut jobs = self.jobs.lock();
             let job = jobs.waiting.pop_front();
             if let Some(job) = &job {
-                jobs.running.push(job.queue.id);
+                jobs.running.push(job.queue().id);
             }
             job
         };
@@ -135,12 +145,17 @@ impl Paging {
     }
 
     fn run(&self, job: &Job) {
-        if job.queue.page_in(&job.page_in) == PagedIn::TooEarly {
-            // The queue asks again; the log writer needs a moment.
-            std::thread::sleep(MOMENT);
+        match job {
+            Job::PageIn(queue, page_in) => {
+                if queue.page_in(page_in) == PagedIn::TooEarly {
+                    // The queue asks again; the log writer needs a moment.
+                    std::thread::sleep(MOMENT);
+                }
+            }
+            Job::Resume(queue) => queue.resume(),
         }
         let mut jobs = self.jobs.lock();
-        if let Some(index) = jobs.running.iter().position(|id| *id == job.queue.id) {
+        if let Some(index) = jobs.running.iter().position(|id| *id == job.queue().id) {
             jobs.running.swap_remove(index);
         }
         self.done.notify_all();
@@ -168,7 +183,7 @@ impl Paging {
     /// Sees to it, on the caller's thread, that what was requested for `queue` has been read when it returns.
     pub(crate) fn finish(&self, queue: QueueId) {
         let mut jobs = self.jobs.lock();
-        while let Some(index) = jobs.waiting.iter().position(|job| job.queue.id == queue) {
+        while let Some(index) = jobs.waiting.iter().position(|job| job.queue().id == queue) {
             let Some(job) = jobs.waiting.remove(index) else {
                 break;
             };

@@ -20,8 +20,8 @@ use mamba_queue::{
 };
 use mamba_routing::QueueHandle;
 use mamba_store::{
-    Damage, EnqueuedRun, LiveRun, LoadRequest, Log, RecoveredRun, Relocated, Relocation,
-    RelocationBatch, RelocationCursor, Settled,
+    Damage, DurableWaker, EnqueuedRun, LiveRun, LoadRequest, Log, RecoveredRun, Relocated,
+    Relocation, RelocationBatch, RelocationCursor, Settled,
 };
 use mamba_types::{FieldTable, LogPosition, Message, QueueId, Sequence, message};
 use parking_lot::Mutex;
@@ -44,6 +44,8 @@ const SPILL_BYTES_MAX: usize = 4 << 20;
 const SPILL_BACKLOG_MAX: u64 = 16 << 20;
 /// Messages read back at once.
 const READ_MESSAGES_MAX: usize = 16_384;
+/// Times `basic.get` tells the log of one message only, before it tells of more ahead.
+const GETS_EXACT: u64 = 8;
 /// Times `basic.get` reads back before it says that the queue is empty.
 const FETCH_TRIES: usize = 64;
 
@@ -92,8 +94,12 @@ struct State {
     queue: Queue<ConsumerPort>,
     effects: Effects,
     deleted: bool,
-    /// The log knows of everything up to here that it may be delivered.
+    /// The log knows of everything up to here that it may be delivered…
     noted: Sequence,
+    /// … once it is durable up to here; until then nothing is delivered.
+    noted_at: LogPosition,
+    /// Times the log was told of deliveries by `basic.get`.
+    gets_noted: u64,
     /// Octets in memory, as last told to the node's budget.
     accounted: usize,
     /// How far the log was written when the queue was last paged out, and the octets that remained.
@@ -291,6 +297,8 @@ impl QueueCell {
                 effects: Effects::default(),
                 deleted: false,
                 noted: Sequence(0),
+                noted_at: LogPosition::NONE,
+                gets_noted: 0,
                 accounted: 0,
                 paged_at: LogPosition::NONE,
                 kept: 0,
@@ -353,10 +361,11 @@ impl QueueCell {
         let State { queue, effects, .. } = &mut *state;
         let result = step(queue, effects);
         let position = self.follow(&mut state, &mut after);
-        Self::release_waiters(&mut state);
+        self.balance(&mut state);
         drop(state);
-        self.finish(after);
-        Some((result, position))
+        // What died is settled once it is where dead letters go.
+        let buried = self.finish(after);
+        Some((result, position.max(buried)))
     }
 
     /// Everything that follows a step, still under the lock. Returns the log position that makes its settlements durable.
@@ -364,16 +373,16 @@ impl QueueCell {
         self.note_delivered(state);
         let position = self.carry_out(state, after);
         self.arm(state);
-        self.balance(state);
+        Self::release_waiters(state);
         position
     }
 
-    /// What a step leaves to do without the lock.
-    fn finish(self: &Arc<Self>, after: Aftermath) {
+    /// What a step leaves to do without the lock. Returns the log position that makes it durable.
+    fn finish(self: &Arc<Self>, after: Aftermath) -> LogPosition {
         for run in after.dropped {
             self.log.dropped(self.id, run.level, run.from, run.to);
         }
-        self.bury(after.dead);
+        self.bury(after.dead)
     }
 
     /// Takes a batch of messages in.
@@ -477,11 +486,10 @@ impl QueueCell {
     }
 
     /// Dead-letters what died; never under the queue's lock, because other queues' locks are taken.
-    fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) {
-        if !dead.is_empty()
-            && let Some(home) = self.home.upgrade()
-        {
-            dead_letters::bury(self, &home, dead);
+    fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> LogPosition {
+        match self.home.upgrade() {
+            Some(home) if !dead.is_empty() => dead_letters::bury(self, &home, dead),
+            _ => LogPosition::NONE,
         }
     }
 
@@ -577,14 +585,33 @@ impl QueueCell {
 
     /// Tells the log, before the fact and in one entry, that what is within reach of consumers may be delivered. Messages that come
     /// while there are consumers carry the flag themselves.
-    fn note_delivered(&self, state: &mut State) {
+    fn note_delivered(self: &Arc<Self>, state: &mut State) {
         if state.queue.consumer_count() > 0
             && let Some(up_to) = state.queue.deliverable_to()
             && up_to > state.noted
+            && self.stores(true)
         {
             state.noted = up_to;
-            self.log.append_delivered(self.id, up_to);
+            state.noted_at = self.log.append_delivered(self.id, up_to);
+            if !self.log.is_durable(state.noted_at) {
+                let resume = Resume(Arc::downgrade(self));
+                self.log.wake_at(state.noted_at, Arc::new(resume));
+            }
         }
+    }
+
+    /// Whether deliveries wait until the log knows of them: after a crash they have to come back marked as redelivered. With a full
+    /// disk, or none, consumers go on without.
+    fn is_held(&self, state: &mut State) -> bool {
+        if state.noted_at == LogPosition::NONE {
+            return false;
+        }
+        let held =
+            !self.log.is_durable(state.noted_at) && !self.log.failed() && !self.log.is_full();
+        if !held {
+            state.noted_at = LogPosition::NONE;
+        }
+        held
     }
 
     /// Keeps what the queue has in memory within its share of the node's budget: what is in the log anyway is dropped, and what is
@@ -644,6 +671,11 @@ impl QueueCell {
         self.log.append_enqueued(self.id, &runs.list);
     }
 
+    /// Looks again at what waited for the log.
+    pub(crate) fn resume(self: &Arc<Self>) {
+        self.change(|_, _| ());
+    }
+
     /// Drops from memory what can be had back from the disk; for queues nobody uses at the moment.
     pub(crate) fn tidy(&self) {
         let mut state = self.state.lock();
@@ -652,25 +684,44 @@ impl QueueCell {
         }
     }
 
-    /// Takes one message out for `basic.get`. Reads from the disk where it must.
-    pub(crate) fn fetch(self: &Arc<Self>, no_ack: bool) -> Option<Fetched> {
+    /// Takes one message out for `basic.get`, with the log position to wait for before it leaves. Reads from the disk where it must.
+    pub(crate) fn fetch(self: &Arc<Self>, no_ack: bool) -> Option<(Fetched, LogPosition)> {
         self.renew_lease();
         let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
         // Between reading back and looking again somebody else may be faster, but not for ever.
         for _ in 0..FETCH_TRIES {
-            let fetched = self.change(|queue, effects| {
-                queue.expire(now_ms, effects);
-                let fetched = queue.fetch_next(no_ack, effects);
-                if let Fetch::Message(fetched) = &fetched
-                    && fetched.stored.at != LogPosition::NONE
-                    && !no_ack
-                {
-                    self.log.append_delivered(self.id, fetched.stored.sequence);
+            let mut after = Aftermath::default();
+            let mut state = self.state.lock();
+            if state.deleted {
+                return None;
+            }
+            let State { queue, effects, .. } = &mut *state;
+            queue.expire(now_ms, effects);
+            let within_reach = queue.deliverable_to();
+            let fetched = queue.fetch_next(no_ack, effects);
+            let mut position = LogPosition::NONE;
+            if let Fetch::Message(Fetched { stored, .. }) = &fetched
+                && stored.at != LogPosition::NONE
+            {
+                if stored.sequence > state.noted && self.stores(stored.message.persistent()) {
+                    // Exact at first; who gets many need not wait each time.
+                    let ahead = state.gets_noted / GETS_EXACT;
+                    state.gets_noted += 1;
+                    let up_to = Sequence(stored.sequence.0.saturating_add(ahead));
+                    let up_to = within_reach.map_or(stored.sequence, |within_reach| {
+                        up_to.min(within_reach).max(stored.sequence)
+                    });
+                    state.noted = up_to;
+                    state.noted_at = self.log.append_delivered(self.id, up_to);
                 }
-                fetched
-            })?;
+                position = state.noted_at;
+            }
+            self.follow(&mut state, &mut after);
+            self.balance(&mut state);
+            drop(state);
+            self.finish(after);
             match fetched {
-                Fetch::Message(fetched) => return Some(fetched),
+                Fetch::Message(fetched) => return Some((fetched, position)),
                 Fetch::Empty => return None,
                 Fetch::Wanted => self.paging.finish(self.id),
             }
@@ -694,12 +745,17 @@ impl QueueCell {
         let count = loaded.messages.len() as u64;
         self.paging.read.fetch_add(count, Ordering::Relaxed);
         let too_early = loaded.next <= wanted.from;
-        self.change(|queue, _| {
-            if too_early || self.relocations.load(Ordering::Acquire) != relocations {
-                // Not written yet, or copied meanwhile: read again, from their new places.
-                queue.load_failed(wanted.level, wanted.token);
-                return;
-            }
+        self.announce(loaded.messages.last().map(|last| last.sequence));
+        let mut after = Aftermath::default();
+        let mut state = self.state.lock();
+        if state.deleted {
+            return PagedIn::Done;
+        }
+        let queue = &mut state.queue;
+        if too_early || self.relocations.load(Ordering::Acquire) != relocations {
+            // Not written yet, or copied meanwhile: read again, from their new places.
+            queue.load_failed(wanted.level, wanted.token);
+        } else {
             queue.set_window(Window {
                 head_bytes: window,
                 low_bytes: window / 2,
@@ -712,17 +768,46 @@ impl QueueCell {
                 returns: 0,
                 redelivered: false,
             });
-            let missing = queue.paged_in(wanted.level, wanted.token, messages.collect(), loaded.next);
+            let missing =
+                queue.paged_in(wanted.level, wanted.token, messages.collect(), loaded.next);
             if missing > 0 {
-                self.paging.quarantined.fetch_add(missing, Ordering::Relaxed);
+                self.paging
+                    .quarantined
+                    .fetch_add(missing, Ordering::Relaxed);
                 tracing::error!(vhost = %self.vhost, queue = %self.name, missing, "messages of a queue cannot be read back from the log; the queue goes on without them");
             }
-        });
+        }
+        // Not balanced: what was just read is for whoever asked for it, whatever its size.
+        self.follow(&mut state, &mut after);
+        drop(state);
+        self.finish(after);
         if too_early {
             PagedIn::TooEarly
         } else {
             PagedIn::Done
         }
+    }
+
+    /// Has the log know of messages that will be within reach of consumers in a moment, and waits for it: so that they need not.
+    fn announce(self: &Arc<Self>, up_to: Option<Sequence>) {
+        let Some(up_to) = up_to.filter(|_| self.stores(true)) else {
+            return;
+        };
+        let position = {
+            let mut state = self.state.lock();
+            if state.queue.consumer_count() == 0 || up_to <= state.noted {
+                return;
+            }
+            state.noted = up_to;
+            let position = self.log.append_delivered(self.id, up_to);
+            if self.log.is_driven() {
+                state.noted_at = position;
+                let resume = Resume(Arc::downgrade(self));
+                self.log.wake_at(position, Arc::new(resume));
+            }
+            position
+        };
+        self.log.wait_durable(position);
     }
 
     fn report_damage(&self, damaged: &[Damage]) {
@@ -758,9 +843,12 @@ impl QueueCell {
         };
         self.place_moved(state);
         loop {
+            let held = self.is_held(state);
             let State { queue, effects, .. } = state;
             queue.expire_waited(now_ms, effects);
-            queue.dispatch(effects);
+            if !held {
+                queue.dispatch(effects);
+            }
             queue.expire(now_ms, effects);
             queue.trim(effects);
             if effects.is_empty() {
@@ -778,10 +866,7 @@ impl QueueCell {
             after.dropped.append(&mut effects.dropped);
             Self::deliver(queue, effects);
             for page_in in effects.wanted.drain(..) {
-                self.paging.request(Job {
-                    queue: Arc::clone(self),
-                    page_in,
-                });
+                self.paging.request(Job::PageIn(Arc::clone(self), page_in));
             }
             let mut again = false;
             for consumer in effects.starved.drain(..) {
@@ -821,7 +906,7 @@ impl QueueCell {
         }
     }
 
-    fn settle_in_log(&self, state: &mut State) -> LogPosition {
+    fn settle_in_log(self: &Arc<Self>, state: &mut State) -> LogPosition {
         let State { effects, .. } = state;
         let mut position = LogPosition::NONE;
         if !effects.settled.is_empty() {
@@ -838,7 +923,7 @@ impl QueueCell {
     }
 
     /// Writes down all that lives in the queue.
-    fn write_state(&self, state: &mut State) -> LogPosition {
+    fn write_state(self: &Arc<Self>, state: &mut State) -> LogPosition {
         let mut runs: Vec<LiveRun> = state
             .queue
             .live_runs(false)
@@ -873,7 +958,7 @@ impl QueueCell {
     }
 
     /// Writes the queue's part of a checkpoint.
-    pub(crate) fn checkpoint(&self) {
+    pub(crate) fn checkpoint(self: &Arc<Self>) {
         let mut state = self.state.lock();
         let holds = state.queue.ready_count() + state.queue.unacked_count() > 0;
         if !state.deleted && (holds || !state.burying.is_empty()) {
@@ -924,7 +1009,7 @@ impl QueueCell {
     }
 
     /// Dead letters have found their new queues, or none.
-    pub(crate) fn buried(&self, settled: &[Settled]) {
+    pub(crate) fn buried(&self, settled: &[Settled]) -> LogPosition {
         let mut state = self.state.lock();
         let gone = |stored: &Stored| {
             settled
@@ -932,7 +1017,7 @@ impl QueueCell {
                 .is_ok()
         };
         state.burying.retain(|stored| !gone(stored));
-        self.log.append_settled(self.id, settled);
+        self.log.append_moved_on(self.id, settled)
     }
 
     /// Takes back a delivery without acknowledgement that never left. A checkpoint may have taken it for gone, and its file with it:
@@ -1121,6 +1206,19 @@ const fn settled_in_log(settled: mamba_queue::Settled) -> Settled {
         sequence: settled.sequence,
         at: settled.at,
         octets: settled.octets,
+    }
+}
+
+/// Has a queue deliver again once the log knows enough.
+struct Resume(Weak<QueueCell>);
+
+impl DurableWaker for Resume {
+    fn durable(&self) {
+        // On the log's thread: what takes a queue's lock is for the pagers.
+        if let Some(queue) = self.0.upgrade() {
+            let paging = Arc::clone(&queue.paging);
+            paging.request(Job::Resume(queue));
+        }
     }
 }
 

@@ -52,7 +52,6 @@ impl Args {
 
 #[expect(
     clippy::print_stdout,
-    clippy::print_stderr,
     clippy::disallowed_methods,
     reason = "a tool for people"
 )]

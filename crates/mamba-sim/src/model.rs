@@ -359,6 +359,9 @@ impl Model {
     }
 
     /// A message came to a client, by one of its consumers or, as 0, because it asked. Says what is wrong with that.
+    ///
+    /// # Errors
+    /// The promise that was broken.
     pub fn delivered(
         &mut self,
         name: &str,
@@ -444,6 +447,9 @@ impl Model {
     }
 
     /// Which queues are there after a restart. Says what is wrong with that.
+    ///
+    /// # Errors
+    /// The promise that was broken.
     pub fn found(&mut self, exists: &dyn Fn(&str) -> bool) -> Result<(), String> {
         let mut gone = Vec::new();
         for (name, queue) in &mut self.queues {
@@ -477,6 +483,9 @@ impl Model {
     }
 
     /// All that is left in a queue, in order, has been read, with its redelivered flags. Says what is wrong with that.
+    ///
+    /// # Errors
+    /// The promise that was broken.
     pub fn drained(&mut self, name: &str, found: &[(Id, bool)]) -> Result<(), String> {
         if name == DEAD_LETTERS {
             return Ok(());

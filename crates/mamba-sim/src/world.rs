@@ -147,8 +147,8 @@ struct Session {
     number: u64,
     client: Client<Said>,
     mode: Mode,
-    /// Taken by the broker and not yet answered.
-    awaited: VecDeque<(Said, Places)>,
+    /// Taken by the broker and not yet answered, with what a transaction published and what it settled.
+    awaited: VecDeque<(Said, Places, Places)>,
     consumers: BTreeMap<String, (String, u64, bool)>,
     unacked: BTreeMap<u64, Held>,
     /// Delivery tags that came with that flag.
@@ -503,6 +503,9 @@ impl World {
         }
         // Nothing that the dying process still does reaches the disk.
         self.disk.cut();
+        for session in &self.sessions {
+            lose_gets(&mut self.model, session);
+        }
         self.sessions.clear();
         self.broker = None;
         self.disk.crash(how);
@@ -601,6 +604,7 @@ impl World {
         for (queue, _, _) in session.consumers.values() {
             self.model.consumer_gone(queue);
         }
+        lose_gets(&mut self.model, &session);
         // What was said and not taken whole is unsaid; what it settled in vain comes back.
         drop(session);
         for queue in self.model.queues.values_mut() {
@@ -679,6 +683,14 @@ impl World {
             if self.sessions.iter().any(lossy) {
                 least = 0;
             }
+            // What was asked for without acknowledgement may wait for the log before it leaves.
+            let asked = |session: &Session| {
+                let gets = session.awaited.iter().filter(
+                    |(said, ..)| matches!(said, Said::Get { queue, no_ack: true } if queue == name),
+                );
+                gets.count()
+            };
+            least = least.saturating_sub(self.sessions.iter().map(asked).sum());
             if there < least as u64 || there > most as u64 {
                 let must: Vec<_> = queue
                     .entries
@@ -742,6 +754,7 @@ impl World {
         });
         let session = &mut self.sessions[index];
         let mut places = Places::new();
+        let mut settled = Places::new();
         let mut awaits = true;
         match &said {
             Said::Nothing | Said::Get { .. } => {}
@@ -820,7 +833,7 @@ impl World {
                     places.extend(enqueue(&mut self.model, &queues, message));
                 }
                 for (_, held, how) in std::mem::take(&mut session.settlements) {
-                    places.push((held.queue.clone(), held.incarnation, held.id));
+                    settled.push((held.queue.clone(), held.incarnation, held.id));
                     settle(&mut self.model, &held, how);
                 }
             }
@@ -833,7 +846,9 @@ impl World {
             }
         }
         if awaits {
-            self.sessions[index].awaited.push_back((said, places));
+            self.sessions[index]
+                .awaited
+                .push_back((said, places, settled));
         }
     }
 
@@ -854,7 +869,7 @@ impl World {
                     self.delivered(index, &queue, incarnation, no_ack, via, &message)?;
                 }
                 Heard::GetOk(message) => {
-                    let Some((Said::Get { queue, no_ack }, _)) =
+                    let Some((Said::Get { queue, no_ack }, ..)) =
                         self.sessions[index].awaited.pop_front()
                     else {
                         return Err("a get-ok that nobody asked for".to_owned());
@@ -968,7 +983,7 @@ impl World {
                 .remove(cancel.consumer_tag.as_str());
             return Ok(());
         }
-        let Some((said, places)) = self.sessions[index].awaited.pop_front() else {
+        let Some((said, places, settled)) = self.sessions[index].awaited.pop_front() else {
             return Err(format!("a reply that nobody asked for: {method:?}"));
         };
         let number = self.sessions[index].number;
@@ -991,12 +1006,16 @@ impl World {
             }
             Said::Commit => {
                 for (queue, incarnation, id) in places {
+                    if let Some(entry) = self.model.entry(&queue, incarnation, id)
+                        && !entry.settled
+                    {
+                        entry.confirmed = true;
+                        entry.obliged = true;
+                    }
+                }
+                for (queue, incarnation, id) in settled {
                     if let Some(entry) = self.model.entry(&queue, incarnation, id) {
                         entry.settled_on_disk |= entry.settled;
-                        if !entry.settled {
-                            entry.confirmed = true;
-                            entry.obliged = true;
-                        }
                     }
                 }
             }
@@ -1350,7 +1369,7 @@ impl World {
         let cancelling = session
             .awaited
             .iter()
-            .any(|(said, _)| matches!(said, Said::Cancel(_)));
+            .any(|(said, ..)| matches!(said, Said::Cancel(_)));
         if cancelling || !session.client.is_quiet() {
             return Ok(());
         }
@@ -1490,6 +1509,14 @@ impl World {
         self.drain()
     }
 
+    fn ready(&self, queue: &str) -> u64 {
+        self.broker
+            .as_ref()
+            .and_then(|broker| broker.vhost("/"))
+            .and_then(|vhost| vhost.queue(queue))
+            .map_or(0, |queue| queue.counts().ready)
+    }
+
     fn drain(&mut self) -> Result<(), Failed> {
         let mut names: Vec<String> = self.model.queues.keys().cloned().collect();
         // Dead letters first: they excuse what is missing elsewhere.
@@ -1521,9 +1548,15 @@ impl World {
             session.client.say(&method, said);
             let mut quiet = 0;
             let mut before = 0;
-            while quiet < 10 {
+            // With little memory, a few messages at a time come from the disk.
+            for _ in 0..1000 {
+                let ready = self.ready(&name);
+                if quiet > if ready == 0 { 2 } else { 30 } {
+                    break;
+                }
                 self.feed(index, usize::MAX)?;
-                self.turn();
+                // A delivery may wait for the log.
+                self.quiesce()?;
                 self.hear(index)?;
                 let now = self.sessions[index].unacked.len();
                 quiet = if now == before { quiet + 1 } else { 0 };
@@ -1534,12 +1567,7 @@ impl World {
                 return Err(format!("queue {name} cannot be drained: {why}"));
             }
             let came = session.unacked.len();
-            let ready = self
-                .broker
-                .as_ref()
-                .and_then(|broker| broker.vhost("/"))
-                .and_then(|vhost| vhost.queue(&name))
-                .map_or(0, |queue| queue.counts().ready);
+            let ready = self.ready(&name);
             if ready > 0 {
                 return Err(format!(
                     "queue {name} keeps {ready} messages to itself; {came} came"
@@ -1563,6 +1591,19 @@ impl World {
             self.model.drained(&name, &found)?;
         }
         Ok(())
+    }
+}
+
+/// A message that was asked for without acknowledgement has left its queue before it arrives; nobody knows which.
+fn lose_gets(model: &mut Model, session: &Session) {
+    for (said, ..) in &session.awaited {
+        if let Said::Get {
+            queue,
+            no_ack: true,
+        } = said
+        {
+            model.purge(queue);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A quick set of seeds, and every point at which the power can go in a short run.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::panic, reason = "helpers of tests")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -38,7 +38,7 @@ fn a_few_seeds_are_well() {
 
 #[test]
 fn the_power_goes_at_every_call() {
-    for seed in [1, 2, 3] {
+    for seed in [1, 2] {
         let plan = |crash_at| Plan {
             steps: 60,
             calm: true,
@@ -54,7 +54,7 @@ fn the_power_goes_at_every_call() {
 
 #[test]
 fn one_seed_is_one_run() {
-    for seed in 0..20 {
+    for seed in 0..5 {
         let plan = Plan::new(seed);
         assert_eq!(run(&plan).unwrap(), run(&plan).unwrap(), "seed {seed}");
     }

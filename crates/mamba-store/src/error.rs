@@ -54,6 +54,20 @@ pub enum OpenError {
         /// One name that does not belong.
         found: String,
     },
+    /// The folder holds files of a broker, but not the one that says of which format they are.
+    #[error("the folder {} holds {found:?}, but the file \"format\" is missing: put it back from a backup; it says which version of the broker wrote the others", path.display())]
+    NoFormat {
+        /// The data folder.
+        path: PathBuf,
+        /// One name that is there.
+        found: String,
+    },
+    /// The log is there, and the definitions database is not.
+    #[error("the definitions database {} is missing or empty, while the message log beside it is not: restore definitions.redb from a backup; the log alone does not say which queues exist. To start anew without the messages, choose another folder", path.display())]
+    NoDefinitions {
+        /// Where the database should be.
+        path: PathBuf,
+    },
     /// Written by a version of the broker with another stored format.
     #[error("{} has stored format {found}, this broker knows {known}: start the version that wrote it, or choose another folder", path.display())]
     Version {

@@ -459,6 +459,21 @@ impl Log {
     /// Becomes durable within some milliseconds or with the next commit; nobody needs to wait, but may
     /// ([`Log::wake_at`] speeds it up). Every message counts once only; ascending order is cheapest.
     pub fn append_settled(&self, queue: QueueId, settled: &[Settled]) -> LogPosition {
+        self.settle(queue, settled, |_| 0)
+    }
+
+    /// Like [`Log::append_settled`], for messages that live on elsewhere: what has been appended before, their new records
+    /// among it, is durable before the file of the old ones goes.
+    pub fn append_moved_on(&self, queue: QueueId, settled: &[Settled]) -> LogPosition {
+        self.settle(queue, settled, |staging| staging.next)
+    }
+
+    fn settle(
+        &self,
+        queue: QueueId,
+        settled: &[Settled],
+        gate: impl FnOnce(&Staging) -> u64,
+    ) -> LogPosition {
         let in_log = |settled: &&Settled| settled.at != LogPosition::NONE;
         let mut rest = settled.iter().filter(in_log).peekable();
         if rest.peek().is_none() {
@@ -484,7 +499,8 @@ impl Log {
                 item.write(to);
             });
         }
-        staging.died(settled);
+        let gate = gate(&staging);
+        staging.died(settled, gate);
         self.done(staging, Urgency::Soon)
     }
 
@@ -551,7 +567,7 @@ impl Log {
     pub fn forget_queue(&self, queue: QueueId, live: &[Settled]) {
         let mut staging = self.shared.staging.lock();
         staging.watermarks.remove(&queue);
-        staging.died(live);
+        staging.died(live, 0);
         self.free_dead(staging);
     }
 
@@ -584,9 +600,8 @@ impl Log {
                 continue;
             };
             let mut staging = self.shared.staging.lock();
-            let gate = staging.next;
             if let Some(file) = staging.files.at_base(base) {
-                file.died(totals.count, totals.octets, gate);
+                file.died(totals.count, totals.octets, 0);
             }
         }
         self.free_dead(self.shared.staging.lock());
@@ -700,6 +715,27 @@ impl Log {
     #[must_use]
     pub fn failed(&self) -> bool {
         self.shared.failed.load(Ordering::Acquire)
+    }
+
+    /// Whether the disk is full; cheaper than [`Log::status`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.shared.full.load(Ordering::Acquire)
+    }
+
+    /// Whether the log has no threads and does its work in [`Log::turn`].
+    #[must_use]
+    pub const fn is_driven(&self) -> bool {
+        self.manual.is_some()
+    }
+
+    /// Waits until `position` is durable, and for nothing if the log failed, the disk is full, or the log is driven without
+    /// threads. Returns whether it is. It blocks the thread.
+    pub fn wait_durable(&self, position: LogPosition) -> bool {
+        if self.manual.is_some() || self.is_durable(position) {
+            return self.is_durable(position);
+        }
+        self.wait_for(position, || self.failed() || self.is_full())
     }
 
     /// Octets staged and not yet written: above [`BACKLOG_BYTES_MAX`], stop reading from publishers.

@@ -135,6 +135,7 @@ impl Store {
         check_folder(&dir, &*disk)?;
         let lock = StoreLock::take(&dir, &*disk)?;
         check_format(&dir, &*disk)?;
+        check_definitions(&dir, &*disk)?;
         let opened = definitions::open(&dir.join(DEFINITIONS_FILE), Arc::clone(&disk), threads)?;
         disk.sync_dir(&dir)
             .map_err(|error| OpenError::io("sync", &dir, error))?;
@@ -303,12 +304,37 @@ fn check_folder(dir: &Path, disk: &dyn Disk) -> Result<(), OpenError> {
     let foreign = names.iter().find(|name| {
         *name != LOCK_FILE && *name != "lost+found" && !name.as_encoded_bytes().starts_with(b".")
     });
-    foreign.map_or(Ok(()), |found| {
-        Err(OpenError::Foreign {
-            path: dir.to_owned(),
-            found: found.to_string_lossy().into_owned(),
+    let Some(found) = foreign else { return Ok(()) };
+    let found = found.to_string_lossy().into_owned();
+    let path = dir.to_owned();
+    let ours = [DEFINITIONS_FILE, LOG_DIR];
+    Err(
+        if names.iter().any(|name| ours.iter().any(|our| name == our)) {
+            OpenError::NoFormat { path, found }
+        } else {
+            OpenError::Foreign { path, found }
+        },
+    )
+}
+
+/// Refuses a folder whose log has lost its definitions, before anything takes their place.
+fn check_definitions(dir: &Path, disk: &dyn Disk) -> Result<(), OpenError> {
+    let path = dir.join(DEFINITIONS_FILE);
+    let there = disk.open_read(&path).and_then(|file| file.len());
+    let missing = match there {
+        Ok(len) => len == 0,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    let has_log = || {
+        disk.list(&dir.join(LOG_DIR)).is_ok_and(|names| {
+            let logs = names.iter().filter_map(|name| name.to_str());
+            logs.into_iter().any(|name| name.ends_with(".log"))
         })
-    })
+    };
+    if missing && has_log() {
+        return Err(OpenError::NoDefinitions { path });
+    }
+    Ok(())
 }
 
 /// What a folder's file `format` says if this code can read the folder.

@@ -8,7 +8,7 @@ use std::{
 use mamba_auth::{Resource, Right};
 use mamba_codec::{
     AMQPClass, Change, HeaderChange, Output, encode_table, protocol, rewrite_header,
-    table as parse_table, write_deliver, write_get_ok, write_method,
+    table as parse_table, write_deliver, write_method,
 };
 use mamba_queue::{ConsumerId, Delivery, Outcome, QueueKind, Removed, Stored, Subscription};
 use mamba_session::SettlementKind;
@@ -20,7 +20,7 @@ use mamba_types::{
 use protocol::basic;
 
 use super::{
-    Core,
+    Core, Got,
     channel::{Channel, Held, ReplyConsumer},
     publish::REPLY_TO,
 };
@@ -520,7 +520,7 @@ impl Core {
             );
             return Err(Violation::channel(SoftError::ResourceLocked, text));
         }
-        let Some(fetched) = queue.fetch(get.no_ack) else {
+        let Some((fetched, position)) = queue.fetch(get.no_ack) else {
             *(if quorum {
                 &mut self.counts.quorum_get_empty
             } else {
@@ -558,15 +558,13 @@ impl Core {
         *counter += 1;
         let message = outgoing(&fetched.stored, quorum, &self.broker.config.limits);
         let remaining = u32::try_from(fetched.remaining).unwrap_or(u32::MAX);
-        write_get_ok(
-            out,
-            id,
+        let got = Got {
             tag,
-            fetched.stored.redelivered,
-            &message,
+            redelivered: fetched.stored.redelivered,
+            message,
             remaining,
-            self.frame_max,
-        );
+        };
+        self.send_when_noted(id, got, position, out);
         Ok(())
     }
 

@@ -26,15 +26,15 @@ use std::{
 };
 
 use mamba_codec::{
-    AMQPClass, FRAME_HEADER_LEN, Output, class_method, protocol, write_ack, write_method,
-    write_nack,
+    AMQPClass, FRAME_HEADER_LEN, Output, class_method, protocol, write_ack, write_get_ok,
+    write_method, write_nack,
 };
 use mamba_session::{
     Capabilities, Confirm, Credentials, DropReason, Event, Login, Session, SessionConfig,
     SessionState, TimerOutcome,
 };
 use mamba_store::log::BACKLOG_BYTES_MAX;
-use mamba_types::{ChannelId, HardError, LogPosition, Violation};
+use mamba_types::{ChannelId, DeliveryTag, HardError, LogPosition, Message, Violation};
 
 use self::{
     channel::{Channel, Mode},
@@ -133,13 +133,46 @@ pub(crate) struct Core {
 struct Waiting {
     until: Until,
     channel: ChannelId,
-    reply: Option<AMQPClass>,
+    reply: Reply,
 }
 
 #[derive(Debug)]
 enum Until {
     Committed(Arc<Commit>),
     Durable(LogPosition),
+    /// Durable, unless there is no disk to wait for.
+    Noted(LogPosition),
+}
+
+/// What leaves after the wait.
+#[derive(Debug)]
+enum Reply {
+    Nothing,
+    Method(AMQPClass),
+    Got(Box<Got>),
+}
+
+/// A message for `basic.get`.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) tag: DeliveryTag,
+    pub(crate) redelivered: bool,
+    pub(crate) message: Message,
+    pub(crate) remaining: u32,
+}
+
+impl Got {
+    fn write(&self, channel: ChannelId, frame_max: u32, out: &mut Output) {
+        write_get_ok(
+            out,
+            channel,
+            self.tag,
+            self.redelivered,
+            &self.message,
+            self.remaining,
+            frame_max,
+        );
+    }
 }
 
 /// A violation with the method that caused it.
@@ -510,17 +543,23 @@ impl Connection {
             Until::Durable(position) if log.is_durable(*position) => definitions,
             Until::Durable(_) if log.failed() => CommitState::Failed,
             Until::Durable(_) => CommitState::Pending,
+            Until::Noted(position) => {
+                if log.is_durable(*position) || log.failed() || log.is_full() {
+                    CommitState::Done
+                } else {
+                    CommitState::Pending
+                }
+            }
         };
         match outcome {
             CommitState::Pending => {}
             CommitState::Done => {
-                if let Some(Waiting {
-                    channel,
-                    reply: Some(reply),
-                    ..
-                }) = self.core.waiting.take()
-                {
-                    write_method(self.out.buffer(), channel, &reply);
+                if let Some(Waiting { channel, reply, .. }) = self.core.waiting.take() {
+                    match reply {
+                        Reply::Nothing => {}
+                        Reply::Method(reply) => write_method(self.out.buffer(), channel, &reply),
+                        Reply::Got(got) => got.write(channel, self.core.frame_max, &mut self.out),
+                    }
                 }
                 let held_back = self.core.held_back.drain(..);
                 self.core.backlog.extend(held_back);
@@ -835,7 +874,7 @@ impl Core {
             self.waiting = Some(Waiting {
                 until: Until::Committed(commit),
                 channel,
-                reply,
+                reply: reply.map_or(Reply::Nothing, Reply::Method),
             });
         } else if let Some(reply) = reply {
             write_method(out.buffer(), channel, &reply);
@@ -861,7 +900,29 @@ impl Core {
         self.waiting = Some(Waiting {
             until: Until::Durable(position),
             channel,
-            reply: Some(reply),
+            reply: Reply::Method(reply),
+        });
+    }
+
+    /// Sends a message for `basic.get` once the log knows, at `position`, that it may have been delivered.
+    pub(crate) fn send_when_noted(
+        &mut self,
+        channel: ChannelId,
+        got: Got,
+        position: LogPosition,
+        out: &mut Output,
+    ) {
+        let log = self.broker.store.0.log();
+        if log.is_durable(position) || log.failed() || log.is_full() {
+            got.write(channel, self.frame_max, out);
+            return;
+        }
+        let waker: Arc<dyn mamba_store::DurableWaker> = Arc::clone(&self.outbox) as _;
+        log.wake_at(position, waker);
+        self.waiting = Some(Waiting {
+            until: Until::Noted(position),
+            channel,
+            reply: Reply::Got(Box::new(got)),
         });
     }
 

@@ -89,6 +89,7 @@ pub(crate) fn scan(
     if files.last().is_some_and(|file| file.end == file.base) {
         files.pop();
     }
+    listing.report_lost_files(disk, config.log_id(), &mut scan.report);
     listing.drop_stale_indexes(disk, &files);
     scan.report.files = files.len() as u64;
     scan.report.clean = scan.clean || listing.bases.is_empty();
@@ -206,6 +207,26 @@ impl Listing {
                 .map_err(|error| OpenError::io("remove", spare, error))?;
         }
         Ok(())
+    }
+
+    /// A log file that was given back took its index with it before: an index alone says that its file is lost.
+    fn report_lost_files(&self, disk: &dyn Disk, log_id: u32, report: &mut RecoveryReport) {
+        for (base, path) in &self.indexes {
+            let Some(base) = base.filter(|base| self.bases.binary_search(base).is_err()) else {
+                continue;
+            };
+            let at = LogPosition(base);
+            if report.quarantined.iter().any(|range| range.contains(&at)) {
+                continue;
+            }
+            let end =
+                SealedIndex::open(disk, &self.dir, base, log_id).map_or(base, |index| index.end);
+            tracing::error!(
+                file = %path.with_extension("log").display(),
+                "a log file is missing: it is damage, and the messages in it are lost; put the file back from a backup of the whole folder, or go on without them"
+            );
+            report.quarantined.push(LogPosition(base)..LogPosition(end));
+        }
     }
 
     /// Indexes without their log file; one that cannot be removed does no harm.
@@ -443,9 +464,6 @@ struct Scan<'a> {
     gaps: Vec<u64>,
     /// Everything since here has been read without a hole.
     solid_from: u64,
-    /// Before this, something is missing that was never durable, and so was nothing behind it: the power went while it was
-    /// written, in any order.
-    torn_until: u64,
     /// Ranges that earlier recoveries found not to have been durable.
     undurable: Vec<Range<u64>>,
     /// The greatest position any entry knew to be synced.
@@ -478,7 +496,6 @@ impl<'a> Scan<'a> {
             holes: Vec::new(),
             gaps: Vec::new(),
             solid_from: 0,
-            torn_until: 0,
             undurable: Vec::new(),
             synced: 0,
             doubtful: Vec::new(),
@@ -516,6 +533,19 @@ impl<'a> Scan<'a> {
                 .undurable
                 .iter()
                 .any(|range| range.start < to && from < range.end)
+    }
+
+    /// Whether something before `position` is missing that was never durable, and so was nothing behind it: the power went
+    /// while it was written, in any order.
+    fn is_behind_a_torn_write(&self, position: u64) -> bool {
+        self.holes.iter().any(|hole| {
+            let found_then = self
+                .undurable
+                .iter()
+                .find(|undurable| undurable.contains(&hole.start));
+            !self.was_durable(hole.start)
+                && position < found_then.map_or(u64::MAX, |undurable| undurable.end)
+        })
     }
 
     /// Learns from the newest file how far the log was synced and where its newest checkpoint began, before the
@@ -677,14 +707,6 @@ impl<'a> Scan<'a> {
     fn hole(&mut self, range: Range<u64>) {
         self.clean = false;
         self.solid_from = self.solid_from.max(range.end);
-        if !self.was_durable(range.start) {
-            let found_then = self
-                .undurable
-                .iter()
-                .find(|undurable| undurable.contains(&range.start));
-            let until = found_then.map_or(u64::MAX, |undurable| undurable.end);
-            self.torn_until = self.torn_until.max(until);
-        }
         self.holes.push(range);
     }
 
@@ -729,7 +751,7 @@ impl<'a> Scan<'a> {
         // What is older than the checkpoint is in its states.
         let counts = position >= self.checkpoint;
         // What is missing may be why a message left its queue: its copy in another one.
-        let settles = counts && position >= self.torn_until;
+        let settles = counts && !self.is_behind_a_torn_write(position);
         match header.kind {
             Kind::File | Kind::CleanStop => {}
             Kind::Messages => {
@@ -772,7 +794,6 @@ impl<'a> Scan<'a> {
                     }
                 }
             }
-            Kind::State if counts && !settles => {}
             Kind::State => {
                 if let Some((queue, items)) = StateItem::read_all(reader.payload(at, header)?) {
                     self.watermarks.remove(&queue);

@@ -220,9 +220,8 @@ impl Staging {
         self.files.to_seal(written, OPEN_RUNS_MAX)
     }
 
-    /// Counts messages that left their queue.
-    pub(crate) fn died(&mut self, settled: &[Settled]) {
-        let gate = self.next;
+    /// Counts messages that left their queue. A file that dies of it stays until `gate` is synced; 0: nothing has to be.
+    pub(crate) fn died(&mut self, settled: &[Settled], gate: u64) {
         let in_log = settled
             .iter()
             .filter(|settled| settled.at != LogPosition::NONE);

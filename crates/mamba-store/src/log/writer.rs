@@ -92,6 +92,7 @@ pub(crate) struct Shared {
     /// What [`super::Log::durable`] says.
     pub(crate) durable: AtomicU64,
     pub(crate) failed: AtomicBool,
+    pub(crate) full: AtomicBool,
     status: Mutex<LogStatus>,
     pub(crate) on_new_file: Mutex<Option<NewFileListener>>,
     waiting: Mutex<BinaryHeap<Waiting>>,
@@ -143,6 +144,7 @@ impl Shared {
                 ..Keeper::default()
             }),
             failed: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             status: Mutex::new(LogStatus::Ok),
             on_new_file: Mutex::default(),
             waiting: Mutex::default(),
@@ -165,6 +167,8 @@ impl Shared {
             }
             *now = status.clone();
         }
+        let full = matches!(status, LogStatus::DiskFull { .. });
+        self.full.store(full, Ordering::Release);
         match &status {
             LogStatus::Ok => tracing::info!("the message log writes again"),
             LogStatus::DiskFull { reason } => {
@@ -904,8 +908,12 @@ fn free_one(shared: &Shared) -> Option<u64> {
 
 fn give_back(shared: &Shared, base: u64) -> io::Result<()> {
     let path = shared.path(base);
-    // Without its log file an index means nothing: no matter whether this lasts.
-    let _ = shared.disk.remove(&shared.dir.join(index_name(base)));
+    // The index goes first, for sure: one without its log file says that somebody else took the file away.
+    match shared.disk.remove(&shared.dir.join(index_name(base))) {
+        Ok(()) => shared.disk.sync_dir(&shared.dir)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     let spare = {
         let mut keeper = shared.keeper.lock();
         keeper.named += 1;
