@@ -300,6 +300,8 @@ pub(crate) fn command(folder: &Path) -> Command {
     let mut command = bare_command();
     command.arg("serve").arg("--data-dir").arg(folder);
     command
+        // The tests' clients do not answer `connection.close`.
+        .env("MAMBAMQ_SHUTDOWN__GRACE_SECS", "1")
         .stdin(Stdio::piped())
         .stdout(log.try_clone().unwrap())
         .stderr(log);
