@@ -6,6 +6,7 @@
 //! [`QueueCell::relocate`]) reads first and takes the lock after.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, OnceLock, Weak,
@@ -85,6 +86,8 @@ pub struct QueueCell {
     lease_until: AtomicU64,
     log: Log,
     paging: Arc<Paging>,
+    /// What was handed to consumers without acknowledgement and has not been sent: it lives until then.
+    in_flight: Mutex<InFlight>,
     /// Counts relocations of its messages: what was read before one does not know the new places.
     relocations: AtomicU64,
     state: Mutex<State>,
@@ -118,6 +121,74 @@ struct State {
 struct Aftermath {
     dead: Vec<(Stored, DeathReason)>,
     dropped: Vec<PagedRun>,
+}
+
+/// Sequences of one queue with their levels, as runs of consecutive ones.
+#[derive(Debug, Default)]
+struct InFlight {
+    /// By first sequence: the one after the last, and the level.
+    runs: BTreeMap<u64, (u64, u8)>,
+}
+
+impl InFlight {
+    fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    fn add(&mut self, sequence: Sequence, level: u8) {
+        let sequence = sequence.0;
+        if let Some((_, (to, known))) = self.runs.range_mut(..=sequence).next_back()
+            && *to == sequence
+            && *known == level
+        {
+            *to += 1;
+            return;
+        }
+        self.runs.insert(sequence, (sequence + 1, level));
+    }
+
+    fn remove(&mut self, settled: &[Settled]) {
+        let mut rest = settled.iter().map(|settled| settled.sequence.0).peekable();
+        while let Some(first) = rest.next() {
+            let mut to = first + 1;
+            while rest.next_if_eq(&to).is_some() {
+                to += 1;
+            }
+            self.remove_range(first, to);
+        }
+    }
+
+    fn remove_range(&mut self, from: u64, to: u64) {
+        while let Some((&first, &(end, level))) = self
+            .runs
+            .range(..to)
+            .next_back()
+            .filter(|(_, (end, _))| *end > from)
+        {
+            self.runs.remove(&first);
+            if first < from {
+                self.runs.insert(first, (from, level));
+            }
+            if end > to {
+                self.runs.insert(to, (end, level));
+            }
+        }
+    }
+
+    fn overlaps(&self, first: u64, last: u64) -> bool {
+        let before_end = self.runs.range(..=last).next_back();
+        before_end.is_some_and(|(_, (to, _))| *to > first)
+    }
+
+    fn runs(&self) -> impl Iterator<Item = LiveRun> {
+        self.runs.iter().map(|(from, (to, level))| LiveRun {
+            level: *level,
+            from: Sequence(*from),
+            to: Sequence(*to),
+            delivered: true,
+            delivery_count: 0,
+        })
+    }
 }
 
 /// A queue's counters at one moment.
@@ -313,6 +384,7 @@ impl QueueCell {
             generation: Arc::new(AtomicU64::new(0)),
             log,
             paging: Arc::clone(&home.paging),
+            in_flight: Mutex::default(),
             relocations: AtomicU64::new(0),
         })
     }
@@ -447,19 +519,25 @@ impl QueueCell {
         let queue = &mut state.queue;
         let watched = queue.consumer_count() > 0;
         // Behind what lies on the disk nobody gets them before they have been read back or moved up.
-        let at_once = watched && queue.paged_count() == 0;
-        let mut runs = Runs::new(at_once);
+        let mut paged = [false; 256];
+        for level in queue.paged_levels() {
+            paged[usize::from(level)] = true;
+        }
+        let all_at_once = watched && queue.paged_count() == 0;
+        let mut runs = Runs::new(false);
         let settings = *queue.settings();
         let mut next = queue.next_sequence();
         queue.enqueue(arrivals.map(|arrival| {
             let Incoming { message, at } = &arrival.incoming;
-            runs.add(next, settings.level_of(message), *at, message);
+            let level = settings.level_of(message);
+            runs.may_be_delivered = watched && !paged[usize::from(level)];
+            runs.add(next, level, *at, message);
             next = next.next();
             arrival.incoming
         }));
         if !runs.list.is_empty() {
             enqueued.position = self.log.append_enqueued(self.id, &runs.list);
-            if at_once {
+            if all_at_once {
                 state.noted = Sequence(next.0.saturating_sub(1));
             }
         }
@@ -864,7 +942,7 @@ impl QueueCell {
             burying.extend(effects.dead.iter().map(|(stored, _)| stored.clone()));
             after.dead.append(&mut effects.dead);
             after.dropped.append(&mut effects.dropped);
-            Self::deliver(queue, effects);
+            self.deliver(queue, effects);
             for page_in in effects.wanted.drain(..) {
                 self.paging.request(Job::PageIn(Arc::clone(self), page_in));
             }
@@ -949,8 +1027,9 @@ impl QueueCell {
                 delivered: stored.redelivered,
                 delivery_count: stored.returns,
             }));
-            runs.sort_unstable_by_key(|run| (run.level, run.from));
         }
+        runs.extend(self.in_flight.lock().runs());
+        runs.sort_unstable_by_key(|run| (run.level, run.from));
         let position = self.log.append_state(self.id, &runs);
         state.noted = Sequence(0);
         self.note_delivered(state);
@@ -960,13 +1039,28 @@ impl QueueCell {
     /// Writes the queue's part of a checkpoint.
     pub(crate) fn checkpoint(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        let holds = state.queue.ready_count() + state.queue.unacked_count() > 0;
-        if !state.deleted && (holds || !state.burying.is_empty()) {
+        let holds = state.queue.ready_count() + state.queue.unacked_count() > 0
+            || !state.burying.is_empty()
+            || !self.in_flight.lock().is_empty();
+        if !state.deleted && holds {
             self.write_state(&mut state);
         }
     }
 
-    fn deliver(queue: &Queue<ConsumerPort>, effects: &mut Effects) {
+    fn deliver(&self, queue: &Queue<ConsumerPort>, effects: &mut Effects) {
+        let mut unacknowledged = effects
+            .deliveries
+            .iter()
+            .filter(|delivery| delivery.key.is_none())
+            .map(|delivery| &delivery.stored)
+            .filter(|stored| stored.at != LogPosition::NONE)
+            .peekable();
+        if unacknowledged.peek().is_some() {
+            let mut in_flight = self.in_flight.lock();
+            for stored in unacknowledged {
+                in_flight.add(stored.sequence, queue.level_of(&stored.message));
+            }
+        }
         let mut deliveries = effects.deliveries.drain(..).peekable();
         while let Some(first) = deliveries.next() {
             let Some(port) = queue.port(first.consumer) else {
@@ -1005,6 +1099,8 @@ impl QueueCell {
 
     /// Notes in the log that deliveries without acknowledgement have left for good.
     pub(crate) fn sent(&self, settled: &[Settled]) {
+        // First here, then in the log: a state written in between may leave them out, but not bring them back.
+        self.in_flight.lock().remove(settled);
         self.log.append_settled(self.id, settled);
     }
 
@@ -1024,6 +1120,7 @@ impl QueueCell {
     /// it is written again.
     pub(crate) fn take_back(self: &Arc<Self>, mut stored: Stored) -> Option<()> {
         if stored.at != LogPosition::NONE {
+            self.in_flight.lock().remove(settled_of(&stored).as_slice());
             let level = self.declaration.settings.level_of(&stored.message);
             let volatile = !self.stores(stored.message.persistent());
             let again = Relocated {
@@ -1137,6 +1234,9 @@ impl QueueCell {
         let (Some(first), Some(last)) = (first, last) else {
             return true;
         };
+        if self.in_flight.lock().overlaps(first.0, last.0) {
+            return false;
+        }
         paged.extend(
             state
                 .queue

@@ -361,6 +361,11 @@ impl<P: Port> Queue<P> {
         self.ready.paged_count()
     }
 
+    /// The levels that have messages on the disk only.
+    pub fn paged_levels(&self) -> impl Iterator<Item = u8> {
+        self.ready.paged_levels()
+    }
+
     /// What is on the disk only, by level, the highest first, and by sequence.
     pub fn paged_runs(&self) -> impl Iterator<Item = &PagedRun> {
         self.ready.paged_runs()

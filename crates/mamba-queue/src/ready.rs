@@ -382,6 +382,14 @@ impl Ready {
         self.levels.iter().map(|(_, level)| level.paged_count).sum()
     }
 
+    pub(crate) fn paged_levels(&self) -> impl Iterator<Item = u8> {
+        let paged = |(_, level): &&(u8, Level)| !level.paged.is_empty();
+        self.levels
+            .iter()
+            .filter(paged)
+            .map(|(priority, _)| *priority)
+    }
+
     pub(crate) fn paged_runs(&self) -> impl Iterator<Item = &PagedRun> {
         self.levels.iter().flat_map(|(_, level)| &level.paged)
     }

@@ -502,8 +502,9 @@ impl Model {
             let Some(entry) = queue.entries.get(id) else {
                 return Err(format!("message {id} in queue {name} was invented"));
             };
-            if *redelivered && queue.spec.quorum {
-                // What comes back to a quorum queue goes to the front, in the order of coming back.
+            if *redelivered && (queue.spec.quorum || !entry.stored) {
+                // What comes back to a quorum queue goes to the front, in the order of coming back; so does a transient message that
+                // comes back while older ones are on the disk only.
                 continue;
             }
             let last = last.entry(entry.priority).or_insert(0);

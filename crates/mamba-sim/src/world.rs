@@ -1573,12 +1573,7 @@ impl World {
                     "queue {name} keeps {ready} messages to itself; {came} came"
                 ));
             }
-            let found: Vec<(Id, bool)> = session
-                .unacked
-                .iter()
-                .map(|(tag, held)| (held.id, session.redelivered.contains(tag)))
-                .collect();
-            drained.push((name, found));
+            drained.push((name, session.number));
         }
         // What died meanwhile comes last.
         for _ in 0..10 {
@@ -1587,7 +1582,17 @@ impl World {
                 self.hear(index)?;
             }
         }
-        for (name, found) in drained {
+        for (name, number) in drained {
+            let session = self
+                .index_of(number)
+                .and_then(|index| self.sessions.get(index));
+            let found: Vec<(Id, bool)> = session.map_or_else(Vec::new, |session| {
+                session
+                    .unacked
+                    .iter()
+                    .map(|(tag, held)| (held.id, session.redelivered.contains(tag)))
+                    .collect()
+            });
             self.model.drained(&name, &found)?;
         }
         Ok(())

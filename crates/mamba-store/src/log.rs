@@ -405,7 +405,10 @@ impl Log {
             staging.files.push(file);
         }
         staging.checkpoint = scanned.checkpoint;
-        staging.files.push(FileInfo::new(scanned.end));
+        staging.files.push(FileInfo {
+            undurable_from: scanned.undurable_from,
+            ..FileInfo::new(scanned.end)
+        });
         staging.files.newest().end = staging.next;
         let (sync_to, end) = (scanned.undurable_from, scanned.end);
         let shared = Arc::new(Shared::new(

@@ -459,7 +459,8 @@ impl Connection {
                     .close(&violation, 0, 0, now.instant, &mut self.out);
             }
             self.core.outbox.take(&mut self.core.backlog);
-            if self.core.backlog.is_empty() || self.out.len() >= OUTPUT_HIGH {
+            let stays = self.core.backlog.is_empty() || self.core.holds_back_deliveries();
+            if stays || self.out.len() >= OUTPUT_HIGH {
                 break;
             }
             self.core.deliver(OUTPUT_HIGH, &mut self.out);
@@ -584,7 +585,7 @@ impl Connection {
     /// Whether deliveries wait for room in the output.
     #[must_use]
     pub fn has_backlog(&self) -> bool {
-        !self.core.backlog.is_empty()
+        !self.core.backlog.is_empty() && !self.core.holds_back_deliveries()
     }
 
     /// The socket took octets.
@@ -902,6 +903,12 @@ impl Core {
             channel,
             reply: Reply::Method(reply),
         });
+    }
+
+    /// Whether a message for `basic.get` waits, which has its delivery tag already: nothing may overtake it.
+    fn holds_back_deliveries(&self) -> bool {
+        let reply = self.waiting.as_ref().map(|waiting| &waiting.reply);
+        matches!(reply, Some(Reply::Got(_)))
     }
 
     /// Sends a message for `basic.get` once the log knows, at `position`, that it may have been delivered.

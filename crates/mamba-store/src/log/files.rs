@@ -26,11 +26,14 @@ pub(crate) struct FileInfo {
     pub(crate) gate: u64,
     /// Its live messages have been copied elsewhere: nothing in it counts any more.
     pub(crate) moved: bool,
-    /// The disk refused to read it at the start: it stays for whoever can.
+    /// The disk refused to read it at the start, or to give it back: it stays for whoever can.
     pub(crate) unreadable: bool,
     /// Starts of older files with records that this file's entries enqueue: nobody else can tell of them before those files are
     /// sealed.
     pub(crate) enqueues_in: Vec<u64>,
+    /// Its first entry says that what lies between here and its start was never durable: without it, holes there would be taken for
+    /// damage. Its start, if there is no such thing.
+    pub(crate) undurable_from: u64,
     pub(crate) hold: Arc<Hold>,
     pub(crate) index: Index,
 }
@@ -40,6 +43,7 @@ impl FileInfo {
         Self {
             base,
             end: base,
+            undurable_from: base,
             ..Self::default()
         }
     }
@@ -91,6 +95,14 @@ impl Files {
         self.changed = true;
     }
 
+    /// Takes a file back into the books that could not be given back; it stays.
+    pub(crate) fn put_back(&mut self, mut file: FileInfo) {
+        file.unreadable = true;
+        let index = self.files.partition_point(|other| other.base < file.base);
+        self.files.insert(index, file);
+        self.hint = 0;
+    }
+
     /// Has the keeper look again after the next commit.
     pub(crate) const fn look_again(&mut self) {
         self.changed = true;
@@ -127,6 +139,11 @@ impl Files {
                         .enqueues_in
                         .iter()
                         .any(|base| self.needs_entries(*base))
+                    && !self
+                        .files
+                        .iter()
+                        .take(index)
+                        .any(|older| older.end > file.undurable_from)
             });
         free.and_then(|index| self.files.get_mut(index))
     }

@@ -507,6 +507,9 @@ impl<'a> Scan<'a> {
             scan.synced = scan.synced.max(head.synced);
             scan.checkpoint = scan.checkpoint.max(head.start.checkpoint);
             if head.start.undurable_from < *base {
+                if let Ok(index) = scan.files.binary_search_by_key(base, |file| file.base) {
+                    scan.files[index].undurable_from = head.start.undurable_from;
+                }
                 scan.undurable.push(head.start.undurable_from..*base);
             }
         }

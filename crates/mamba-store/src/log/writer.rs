@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
     DurableWaker, LogConfig, LogStatus, NewFileListener, SyncMode,
+    files::FileInfo,
     index::{Index, SealedIndex},
     staging::{Group, Piece, Sleep, Staging, Urgency},
 };
@@ -794,10 +795,13 @@ pub(crate) fn keep_turn(shared: &Shared) -> bool {
     if shared.failed.load(Ordering::Acquire) {
         return true;
     }
-    while let Some(base) = free_one(shared) {
+    while let Some(file) = free_one(shared) {
+        let base = file.base;
         if let Err(error) = give_back(shared, base) {
-            // The room is not had back before the next start, which tries again.
-            tracing::warn!(file = file_name(base), %error, "a log file could not be freed");
+            // The room is not had back before the next start, which tries again. As long as the file is there, younger ones must
+            // not go before a checkpoint: they would seem to be missing.
+            tracing::warn!(file = file_name(base), %error, "a log file could not be freed; the next start tries again");
+            shared.staging.lock().files.put_back(file);
             break;
         }
         // It may be waiting for just this room.
@@ -853,8 +857,8 @@ fn seal_one(shared: &Shared) -> Option<u64> {
     Some(base)
 }
 
-/// Takes a file out of the books if nothing in it is needed; returns its start.
-fn free_one(shared: &Shared) -> Option<u64> {
+/// Takes a file out of the books if nothing in it is needed.
+fn free_one(shared: &Shared) -> Option<FileInfo> {
     let written = shared.written.load(Ordering::Acquire);
     let synced = shared.synced.load(Ordering::Acquire);
     let mut staging = shared.staging.lock();
@@ -903,7 +907,7 @@ fn free_one(shared: &Shared) -> Option<u64> {
         }
         return None;
     }
-    staging.files.remove(base).map(|file| file.base)
+    staging.files.remove(base)
 }
 
 fn give_back(shared: &Shared, base: u64) -> io::Result<()> {
