@@ -429,6 +429,21 @@ impl Reader {
         Ok(Some(digest))
     }
 
+    /// The first record in `[at, to)` whose octets are not what was written, as a range of offsets.
+    fn torn_record(&mut self, mut at: u64, to: u64) -> io::Result<Option<Range<u64>>> {
+        while at < to {
+            let Some(record) = self.record(at)? else {
+                return Ok(Some(at..to));
+            };
+            let len = record.len() as u64;
+            if mamba_types::Message::check(record).is_err() {
+                return Ok(Some(at..at + len));
+            }
+            at += len;
+        }
+        Ok(None)
+    }
+
     /// The record at offset `at`, if it can be one.
     pub(crate) fn record(&mut self, at: u64) -> io::Result<Option<&[u8]>> {
         let head = self.octets(at, 4)?;
@@ -761,11 +776,14 @@ impl<'a> Scan<'a> {
                 let start = position + HEADER_LEN as u64;
                 let end = start + u64::from(header.payload_len);
                 // What was synced is checked record by record when it is read.
-                if !self.were_durable(start, end)
-                    && reader.digest(start - reader.base, end - reader.base)?
-                        != Some(header.payload_crc)
-                {
-                    self.hole(start..end);
+                if !self.were_durable(start, end) {
+                    let (base, crc) = (reader.base, Some(header.payload_crc));
+                    if reader.digest(start - base, end - base)? != crc {
+                        self.hole(start..end);
+                    } else if let Some(torn) = reader.torn_record(start - base, end - base)? {
+                        // The checksums have arrived, what they speak of has not.
+                        self.hole(base + torn.start..base + torn.end);
+                    }
                 }
             }
             Kind::Enqueued => {
