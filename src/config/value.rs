@@ -93,7 +93,7 @@ pub(crate) enum MessageMemory {
 
 impl MessageMemory {
     /// Least and most that "auto" stands for, in octets.
-    const AUTOMATIC: (u64, u64) = (8 << 20, 32 << 20);
+    const AUTOMATIC: (u64, u64) = (8 << 20, 16 << 20);
 
     /// The octets on a machine with so much memory.
     pub(crate) fn octets(self, memory: u64) -> u64 {

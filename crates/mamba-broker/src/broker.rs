@@ -86,7 +86,7 @@ impl BrokerConfig {
             data_dir: data_dir.into(),
             sync: SyncMode::Fsync,
             log_file_size: 64 << 20,
-            message_memory: 32 << 20,
+            message_memory: 16 << 20,
             limits: Limits::default(),
             node_name: "mambamq@localhost".to_owned(),
             cluster_name: "mambamq@localhost".to_owned(),
