@@ -17,14 +17,22 @@ fn message() -> Message {
         ("kind", "order"),
         ("region", "eu"),
     ] {
-        table.push(u8::try_from(name.len()).unwrap());
+        table.push(u8::try_from(name.len()).expect("it is short"));
         table.extend_from_slice(name.as_bytes());
         table.push(b'S');
-        table.extend_from_slice(&u32::try_from(value.len()).unwrap().to_be_bytes());
+        table.extend_from_slice(
+            &u32::try_from(value.len())
+                .expect("it is short")
+                .to_be_bytes(),
+        );
         table.extend_from_slice(value.as_bytes());
     }
     let mut header = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x28, 0];
-    header.extend_from_slice(&u32::try_from(table.len()).unwrap().to_be_bytes());
+    header.extend_from_slice(
+        &u32::try_from(table.len())
+            .expect("it is short")
+            .to_be_bytes(),
+    );
     header.extend_from_slice(&table);
     header.push(7);
     let meta = RecordMeta {
@@ -45,7 +53,7 @@ const EXPRESSIONS: [&str; 6] = [
 
 #[divan::bench(args = EXPRESSIONS)]
 fn matches(bencher: Bencher<'_, '_>, text: &str) {
-    let (filter, message) = (Filter::parse(text).unwrap(), message());
+    let (filter, message) = (Filter::parse(text).expect(text), message());
     bencher.bench_local(|| black_box(&filter).matches(&MessageView::new(black_box(&message))));
 }
 

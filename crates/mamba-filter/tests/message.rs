@@ -4,7 +4,7 @@ use mamba_filter::{Filter, MessageView, Properties, Property};
 use mamba_types::{Message, RecordMeta};
 
 fn short(into: &mut Vec<u8>, text: &str) {
-    into.push(u8::try_from(text.len()).unwrap());
+    into.push(u8::try_from(text.len()).expect("it is short"));
     into.extend_from_slice(text.as_bytes());
 }
 
@@ -46,7 +46,11 @@ fn full() -> Message {
     short(&mut header, "text/plain");
     short(&mut header, "gzip");
     let table = table();
-    header.extend_from_slice(&u32::try_from(table.len()).unwrap().to_be_bytes());
+    header.extend_from_slice(
+        &u32::try_from(table.len())
+            .expect("it is short")
+            .to_be_bytes(),
+    );
     header.extend_from_slice(&table);
     header.push(2);
     header.push(9);
@@ -69,7 +73,7 @@ fn full() -> Message {
 
 #[track_caller]
 fn check(message: &Message, text: &str) {
-    let filter = Filter::parse(text).unwrap();
+    let filter = Filter::parse(text).expect(text);
     assert!(filter.matches(&MessageView::new(message)), "{text}");
 }
 
