@@ -520,7 +520,7 @@ proptest! {
         match Filter::parse(&text) {
             Ok(filter) => {
                 if filter.canonical().len() <= TEXT_BYTES_MAX {
-                    let again = Filter::parse(filter.canonical()).expect(filter.canonical());
+                    let again = Filter::parse(filter.canonical()).expect("a canonical text is a text");
                     prop_assert_eq!(again.canonical(), filter.canonical());
                     prop_assert_eq!(again.matches(&message()), filter.matches(&message()));
                 }
