@@ -63,12 +63,12 @@ impl Eq for Pattern {}
 /// usual, otherwise in this one's.
 fn invalid(text: &str, error: &Error) -> String {
     const BEFORE: &str = "pattern should be regular expression but is invalid: ";
-    /// Columns of a line of an Erlang term.
-    const LINE: usize = 80;
+    /// Columns of a line before an Erlang term is broken.
+    const LINE: usize = 78;
     let (reason, at) = usual(text).unwrap_or_else(|| (error.to_string().replace('\n', " "), 0));
     let reason = term::quoted(&reason);
     let line = format!("{BEFORE}{{{reason},{at}}}");
-    if line.chars().count() < LINE {
+    if line.chars().count() <= LINE {
         return line;
     }
     format!("{BEFORE}{{{reason},\n{:1$}{at}}}", "", BEFORE.len() + 1)
