@@ -150,9 +150,9 @@ impl Properties for MessageView<'_> {
     }
 }
 
-/// An AMQP decimal: the number of decimal places, then the digits as a signed number.
+/// An AMQP decimal: the number of decimal places, then the digits.
 fn decimal(octets: &[u8]) -> Option<Value<'static>> {
     let (places, digits) = octets.split_first()?;
-    let digits = f64::from(i32::from_be_bytes(*digits.first_chunk()?));
+    let digits = f64::from(u32::from_be_bytes(*digits.first_chunk()?));
     Some(Value::Decimal(digits / 10_f64.powi((*places).into())))
 }

@@ -461,6 +461,10 @@ impl<'d> Reader<'d> {
 
     fn global_parameter(&mut self, mut item: Item<'d>) -> Outcome<()> {
         let name = item.name()?;
+        // What a cluster knows itself by is its own.
+        if name.starts_with("internal") {
+            return Ok(());
+        }
         // Of a name alone nothing can be learned; the reference broker writes such things if asked to.
         if let Some(value) = item.fields.get("value") {
             self.definitions.global_parameters.push(GlobalParameter {

@@ -101,7 +101,7 @@ fn an_export_of_the_reference_broker() {
             .any(|exchange| exchange.name == "x3" && exchange.internal)
     );
     assert_eq!(read.bindings.len(), 4);
-    read.check(&Broker::default()).unwrap();
+    read.check(&Broker).unwrap();
 }
 
 /// What was read from the reference broker and written again is what it wrote, plus the keys other versions have.
@@ -385,7 +385,7 @@ fn what_is_left_out() {
         "policies": [{"vhost": "/", "name": "ha", "pattern": "", "definition": {"ha-mode": "all", "ha-sync-mode": "automatic"}},
             {"vhost": "/", "name": "mixed", "pattern": "", "definition": {"ha-mode": "all", "max-length": 1}}],
         "parameters": [{"vhost": "/", "component": "shovel", "name": "s", "value": {"src-uri": "amqp://"}}],
-        "global_parameters": [{"name": "x"}],
+        "global_parameters": [{"name": "x"}, {"name": "internal_cluster_id", "value": "rabbitmq-cluster-id-8i4v15"}],
     }));
     assert_eq!(
         (read.queues.len(), read.exchanges.len(), read.bindings.len()),
@@ -393,6 +393,7 @@ fn what_is_left_out() {
     );
     assert_eq!(read.policies.len(), 1);
     assert_eq!(read.parameters.len(), 1);
+    assert_eq!(read.global_parameters, []);
     assert_eq!(
         read.warnings,
         [
@@ -531,7 +532,6 @@ fn complaints_name_the_object() {
 }
 
 /// A broker that has one of each and takes any queue but one.
-#[derive(Default)]
 struct Broker;
 
 impl Existing for Broker {
@@ -705,7 +705,10 @@ fn replace(node: &mut Value, path: &[usize], new: Value) {
         }
         Value::Object(fields) if !fields.is_empty() => {
             let index = step % fields.len();
-            fields.values_mut().nth(index).unwrap()
+            fields
+                .values_mut()
+                .nth(index)
+                .expect("index is below the length")
         }
         _ => {
             *node = new;
