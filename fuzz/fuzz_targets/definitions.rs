@@ -24,7 +24,7 @@ fuzz_target!(|octets: &[u8]| {
         set.set(known.policy.clone());
     }
     for queue in &read.queues {
-        set.queue_settings(&queue.name, QueueType::Classic, &queue.arguments);
+        let _ = set.queue_settings(&queue.name, QueueType::Classic, &queue.arguments);
         let _ = set
             .matching(&queue.name, ObjectKind::Queue(QueueType::Quorum))
             .definition();
