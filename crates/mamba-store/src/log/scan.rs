@@ -436,7 +436,7 @@ impl Reader {
                 return Ok(Some(at..to));
             };
             let len = record.len() as u64;
-            if crate::format::check_record(record).is_err() {
+            if check_record(record).is_err() {
                 return Ok(Some(at..at + len));
             }
             at += len;
