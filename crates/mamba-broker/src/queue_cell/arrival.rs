@@ -1,0 +1,146 @@
+//! Messages on their way into a queue.
+
+use std::sync::Arc;
+
+use mamba_queue::{DeathReason, Incoming, Overflow, Stored};
+use mamba_types::{LogPosition, Message, Sequence};
+
+use super::{Aftermath, QueueCell, State, journal::Runs};
+use crate::pacing;
+
+/// What became of a batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Enqueued {
+    /// The log position that makes the stored messages safe.
+    pub(crate) position: LogPosition,
+    /// The queue has grown long although it has consumers.
+    pub(crate) long: bool,
+    /// Items of the batch that the queue's length limit refused.
+    pub(crate) rejected: Vec<u32>,
+}
+
+/// A message for [`QueueCell::enqueue`].
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) incoming: Incoming,
+    /// Its number in the publishing connection's batch.
+    pub(crate) item: u32,
+}
+
+impl Arrival {
+    /// A message that is a batch of its own.
+    pub(crate) const fn alone(message: Message, at: LogPosition) -> Self {
+        Self {
+            incoming: Incoming { message, at },
+            item: 0,
+        }
+    }
+}
+
+impl QueueCell {
+    /// Takes a batch of messages in.
+    pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
+        let mut dead = Vec::new();
+        let enqueued = self.enqueue_only(arrivals, &mut dead);
+        self.bury(dead);
+        enqueued
+    }
+
+    /// Like [`Self::enqueue`], and leaves what died of it to the caller.
+    pub(crate) fn enqueue_only(
+        self: &Arc<Self>,
+        arrivals: &mut Vec<Arrival>,
+        dead: &mut Vec<(Stored, DeathReason)>,
+    ) -> Enqueued {
+        let mut enqueued = Enqueued {
+            position: LogPosition::NONE,
+            long: false,
+            rejected: Vec::new(),
+        };
+        let mut after = Aftermath::default();
+        let mut state = self.state.lock();
+        if state.deleted {
+            arrivals.clear();
+            return enqueued;
+        }
+        if self.declaration.settings.overflow == Overflow::DropHead {
+            self.take_in(&mut state, arrivals.drain(..), &mut enqueued, &mut after);
+        } else {
+            // Whether there is room for a message depends on where the one before it went.
+            for arrival in arrivals.drain(..) {
+                if state.queue.admits(arrival.incoming.message.body_len()) {
+                    self.take_in(
+                        &mut state,
+                        std::iter::once(arrival),
+                        &mut enqueued,
+                        &mut after,
+                    );
+                } else {
+                    enqueued.rejected.push(arrival.item);
+                    self.refuse(arrival, &mut after.dead);
+                }
+            }
+        }
+        self.balance(&mut state);
+        enqueued.long = state.queue.consumer_count() > 0
+            && (state.queue.ready_count() > pacing::LONG_MESSAGES
+                || state.queue.ready_bytes() > pacing::LONG_BYTES);
+        drop(state);
+        dead.append(&mut after.dead);
+        enqueued
+    }
+
+    pub(super) fn take_in(
+        self: &Arc<Self>,
+        state: &mut State,
+        arrivals: impl ExactSizeIterator<Item = Arrival>,
+        enqueued: &mut Enqueued,
+        after: &mut Aftermath,
+    ) {
+        let queue = &mut state.queue;
+        let watched = queue.consumer_count() > 0;
+        // Behind what lies on the disk nobody gets them before they have been read back or moved up.
+        let mut paged = [false; 256];
+        for level in queue.paged_levels() {
+            paged[usize::from(level)] = true;
+        }
+        let all_at_once = watched && queue.paged_count() == 0;
+        let mut runs = Runs::new(false);
+        let settings = *queue.settings();
+        let mut next = queue.next_sequence();
+        queue.enqueue(arrivals.map(|arrival| {
+            let Incoming { message, at } = &arrival.incoming;
+            let level = settings.level_of(message);
+            runs.may_be_delivered = watched && !paged[usize::from(level)];
+            runs.add(next, level, *at, message);
+            next = next.next();
+            arrival.incoming
+        }));
+        if !runs.list.is_empty() {
+            enqueued.position = self.log.append_enqueued(self.id, &runs.list);
+            if all_at_once {
+                state.noted = Sequence(next.0.saturating_sub(1));
+            }
+        }
+        if watched || queue.may_expire() || queue.has_length_limit() {
+            self.carry_out(state, after);
+            self.arm(state);
+        }
+    }
+
+    /// A message the length limit refused: dropped, or dead-lettered without ever having been in the queue.
+    pub(super) fn refuse(&self, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
+        let settings = &self.declaration.settings;
+        if settings.overflow == Overflow::RejectPublishDeadLetter && settings.dead_letters {
+            let message = arrival.incoming.message;
+            let stored = Stored {
+                sequence: Sequence(0),
+                message,
+                at: LogPosition::NONE,
+                returns: 0,
+                redelivered: false,
+            };
+            dead.push((stored, DeathReason::MaxLength));
+        }
+    }
+}
