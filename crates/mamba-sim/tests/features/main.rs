@@ -102,7 +102,7 @@ fn spec(number: usize) -> impl Strategy<Value = Spec> {
 
 fn plan() -> impl Strategy<Value = Plan> {
     let memory = prop_oneof![1 => Just(0usize), 1 => Just(16usize << 20)];
-    let log_file_size = prop_oneof![Just(4096u64), Just(65_536), Just(1 << 20)];
+    let log_file_size = prop_oneof![Just(4096u64), Just(16_384), Just(65_536)];
     ((spec(0), spec(1), spec(2)), memory, log_file_size).prop_map(
         |((first, second, third), memory, log_file_size)| Plan {
             specs: vec![first, second, third],
@@ -182,7 +182,7 @@ fn command() -> impl Strategy<Value = Command> {
 }
 
 fn cases() -> u32 {
-    std::env::var("MAMBAMQ_FEATURE_CASES").map_or(100, |cases| cases.parse().expect("a number"))
+    std::env::var("MAMBAMQ_FEATURE_CASES").map_or(60, |cases| cases.parse().expect("a number"))
 }
 
 fn play(plan: &Plan, commands: &[Command]) -> Result<(), String> {

@@ -19,20 +19,20 @@ use mamba_types::{
 };
 
 /// What the broker did that it must not do.
-pub type Wrong = String;
+pub(crate) type Wrong = String;
 
 /// The exchange publishers use besides the default one: direct, with an alternate exchange.
-pub const MAIN: &str = "main";
+pub(crate) const MAIN: &str = "main";
 /// Its alternate exchange: fanout.
-pub const REST: &str = "rest";
+pub(crate) const REST: &str = "rest";
 /// An exchange for dead letters: fanout.
-pub const DEAD: &str = "dead";
+pub(crate) const DEAD: &str = "dead";
 /// An exchange that does not exist.
-pub const MISSING: &str = "missing";
+pub(crate) const MISSING: &str = "missing";
 
 /// What gives way at a length limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overflow {
+pub(crate) enum Overflow {
     DropHead,
     RejectPublish,
     RejectPublishDeadLetter,
@@ -40,75 +40,75 @@ pub enum Overflow {
 
 /// Where dead letters go.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DeadLetters {
-    pub exchange: String,
-    pub key: Option<String>,
+pub(crate) struct DeadLetters {
+    pub(crate) exchange: String,
+    pub(crate) key: Option<String>,
 }
 
 /// A queue as it is declared.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    pub name: String,
-    pub quorum: bool,
-    pub durable: bool,
-    pub auto_delete: bool,
-    pub single_active: bool,
-    pub max_priority: u8,
-    pub ttl: Option<u64>,
-    pub expires: Option<u64>,
-    pub max_length: Option<u64>,
-    pub max_bytes: Option<u64>,
-    pub overflow: Overflow,
-    pub dead_letters: Option<DeadLetters>,
+pub(crate) struct Spec {
+    pub(crate) name: String,
+    pub(crate) quorum: bool,
+    pub(crate) durable: bool,
+    pub(crate) auto_delete: bool,
+    pub(crate) single_active: bool,
+    pub(crate) max_priority: u8,
+    pub(crate) ttl: Option<u64>,
+    pub(crate) expires: Option<u64>,
+    pub(crate) max_length: Option<u64>,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) overflow: Overflow,
+    pub(crate) dead_letters: Option<DeadLetters>,
     /// Of a quorum queue; negative is none.
-    pub delivery_limit: Option<i64>,
+    pub(crate) delivery_limit: Option<i64>,
     /// Exchanges and keys it is bound by.
-    pub bindings: Vec<(String, String)>,
+    pub(crate) bindings: Vec<(String, String)>,
 }
 
 /// A message, wherever it is.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Message {
-    pub id: u64,
-    pub exchange: String,
-    pub key: String,
-    pub persistent: bool,
-    pub priority: Option<u8>,
-    pub expiration: Option<u64>,
-    pub headers: FieldTable,
-    pub size: usize,
+pub(crate) struct Message {
+    pub(crate) id: u64,
+    pub(crate) exchange: String,
+    pub(crate) key: String,
+    pub(crate) persistent: bool,
+    pub(crate) priority: Option<u8>,
+    pub(crate) expiration: Option<u64>,
+    pub(crate) headers: FieldTable,
+    pub(crate) size: usize,
     /// When it came to where it is.
-    pub at: u64,
-    pub dead_lettered: bool,
+    pub(crate) at: u64,
+    pub(crate) dead_lettered: bool,
 }
 
 /// A message as a client sees it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
-    pub id: u64,
-    pub size: usize,
-    pub exchange: String,
-    pub key: String,
-    pub persistent: bool,
-    pub priority: Option<u8>,
-    pub expiration: Option<u64>,
-    pub headers: FieldTable,
-    pub redelivered: bool,
+pub(crate) struct Seen {
+    pub(crate) id: u64,
+    pub(crate) size: usize,
+    pub(crate) exchange: String,
+    pub(crate) key: String,
+    pub(crate) persistent: bool,
+    pub(crate) priority: Option<u8>,
+    pub(crate) expiration: Option<u64>,
+    pub(crate) headers: FieldTable,
+    pub(crate) redelivered: bool,
 }
 
 /// A delivery, with its tag.
 #[derive(Clone, Debug)]
-pub struct Got {
-    pub tag: u64,
-    pub seen: Seen,
+pub(crate) struct Got {
+    pub(crate) tag: u64,
+    pub(crate) seen: Seen,
 }
 
 /// Everything that was delivered and has not been accounted for: by client and consumer, in order.
-pub type Observed = BTreeMap<(usize, u64), VecDeque<Got>>;
+pub(crate) type Observed = BTreeMap<(usize, u64), VecDeque<Got>>;
 
 /// How a client answers a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub(crate) enum How {
     Ack,
     Requeue,
     Discard,
@@ -116,7 +116,7 @@ pub enum How {
 
 /// Why a message left its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
+pub(crate) enum Fate {
     Acked,
     /// Handed over without acknowledgement.
     Handed,
@@ -144,51 +144,51 @@ impl Fate {
 
 /// A message in a queue.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    pub message: Message,
+pub(crate) struct Entry {
+    pub(crate) message: Message,
     /// Unique, and growing in the order of arrival.
-    pub arrival: u64,
+    pub(crate) arrival: u64,
     /// In a quorum queue: its rank among those that came back.
-    pub returned: Option<u64>,
-    pub returns: u32,
-    pub redelivered: bool,
+    pub(crate) returned: Option<u64>,
+    pub(crate) returns: u32,
+    pub(crate) redelivered: bool,
 }
 
 /// A delivery that is not settled.
 #[derive(Clone, Debug)]
-pub struct Out {
-    pub entry: Entry,
-    pub client: usize,
-    pub tag: u64,
+pub(crate) struct Out {
+    pub(crate) entry: Entry,
+    pub(crate) client: usize,
+    pub(crate) tag: u64,
     /// `None`: it was asked for.
-    pub consumer: Option<u64>,
+    pub(crate) consumer: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
-pub struct Consumer {
-    pub client: usize,
-    pub tag: u64,
-    pub no_ack: bool,
-    pub exclusive: bool,
-    pub prefetch: u16,
-    pub priority: i64,
+pub(crate) struct Consumer {
+    pub(crate) client: usize,
+    pub(crate) tag: u64,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) prefetch: u16,
+    pub(crate) priority: i64,
     /// It is about to go.
-    pub retired: bool,
+    pub(crate) retired: bool,
 }
 
 #[derive(Clone, Debug)]
-pub struct Queue {
-    pub spec: Spec,
+pub(crate) struct Queue {
+    pub(crate) spec: Spec,
     /// Grows with every declaration of a new queue.
-    pub age: u64,
-    pub ready: Vec<Entry>,
-    pub out: Vec<Out>,
+    pub(crate) age: u64,
+    pub(crate) ready: Vec<Entry>,
+    pub(crate) out: Vec<Out>,
     /// In the order they came.
-    pub consumers: Vec<Consumer>,
-    pub active: Option<u64>,
-    pub unused_until: Option<u64>,
-    pub entered: u64,
-    pub fates: BTreeMap<Fate, u64>,
+    pub(crate) consumers: Vec<Consumer>,
+    pub(crate) active: Option<u64>,
+    pub(crate) unused_until: Option<u64>,
+    pub(crate) entered: u64,
+    pub(crate) fates: BTreeMap<Fate, u64>,
 }
 
 type Deaths = Vec<(Message, Fate)>;
@@ -243,7 +243,7 @@ impl Queue {
         })
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.ready
             .iter()
             .map(|entry| entry.message.size as u64)
@@ -260,7 +260,7 @@ impl Queue {
             || max_bytes.is_some_and(|max| self.bytes() + more_bytes > max)
     }
 
-    pub fn unacked_of(&self, consumer: u64) -> usize {
+    pub(crate) fn unacked_of(&self, consumer: u64) -> usize {
         let of = |out: &&Out| out.consumer == Some(consumer);
         self.out.iter().filter(of).count()
     }
@@ -388,9 +388,9 @@ impl Queue {
 
 /// A virtual host.
 #[derive(Clone, Debug, Default)]
-pub struct Model {
-    pub now: u64,
-    pub queues: BTreeMap<String, Queue>,
+pub(crate) struct Model {
+    pub(crate) now: u64,
+    pub(crate) queues: BTreeMap<String, Queue>,
     /// The routing table's order of queues.
     slots: Vec<Option<String>>,
     free: Vec<usize>,
@@ -398,7 +398,7 @@ pub struct Model {
     arrivals: u64,
     returns: u64,
     /// What clients hold, by client and delivery tag: the queue and its age.
-    pub held: BTreeMap<(usize, u64), (String, u64)>,
+    pub(crate) held: BTreeMap<(usize, u64), (String, u64)>,
 }
 
 fn text(text: &str) -> FieldValue {
@@ -432,7 +432,7 @@ fn has(death: &FieldTable, key: &str, value: &str) -> bool {
 
 impl Model {
     /// The model at this moment, without queues.
-    pub fn new(now: u64) -> Self {
+    pub(crate) fn new(now: u64) -> Self {
         Self {
             now,
             ..Self::default()
@@ -446,7 +446,7 @@ impl Model {
     }
 
     /// Where a message goes, in order.
-    pub fn route(&self, exchange: &str, keys: &[String]) -> Vec<String> {
+    pub(crate) fn route(&self, exchange: &str, keys: &[String]) -> Vec<String> {
         let bound = |exchange: &str| -> BTreeSet<&String> {
             let fits = |(from, key): &(String, String)| {
                 from == exchange && (exchange != MAIN || keys.contains(key))
@@ -471,7 +471,7 @@ impl Model {
     }
 
     /// A queue is declared. Returns its ready messages and consumers.
-    pub fn declare(&mut self, spec: &Spec) -> (u64, u64) {
+    pub(crate) fn declare(&mut self, spec: &Spec) -> (u64, u64) {
         let now = self.now;
         if let Some(queue) = self.queues.get_mut(&spec.name) {
             if !queue.spec.quorum {
@@ -505,7 +505,7 @@ impl Model {
     }
 
     /// A queue is deleted. Returns its ready messages.
-    pub fn delete(&mut self, name: &str) -> u64 {
+    pub(crate) fn delete(&mut self, name: &str) -> u64 {
         let Some(queue) = self.queues.remove(name) else {
             return 0;
         };
@@ -524,7 +524,7 @@ impl Model {
     }
 
     /// Messages are published together, with the same keys. Says which of them were taken by all queues.
-    pub fn publish(
+    pub(crate) fn publish(
         &mut self,
         messages: &[Message],
         observed: &mut Observed,
@@ -746,7 +746,7 @@ impl Model {
     }
 
     /// A consumer comes. False if it is refused.
-    pub fn consume(
+    pub(crate) fn consume(
         &mut self,
         name: &str,
         consumer: Consumer,
@@ -780,7 +780,12 @@ impl Model {
     }
 
     /// A consumer goes.
-    pub fn cancel(&mut self, name: &str, tag: u64, observed: &mut Observed) -> Result<(), Wrong> {
+    pub(crate) fn cancel(
+        &mut self,
+        name: &str,
+        tag: u64,
+        observed: &mut Observed,
+    ) -> Result<(), Wrong> {
         let now = self.now;
         let queue = self.queue(name)?;
         queue.consumers.retain(|consumer| consumer.tag != tag);
@@ -797,7 +802,7 @@ impl Model {
     }
 
     /// `basic.get`, and what came of it: the delivery and the number of ready messages left.
-    pub fn get(
+    pub(crate) fn get(
         &mut self,
         name: &str,
         client: usize,
@@ -844,7 +849,7 @@ impl Model {
     }
 
     /// A client settles deliveries.
-    pub fn settle(
+    pub(crate) fn settle(
         &mut self,
         client: usize,
         tags: &[u64],
@@ -904,7 +909,7 @@ impl Model {
     }
 
     /// A client is gone, its channel or its connection.
-    pub fn leave(&mut self, client: usize, observed: &mut Observed) -> Result<(), Wrong> {
+    pub(crate) fn leave(&mut self, client: usize, observed: &mut Observed) -> Result<(), Wrong> {
         let mut gone = Vec::new();
         for queue in self.queues.values_mut() {
             for consumer in &mut queue.consumers {
@@ -925,7 +930,7 @@ impl Model {
     }
 
     /// Drops everything ready; returns how many.
-    pub fn purge(&mut self, name: &str, observed: &mut Observed) -> Result<u64, Wrong> {
+    pub(crate) fn purge(&mut self, name: &str, observed: &mut Observed) -> Result<u64, Wrong> {
         let queue = self.queue(name)?;
         let ready = std::mem::take(&mut queue.ready);
         let count = ready.len() as u64;
@@ -935,7 +940,7 @@ impl Model {
     }
 
     /// The next moment at which something is due.
-    pub fn next_deadline(&self) -> Option<u64> {
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
         let lease = |queue: &Queue| queue.unused_until.filter(|_| queue.consumers.is_empty());
         let messages = |queue: &Queue| {
             let heads = queue.heads().into_iter();
@@ -950,7 +955,7 @@ impl Model {
     }
 
     /// It is `now`: whatever is due happens.
-    pub fn tick(&mut self, now: u64, observed: &mut Observed) -> Result<(), Wrong> {
+    pub(crate) fn tick(&mut self, now: u64, observed: &mut Observed) -> Result<(), Wrong> {
         self.now = now;
         let mut by_age: Vec<(u64, String)> = self
             .queues
@@ -969,7 +974,7 @@ impl Model {
     }
 
     /// The node is stopped and started again; its clients have gone before.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) -> Result<(), Wrong> {
         let now = self.now;
         self.held.clear();
         self.queues.retain(|_, queue| queue.spec.durable);
@@ -990,9 +995,14 @@ impl Model {
             }
             queue.renew(now);
         }
+        // What stands at the head now may be over.
+        for name in self.queues.keys().cloned().collect::<Vec<_>>() {
+            self.go_on(&name, Deaths::new(), &mut Observed::new())?;
+        }
+        Ok(())
     }
 
-    pub fn check(&self) -> Result<(), Wrong> {
+    pub(crate) fn check(&self) -> Result<(), Wrong> {
         self.queues.values().try_for_each(Queue::check)
     }
 }

@@ -26,11 +26,11 @@ const START_MS: u64 = 1_700_000_000_000;
 /// Turns after which everything must have come to rest.
 const TURNS_MAX: usize = 10_000;
 /// Octets of a body at least: its number.
-pub const BODY_MIN: usize = 8;
+pub(crate) const BODY_MIN: usize = 8;
 
 /// Where a message is published to.
 #[derive(Clone, Debug)]
-pub enum To {
+pub(crate) enum To {
     /// The queue of that number.
     Queue(usize),
     /// The direct exchange, with the key of that number; its alternate exchange takes the rest.
@@ -41,7 +41,7 @@ pub enum To {
 
 /// What happens.
 #[derive(Clone, Debug)]
-pub enum Command {
+pub(crate) enum Command {
     Publish {
         client: usize,
         to: To,
@@ -87,11 +87,11 @@ pub enum Command {
 
 /// How a world is made.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    pub specs: Vec<Spec>,
+pub(crate) struct Plan {
+    pub(crate) specs: Vec<Spec>,
     /// Octets of messages in memory.
-    pub memory: usize,
-    pub log_file_size: u64,
+    pub(crate) memory: usize,
+    pub(crate) log_file_size: u64,
 }
 
 struct Session {
@@ -101,7 +101,7 @@ struct Session {
     last_tag: u64,
 }
 
-pub struct World {
+pub(crate) struct World {
     plan: Plan,
     disk: SimDisk,
     broker: Option<Arc<Broker>>,
@@ -159,7 +159,7 @@ impl World {
         clippy::disallowed_methods,
         reason = "any instant will do as the beginning; only differences are looked at"
     )]
-    pub fn new(plan: Plan) -> Result<Self, Wrong> {
+    pub(crate) fn new(plan: Plan) -> Result<Self, Wrong> {
         let mut world = Self {
             plan,
             disk: SimDisk::new(1),
@@ -338,7 +338,7 @@ impl World {
     }
 
     /// One command to both sides.
-    pub fn run(&mut self, command: &Command) -> Result<(), Wrong> {
+    pub(crate) fn run(&mut self, command: &Command) -> Result<(), Wrong> {
         let mut observed = Observed::new();
         match command.clone() {
             Command::Publish { .. } => observed = self.publish(command)?,
@@ -562,7 +562,7 @@ impl World {
                 }
                 self.stop()?;
                 self.start()?;
-                self.model.restart();
+                self.model.restart()?;
                 self.rest()?;
             }
             Command::Maintain => {
@@ -685,7 +685,7 @@ impl World {
     }
 
     /// Reads all that is left, in order.
-    pub fn drain(&mut self) -> Result<(), Wrong> {
+    pub(crate) fn drain(&mut self) -> Result<(), Wrong> {
         for client in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.run(&Command::Leave(client))?;
         }
