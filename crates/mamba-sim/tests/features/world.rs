@@ -575,7 +575,12 @@ impl World {
                 (observed, _) = self.rest()?;
             }
         }
-        self.compare(&observed)
+        self.compare(&observed)?;
+        let due = self.broker()?.next_deadline();
+        if due.is_some_and(|due| due <= self.now().unix_ms) {
+            self.pass(0)?;
+        }
+        Ok(())
     }
 
     fn publish(&mut self, command: &Command) -> Result<Observed, Wrong> {
