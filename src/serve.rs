@@ -37,6 +37,7 @@ use crate::{
     metrics::{self, Identity, http::Endpoint},
     node,
     process::{self, Readings},
+    supervisor,
 };
 
 /// How often memory and disk are compared with their alarm thresholds.
@@ -197,6 +198,7 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     }
     announce(&broker, &listeners, &tls_listeners, metrics_address).map_err(StartError::Announce)?;
     tracing::info!(after_ms = millis(started.elapsed()), "ready for clients");
+    supervisor::ready();
 
     let reason = tokio::select! {
         reason = requests.next() => reason,
@@ -208,6 +210,7 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
         connections,
         "stopping: closing listeners and connections; a second signal stops at once"
     );
+    supervisor::stopping();
     tokio::spawn(stop_at_once(requests));
     // Both tasks are still there to be told: they end only afterwards.
     let _ = stop.send(true);
@@ -383,6 +386,7 @@ impl StopRequests {
 
     /// Reads the certificates again.
     fn reload(&self) {
+        supervisor::reloading();
         match self.tls.as_ref().map(|tls| tls.reload()) {
             None => tracing::warn!(
                 "SIGHUP: no certificates to read again; other changes of the configuration need a restart"
@@ -392,6 +396,7 @@ impl StopRequests {
             ),
             Some(Err(error)) => tracing::error!("SIGHUP: certificates stay as they were: {error}"),
         }
+        supervisor::ready();
     }
 
     /// Waits for the next request; says what it was.
