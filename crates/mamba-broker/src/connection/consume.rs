@@ -474,13 +474,7 @@ impl Core {
                     Outcome::Unsent,
                 );
             }
-            None => {
-                let settled = settled_of(&delivery.stored);
-                // A deleted queue takes nothing back: its record may go.
-                if queue.take_back(delivery.stored).is_none() {
-                    queue.sent(settled.as_slice());
-                }
-            }
+            None => queue.take_back(delivery.stored),
         }
     }
 
