@@ -32,6 +32,9 @@ enum Check {
     Text,
     DeadLetterKey,
     AnyInteger,
+    QueueMode,
+    QueueVersion,
+    Anything,
     MaxAge,
 }
 
@@ -115,13 +118,9 @@ const KNOWN: &[Known] = &[
         },
     ),
     known("x-single-active-consumer", CLASSIC | QUORUM, Check::Boolean),
-    known(
-        "x-queue-mode",
-        CLASSIC,
-        Check::Word(&["default", "lazy"], "invalid_queue_mode"),
-    ),
-    known("x-queue-version", CLASSIC, Check::AnyInteger),
-    known("x-queue-master-locator", CLASSIC, Check::Text),
+    known("x-queue-mode", CLASSIC, Check::QueueMode),
+    known("x-queue-version", CLASSIC, Check::QueueVersion),
+    known("x-queue-master-locator", CLASSIC, Check::Anything),
     known(
         "x-queue-leader-locator",
         CLASSIC | QUORUM | STREAM,
@@ -131,7 +130,7 @@ const KNOWN: &[Known] = &[
     known("x-quorum-initial-group-size", QUORUM, POSITIVE),
     known("x-max-in-memory-length", QUORUM, COUNT),
     known("x-max-in-memory-bytes", QUORUM, COUNT),
-    known("x-consumer-timeout", QUORUM, COUNT),
+    known("x-consumer-timeout", CLASSIC | QUORUM, COUNT),
     known("x-consumer-disconnected-timeout", QUORUM, COUNT),
     known(
         "x-delayed-retry-type",
@@ -268,6 +267,7 @@ pub(crate) fn settings(
             .unwrap_or(0),
         delivery_limit,
         message_ttl_ms: unsigned("x-message-ttl"),
+        consumer_timeout_ms: unsigned("x-consumer-timeout"),
         max_length: unsigned("x-max-length"),
         max_length_bytes: unsigned("x-max-length-bytes"),
         overflow: overflow(arguments, kind),
@@ -321,6 +321,17 @@ fn check_value(check: Check, value: &FieldValue, arguments: &FieldTable) -> Resu
             table::text(value).map(drop).ok_or_else(unacceptable)
         }
         Check::AnyInteger => expect_integer(value).map(drop),
+        Check::Anything => Ok(()),
+        Check::QueueMode => match table::text(value) {
+            Some("default" | "lazy") => Ok(()),
+            Some(mode) => Err(format!("\"unsupported queue mode '{mode}'\"")),
+            None => Err(unacceptable()),
+        },
+        Check::QueueVersion => match expect_integer(value)? {
+            1 | 2 => Ok(()),
+            negative if negative < 0 => Err(format!("{{value_negative,{negative}}}")),
+            version => Err(format!("\"unsupported queue version '{version}'\"")),
+        },
         Check::Integer { min, max, above } => {
             let number = expect_integer(value)?;
             if number < 0 {
@@ -412,6 +423,25 @@ fn equal(left: &FieldValue, right: &FieldValue) -> bool {
     };
     table::same_value(left, right)
         || matches!((timestamp(left), timestamp(right)), (Some(l), Some(r)) if l == r)
+}
+
+/// A consumer's `x-consumer-timeout`, in milliseconds.
+///
+/// # Errors
+/// 406 when it is no number from 0 on.
+pub(crate) fn consumer_timeout_ms(
+    arguments: &FieldTable,
+    printed: &str,
+) -> Result<Option<u64>, Violation> {
+    let Some(value) = get(arguments, "x-consumer-timeout") else {
+        return Ok(None);
+    };
+    check_value(COUNT, value, arguments).map_err(|reason| {
+        precondition(format!(
+            "invalid arg 'x-consumer-timeout' for {printed}: {reason}"
+        ))
+    })?;
+    Ok(table::integer(value).and_then(|ms| u64::try_from(ms).ok()))
 }
 
 /// A consumer's `x-priority`.
