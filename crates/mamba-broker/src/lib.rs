@@ -10,6 +10,8 @@ pub mod broker;
 mod commit;
 pub mod connection;
 mod dead_letters;
+mod death;
+mod lazy_properties;
 pub mod metrics;
 pub mod outbox;
 mod pacing;

@@ -38,6 +38,8 @@ pub struct Settings {
     pub dead_letters: bool,
     /// `x-message-ttl`, in milliseconds.
     pub message_ttl_ms: Option<u64>,
+    /// `x-consumer-timeout`: how long a delivery may stay unsettled, in milliseconds; 0 for ever. The queue's owner watches it.
+    pub consumer_timeout_ms: Option<u64>,
     /// `x-max-length`: ready messages.
     pub max_length: Option<u64>,
     /// `x-max-length-bytes`: octets of ready bodies.
@@ -104,6 +106,7 @@ impl Default for Settings {
             delivery_limit: None,
             dead_letters: false,
             message_ttl_ms: None,
+            consumer_timeout_ms: None,
             max_length: None,
             max_length_bytes: None,
             overflow: Overflow::DropHead,
