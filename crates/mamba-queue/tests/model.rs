@@ -261,6 +261,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                     max_length: bounds.1,
                     max_length_bytes: bounds.2,
                     overflow: bounds.3,
+                    ..Settings::default()
                 }
             },
         )
