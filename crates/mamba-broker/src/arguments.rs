@@ -1,7 +1,7 @@
 //! Queue and consumer arguments: what they may be, what they mean, and when two declarations are the same
 //! (`spec: semantics §5–6, errors §2`).
 
-use mamba_queue::{Overflow, QueueKind, Settings};
+use mamba_queue::{Overflow, QueueKind, Retry, RetryOn, Settings};
 use mamba_types::{
     FieldTable, FieldValue, SoftError, Violation,
     table::{self, ShortString},
@@ -31,6 +31,8 @@ enum Check {
     Boolean,
     Text,
     DeadLetterKey,
+    /// A time that is not below `x-delayed-retry-min`.
+    RetryMax,
     AnyInteger,
     MaxAge,
 }
@@ -50,6 +52,11 @@ const COUNT: Check = Check::Integer {
     max: i64::MAX,
     above: "",
 };
+const TIME: Check = Check::Integer {
+    min: 0,
+    max: TIME_MAX_MS,
+    above: "value_too_large",
+};
 const POSITIVE: Check = Check::Integer {
     min: 1,
     max: i64::MAX,
@@ -66,15 +73,7 @@ const LOCATORS: &[&str] = &[
 /// Every argument some queue type knows; others are stored, shown and ignored.
 const KNOWN: &[Known] = &[
     known("x-queue-type", CLASSIC | QUORUM | STREAM, Check::QueueType),
-    known(
-        "x-message-ttl",
-        CLASSIC | QUORUM,
-        Check::Integer {
-            min: 0,
-            max: TIME_MAX_MS,
-            above: "value_too_large",
-        },
-    ),
+    known("x-message-ttl", CLASSIC | QUORUM, TIME),
     known(
         "x-expires",
         CLASSIC | QUORUM,
@@ -127,7 +126,7 @@ const KNOWN: &[Known] = &[
         CLASSIC | QUORUM | STREAM,
         Check::Word(LOCATORS, "invalid_queue_locator_arg"),
     ),
-    known("x-delivery-limit", QUORUM, Check::AnyInteger),
+    known("x-delivery-limit", CLASSIC | QUORUM, Check::AnyInteger),
     known("x-quorum-initial-group-size", QUORUM, POSITIVE),
     known("x-max-in-memory-length", QUORUM, COUNT),
     known("x-max-in-memory-bytes", QUORUM, COUNT),
@@ -135,14 +134,14 @@ const KNOWN: &[Known] = &[
     known("x-consumer-disconnected-timeout", QUORUM, COUNT),
     known(
         "x-delayed-retry-type",
-        QUORUM,
+        CLASSIC | QUORUM,
         Check::Word(
             &["disabled", "all", "failed", "returned"],
             "invalid_delayed_retry_type",
         ),
     ),
-    known("x-delayed-retry-min", QUORUM, COUNT),
-    known("x-delayed-retry-max", QUORUM, COUNT),
+    known("x-delayed-retry-min", CLASSIC | QUORUM, TIME),
+    known("x-delayed-retry-max", CLASSIC | QUORUM, Check::RetryMax),
     known("x-max-age", STREAM, Check::MaxAge),
     known("x-stream-max-segment-size-bytes", STREAM, COUNT),
     known("x-stream-filter-size-bytes", STREAM, COUNT),
@@ -253,9 +252,9 @@ pub(crate) fn settings(
     let integer = |key| get(arguments, key).and_then(table::integer);
     let unsigned = |key| integer(key).and_then(|number| u64::try_from(number).ok());
     let delivery_limit = match (kind, integer("x-delivery-limit")) {
-        (QueueKind::Classic, _) => None,
+        (QueueKind::Classic, None) => None,
         (QueueKind::Quorum, None) => Some(QUORUM_DELIVERY_LIMIT),
-        (QueueKind::Quorum, Some(limit)) => u32::try_from(limit).ok(),
+        (_, Some(limit)) => u32::try_from(limit).ok(),
     };
     Ok(Settings {
         kind,
@@ -267,11 +266,31 @@ pub(crate) fn settings(
             .and_then(|max| u8::try_from(max).ok())
             .unwrap_or(0),
         delivery_limit,
+        retry: retry(arguments),
         message_ttl_ms: unsigned("x-message-ttl"),
         max_length: unsigned("x-max-length"),
         max_length_bytes: unsigned("x-max-length-bytes"),
         overflow: overflow(arguments, kind),
         dead_letters: get(arguments, "x-dead-letter-exchange").is_some(),
+    })
+}
+
+/// What `x-delayed-retry-*` ask for; nothing without a type and a time to wait.
+fn retry(arguments: &FieldTable) -> Option<Retry> {
+    let on = match get(arguments, "x-delayed-retry-type").and_then(table::text)? {
+        "all" => RetryOn::All,
+        "failed" => RetryOn::Failed,
+        "returned" => RetryOn::Returned,
+        _ => return None,
+    };
+    let milliseconds = |key| {
+        let number = get(arguments, key).and_then(table::integer)?;
+        u64::try_from(number).ok()
+    };
+    Some(Retry {
+        on,
+        min_ms: milliseconds("x-delayed-retry-min").filter(|min| *min > 0)?,
+        max_ms: milliseconds("x-delayed-retry-max"),
     })
 }
 
@@ -338,6 +357,16 @@ fn check_value(check: Check, value: &FieldValue, arguments: &FieldTable) -> Resu
             Some(_) => Err(reason.to_owned()),
             None => Err(unacceptable()),
         },
+        Check::RetryMax => {
+            check_value(TIME, value, arguments)?;
+            let max = expect_integer(value)?;
+            match get(arguments, "x-delayed-retry-min").and_then(table::integer) {
+                Some(min) if min > max => Err(format!(
+                    "\"{max} is less than x-delayed-retry-min, which is {min}\""
+                )),
+                _ => Ok(()),
+            }
+        }
         Check::Boolean => match value {
             FieldValue::Boolean(_) => Ok(()),
             _ => Err(unacceptable()),

@@ -721,10 +721,13 @@ impl Broker {
         if let Some(mut relocation) = log.relocation_candidate() {
             let in_file = relocation.queues();
             let queues = self.all_queues();
-            let mut concerned = queues
-                .iter()
-                .filter(|queue| in_file.binary_search(&queue.id).is_ok());
-            if concerned.all(|queue| queue.relocate(&mut relocation)) {
+            let is_in_file = |id: QueueId| in_file.binary_search(&id).is_ok();
+            let emptied = queues.iter().all(|queue| {
+                (!is_in_file(queue.id) || queue.relocate(&mut relocation))
+                    && (!is_in_file(queue.id.waiting_room())
+                        || queue.relocate_room(&mut relocation))
+            });
+            if emptied {
                 log.relocated(relocation);
             }
         }
@@ -787,6 +790,8 @@ impl Broker {
                 snapshot.queues += 1;
                 snapshot.messages_ready += counts.ready;
                 snapshot.messages_unacked += counts.unacked;
+                snapshot.messages_delayed += counts.delayed;
+                snapshot.message_bytes_delayed += counts.delayed_bytes;
                 snapshot.message_bytes_ready += counts.ready_bytes;
                 snapshot.message_bytes_unacked += counts.unacked_bytes;
                 snapshot.consumers += counts.consumers;

@@ -19,6 +19,14 @@ pub(crate) struct Enqueued {
     pub(crate) rejected: Vec<u32>,
 }
 
+impl Enqueued {
+    pub(super) const NOTHING: Self = Self {
+        position: LogPosition::NONE,
+        long: false,
+        rejected: Vec::new(),
+    };
+}
+
 /// A message for [`QueueCell::enqueue`].
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
@@ -31,7 +39,11 @@ impl Arrival {
     /// A message that is a batch of its own.
     pub(crate) const fn alone(message: Message, at: LogPosition) -> Self {
         Self {
-            incoming: Incoming { message, at },
+            incoming: Incoming {
+                message,
+                at,
+                returns: 0,
+            },
             item: 0,
         }
     }
@@ -52,11 +64,7 @@ impl QueueCell {
         arrivals: &mut Vec<Arrival>,
         dead: &mut Vec<(Stored, DeathReason)>,
     ) -> Enqueued {
-        let mut enqueued = Enqueued {
-            position: LogPosition::NONE,
-            long: false,
-            rejected: Vec::new(),
-        };
+        let mut enqueued = Enqueued::NOTHING;
         let mut after = Aftermath::default();
         let mut state = self.state.lock();
         if state.deleted {
@@ -109,10 +117,14 @@ impl QueueCell {
         let settings = *queue.settings();
         let mut next = queue.next_sequence();
         queue.enqueue(arrivals.map(|arrival| {
-            let Incoming { message, at } = &arrival.incoming;
+            let Incoming {
+                message,
+                at,
+                returns,
+            } = &arrival.incoming;
             let level = settings.level_of(message);
-            runs.may_be_delivered = watched && !paged[usize::from(level)];
-            runs.add(next, level, *at, message);
+            runs.may_be_delivered = *returns > 0 || (watched && !paged[usize::from(level)]);
+            runs.add(next, level, *at, message, *returns);
             next = next.next();
             arrival.incoming
         }));

@@ -11,6 +11,7 @@ mod in_flight;
 mod journal;
 mod memory;
 mod relocation;
+mod waiting;
 
 use std::{
     fmt,
@@ -21,7 +22,7 @@ use std::{
 };
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetch, Fetched, Outcome, PagedRun, Queue, QueueKind,
+    ConsumerId, DeathReason, Effects, Fetch, Fetched, LiveRun, Outcome, PagedRun, Queue, QueueKind,
     Settings, Stored, UnackedKey,
 };
 use mamba_routing::QueueHandle;
@@ -30,6 +31,7 @@ use mamba_types::{FieldTable, LogPosition, QueueId, Sequence};
 use parking_lot::Mutex;
 
 use in_flight::InFlight;
+use waiting::Room;
 
 use crate::{
     arguments,
@@ -89,6 +91,8 @@ pub struct QueueCell {
     /// Counts relocations of its messages: what was read before one does not know the new places.
     relocations: AtomicU64,
     state: Mutex<State>,
+    /// Messages that are not ready yet. Taken alone or under `state`, never the other way round.
+    room: Mutex<Room>,
 }
 
 struct State {
@@ -132,6 +136,10 @@ pub struct QueueCounts {
     pub ready_bytes: u64,
     /// Octets of unsettled bodies.
     pub unacked_bytes: u64,
+    /// Messages that wait until they are ready; not among the others.
+    pub delayed: u64,
+    /// Octets of their bodies.
+    pub delayed_bytes: u64,
     /// Consumers.
     pub consumers: u64,
 }
@@ -149,6 +157,8 @@ pub(crate) struct Ended {
     pub(crate) stored: Vec<Settled>,
     /// Its messages that are only there.
     pub(crate) paged: Vec<PagedRun>,
+    /// Its messages that were not ready yet.
+    pub(crate) waiting: Vec<LiveRun>,
 }
 
 impl Ended {
@@ -158,6 +168,7 @@ impl Ended {
         for run in self.paged {
             log.dropped(queue, run.level, run.from, run.to);
         }
+        waiting::forget(queue, &self.waiting, log);
     }
 }
 
@@ -240,6 +251,7 @@ impl QueueCell {
             paging: Arc::clone(&home.paging),
             in_flight: Mutex::default(),
             relocations: AtomicU64::new(0),
+            room: Mutex::new(Room::new(first)),
         })
     }
 
@@ -412,6 +424,7 @@ impl QueueCell {
             0
         };
         self.place_moved(state);
+        position = position.max(self.let_wait(state));
         loop {
             let held = self.is_held(state);
             let State { queue, effects, .. } = state;
@@ -510,12 +523,15 @@ impl QueueCell {
     /// Counters of this moment.
     pub fn counts(&self) -> QueueCounts {
         let state = self.state.lock();
+        let (delayed, delayed_bytes) = self.waiting_counts();
         QueueCounts {
             ready: state.queue.ready_count() as u64,
             unacked: state.queue.unacked_count() as u64,
             ready_bytes: state.queue.ready_bytes(),
             unacked_bytes: state.queue.unacked_bytes(),
             consumers: state.queue.consumer_count() as u64,
+            delayed,
+            delayed_bytes,
         }
     }
 
@@ -547,6 +563,7 @@ impl QueueCell {
         }
         allowed(&state.queue)?;
         state.deleted = true;
+        let waiting = self.close_room();
         self.generation.fetch_add(1, Ordering::AcqRel);
         let ready = state.queue.ready_count() as u64;
         for (_, port) in state.queue.ports() {
@@ -566,6 +583,7 @@ impl QueueCell {
             ready,
             stored,
             paged,
+            waiting,
         })
     }
 
