@@ -468,6 +468,39 @@ onChannel('quorum_queue', async (channel) => {
   await channel.deleteQueue(queue)
 }, 'createConfirmChannel')
 
+onChannel('delayed_messages', async (channel) => {
+  needBrokerControl() // RabbitMQ needs a plugin for this.
+  const { exchange } = await channel.assertExchange(name('delayed'), 'x-delayed-message', {
+    autoDelete: true, durable: false, arguments: { 'x-delayed-type': 'direct' },
+  })
+  const queue = await exclusiveQueue(channel)
+  await channel.bindQueue(queue, exchange, 'k')
+  for (const delay of [300, 100, 200, 0]) channel.publish(exchange, 'k', Buffer.from(String(delay)), { headers: { 'x-delay': delay } })
+  const messages = await take(channel, queue, 4)
+  equal(bodies(messages), ['0', '100', '200', '300'], 'messages by their time')
+  equal(messages.map(({ properties }) => properties.headers['x-delay'] + 0), [0, -100, -200, -300], 'x-delay')
+})
+
+onChannel('retries', async (channel) => {
+  needBrokerControl() // RabbitMQ has these arguments on quorum queues only.
+  const dead = await exclusiveQueue(channel)
+  const queue = await exclusiveQueue(channel, {
+    arguments: {
+      'x-delayed-retry-type': 'all', 'x-delayed-retry-min': 50, 'x-delayed-retry-max': 80, 'x-delivery-limit': 2,
+      'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': dead,
+    },
+  })
+  publish(channel, queue, 'work')
+  const received = await collect(channel, queue)
+  for (let count = 0; count < 3; count++) {
+    await eventually(() => received.length > count, `attempt ${count + 1}`)
+    equal(received[count].properties.headers['x-delivery-count'] ?? 0, count, 'x-delivery-count')
+    channel.reject(received[count], true)
+  }
+  const [letter] = await take(channel, dead, 1)
+  equal([letter.content.toString(), letter.properties.headers['x-first-death-reason']], ['work', 'delivery_limit'], 'dead letter')
+})
+
 scenario('recovery_after_kill', async () => {
   needBrokerControl()
   const count = Math.max(1, Math.floor(MESSAGES / 10))

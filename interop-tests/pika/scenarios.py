@@ -666,6 +666,60 @@ def quorum_queue(channel):
                          lambda c: c.queue_declare(queue, durable=False, arguments={"x-queue-type": "quorum"}), channel.connection)
 
 
+@on_channel
+def delayed_messages(channel):
+    interop.need_broker_control()  # RabbitMQ needs a plugin for this.
+    exchange = name("delayed")
+    channel.exchange_declare(exchange, "x-delayed-message", auto_delete=True, arguments={"x-delayed-type": "direct"})
+    queue = exclusive_queue(channel)
+    channel.queue_bind(queue, exchange, "k")
+    for delay in (300, 100, 200, 0):
+        channel.basic_publish(exchange, "k", str(delay).encode(), pika.BasicProperties(headers={"x-delay": delay}))
+    messages = take(channel, queue, 4)
+    equal(bodies(messages), ["0", "100", "200", "300"], "messages by their time")
+    equal([properties.headers["x-delay"] for _, properties, _ in messages], [0, -100, -200, -300], "x-delay")
+
+
+@on_channel
+def retries(channel):
+    interop.need_broker_control()  # RabbitMQ has these arguments on quorum queues only.
+    dead = exclusive_queue(channel)
+    queue = exclusive_queue(channel, {
+        "x-delayed-retry-type": "all", "x-delayed-retry-min": 50, "x-delayed-retry-max": 80, "x-delivery-limit": 2,
+        "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+    publish(channel, queue, b"work")
+    received, _ = collect(channel, queue)
+    for count in range(3):
+        serve(channel, lambda: len(received) > count, f"attempt {count + 1}")
+        method, properties, _ = received[count]
+        equal((properties.headers or {}).get("x-delivery-count", 0), count, "x-delivery-count")
+        channel.basic_reject(method.delivery_tag, requeue=True)
+    _, properties, body = take(channel, dead, 1)[0]
+    equal((body, properties.headers["x-first-death-reason"]), (b"work", "delivery_limit"), "dead letter")
+
+
+@on_channel
+def retries_with_ttl(channel):
+    """The pattern for every broker: a second queue whose messages die back into the first one."""
+    queue, pause = name("work"), name("pause")
+    channel.queue_declare(queue, exclusive=True,
+                          arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": pause})
+    channel.queue_declare(pause, exclusive=True, arguments={
+        "x-message-ttl": 50, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue})
+    publish(channel, queue, b"work")
+    received, _ = collect(channel, queue)
+    for attempt in range(3):
+        serve(channel, lambda: len(received) > attempt, f"attempt {attempt + 1}")
+        method, properties, _ = received[attempt]
+        deaths = (properties.headers or {}).get("x-death", [])
+        rejected = sum(death["count"] for death in deaths if death["reason"] == "rejected")
+        equal(rejected, attempt, "rejections so far")
+        if attempt < 2:
+            channel.basic_reject(method.delivery_tag, requeue=False)
+        else:
+            channel.basic_ack(method.delivery_tag)
+
+
 @scenario
 def recovery_after_kill():
     interop.need_broker_control()
