@@ -75,10 +75,8 @@ struct Due {
 
 /// Gives the space of the waiting messages of a deleted queue free.
 pub(super) fn forget(queue: QueueId, waiting: &[LiveRun], log: &Log) {
-    let id = queue.waiting_room();
-    log.forget_queue(id, &[]);
     for run in waiting {
-        log.dropped(id, run.level, run.from, run.to);
+        log.dropped(queue.waiting_room(), run.level, run.from, run.to);
     }
 }
 
