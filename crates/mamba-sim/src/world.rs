@@ -11,7 +11,7 @@ use std::{
 use mamba_broker::{Broker, BrokerConfig, Now, queue_cell::QueueCounts};
 use mamba_codec::{AMQPClass, protocol};
 use mamba_store::{LogStatus, OpenError, Store, SyncMode};
-use mamba_types::FieldValue;
+use mamba_types::{FieldTable, FieldValue};
 use protocol::{basic, confirm, exchange, queue, tx};
 
 use crate::{
@@ -873,7 +873,7 @@ impl World {
                     let via = consumer_tag.trim_start_matches('c').parse().unwrap_or(0);
                     self.delivered(index, &queue, incarnation, no_ack, via, &message)?;
                 }
-                Heard::GetOk(message) => {
+                Heard::GetOk { message, .. } => {
                     let Some((Said::Get { queue, no_ack }, ..)) =
                         self.sessions[index].awaited.pop_front()
                     else {
@@ -1332,13 +1332,18 @@ impl World {
                 delay_ms,
                 now_ms: self.unix_ms(),
             };
+            let mut headers = FieldTable::default();
+            if let Some(delay) = delay_ms {
+                let delay = i64::try_from(delay).unwrap_or(i64::MAX);
+                headers.insert("x-delay".into(), FieldValue::LongLongInt(delay));
+            }
             let publish = Publish {
                 exchange: exchange.clone(),
                 routing_key: key.clone(),
                 persistent,
                 priority,
                 expiration_ms,
-                delay_ms,
+                headers,
                 body: body_of(id, len),
             };
             let said = Said::Publish {
