@@ -49,6 +49,15 @@ func main() {
 		{"error_530", error530},
 		{"error_540", error540},
 		{"quorum_queue", quorumQueue},
+		{"ttl", ttl},
+		{"queue_expiry", queueExpiry},
+		{"length_limits", lengthLimits},
+		{"dead_lettering", deadLettering},
+		{"priorities", priorities},
+		{"single_active_consumer", singleActiveConsumer},
+		{"consumer_priorities", consumerPriorities},
+		{"delivery_limit", deliveryLimit},
+		{"message_groups", messageGroups},
 		{"recovery_after_kill", recoveryAfterKill},
 	})
 }
