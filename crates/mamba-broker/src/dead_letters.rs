@@ -16,16 +16,14 @@ use mamba_queue::{DeathReason, Incoming, Stored};
 use mamba_routing::{RouteInput, Routes, Stamp};
 use mamba_store::Settled;
 use mamba_types::{
-    FieldTable, Limits, LogPosition, Message, RecordMeta,
+    Limits, LogPosition, Message, RecordMeta,
     message::{begin, finish},
-    table,
 };
 
 use crate::{
-    arguments,
     death::{Death, is_cycle},
     lazy_properties::LazyProperties,
-    queue_cell::{Arrival, QueueCell, QueueRef},
+    queue_cell::{Arrival, DeadLetterTarget, QueueCell, QueueRef},
     vhost::Vhost,
 };
 
@@ -58,10 +56,13 @@ pub(crate) fn bury(
         }
         let mut letters = Letters::default();
         let mut kind: Option<Kind> = None;
+        // Without a target, a policy took it away since: the messages are dropped.
+        let target = source.dead_letter_target();
         for (stored, reason) in &dead {
+            let Some(target) = &target else { break };
             let message = &stored.message;
             let known = kind.take().filter(|kind| kind.fits(message, *reason));
-            let known = known.unwrap_or_else(|| Kind::of(&source, message, *reason, vhost));
+            let known = known.unwrap_or_else(|| Kind::of(&source, target, message, *reason, vhost));
             if !letters.have_room_for(message, &known) {
                 letters.send(&source, &mut work, &mut buried.long);
             }
@@ -102,24 +103,6 @@ fn settled_one(stored: &Stored) -> Settled {
     }
 }
 
-/// Where a queue's dead letters go.
-struct Target<'a> {
-    exchange: &'a str,
-    /// Instead of the keys they came with.
-    routing_key: Option<&'a str>,
-}
-
-impl<'a> Target<'a> {
-    fn of(source: &'a QueueCell) -> Self {
-        let arguments: &FieldTable = &source.declaration.arguments;
-        let text = |key| arguments::get(arguments, key).and_then(table::text);
-        Self {
-            exchange: text("x-dead-letter-exchange").unwrap_or_default(),
-            routing_key: text("x-dead-letter-routing-key"),
-        }
-    }
-}
-
 /// What becomes of messages with the same address and properties that die in one queue for one reason. Those that die
 /// together are mostly of one kind: their headers are written and their route is found once.
 struct Kind {
@@ -137,8 +120,13 @@ struct Kind {
 }
 
 impl Kind {
-    fn of(source: &QueueCell, message: &Message, reason: DeathReason, vhost: &Vhost) -> Self {
-        let target = Target::of(source);
+    fn of(
+        source: &QueueCell,
+        target: &DeadLetterTarget,
+        message: &Message,
+        reason: DeathReason,
+        vhost: &Vhost,
+    ) -> Self {
         let limits = Limits::default();
         let properties = content_header(message.header())
             .ok()
@@ -180,7 +168,7 @@ impl Kind {
         let found = vhost
             .table
             .read()
-            .route(target.exchange, &input, &mut routes)
+            .route(&target.exchange, &input, &mut routes)
             .is_ok();
         let is_allowed = |queue: &Arc<QueueCell>| {
             let cycle =
@@ -193,7 +181,7 @@ impl Kind {
         Self {
             message: message.clone(),
             reason,
-            exchange: target.exchange.to_owned(),
+            exchange: target.exchange.clone(),
             routing_key: keys.first().copied().unwrap_or_default().to_vec(),
             properties: rewrite_header(message.header(), &change).split_off(PROPERTIES_AT),
             queues: routes

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod outbox;
 mod pacing;
 mod paging;
+pub mod policies;
 pub mod queue_cell;
 pub mod tenants;
 mod timers;

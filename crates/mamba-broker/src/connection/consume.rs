@@ -294,7 +294,7 @@ impl Core {
         let priority = arguments::consumer_priority(&consume.arguments, kind, &printed)?;
         let own_timeout = arguments::consumer_timeout_ms(&consume.arguments, &printed)?;
         let limits = &self.broker.config.limits;
-        let timeout_ms = timeout_ms(own_timeout, &queue.declaration.settings, limits);
+        let timeout_ms = timeout_ms(own_timeout, &queue.settings(), limits);
         let Some(channel) = self.channels.get(&id) else {
             return Ok(());
         };
@@ -490,13 +490,7 @@ impl Core {
                     Outcome::Unsent,
                 );
             }
-            None => {
-                let settled = settled_of(&delivery.stored);
-                // A deleted queue takes nothing back: its record may go.
-                if queue.take_back(delivery.stored).is_none() {
-                    queue.sent(settled.as_slice());
-                }
-            }
+            None => queue.take_back(delivery.stored),
         }
     }
 
@@ -555,7 +549,7 @@ impl Core {
         let tag = channel.next_tag();
         if let Some(key) = fetched.key {
             let index = self.queues.retain(&queue);
-            let timeout_ms = timeout_ms(None, &settings, &self.broker.config.limits);
+            let timeout_ms = timeout_ms(None, &queue.settings(), &self.broker.config.limits);
             channel.unacked.push(
                 tag,
                 Held {

@@ -179,7 +179,7 @@ impl Core {
         let own = self.consumers_of(id, queue).into_iter();
         own.filter_map(|slot| self.consumers.get(slot)?.timeout_ms)
             .min()
-            .or_else(|| timeout_ms(None, &cell.declaration.settings, limits))
+            .or_else(|| timeout_ms(None, &cell.settings(), limits))
     }
 
     /// Cancels the channel's consumers of a queue and gives back what it holds of it. Later acknowledgements of that mean

@@ -67,7 +67,7 @@ impl QueueCell {
             return enqueued;
         }
         let body_len = |arrival: &Arrival| arrival.incoming.message.body_len();
-        let all_fit = self.declaration.settings.overflow == Overflow::DropHead
+        let all_fit = state.queue.settings().overflow == Overflow::DropHead
             || state
                 .queue
                 .admits(arrivals.len(), arrivals.iter().map(body_len).sum());
@@ -85,7 +85,7 @@ impl QueueCell {
                     );
                 } else {
                     enqueued.rejected.push(arrival.item);
-                    self.refuse(arrival, &mut after.dead);
+                    Self::refuse(&state, arrival, &mut after.dead);
                 }
             }
         }
@@ -137,8 +137,8 @@ impl QueueCell {
     }
 
     /// A message the length limit refused: dropped, or dead-lettered without ever having been in the queue.
-    pub(super) fn refuse(&self, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
-        let settings = &self.declaration.settings;
+    fn refuse(state: &State, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
+        let settings = state.queue.settings();
         if settings.overflow == Overflow::RejectPublishDeadLetter && settings.dead_letters {
             let message = arrival.incoming.message;
             let stored = Stored {
