@@ -10,14 +10,17 @@ pub mod broker;
 mod commit;
 pub mod connection;
 mod dead_letters;
+pub mod definitions;
 pub mod metrics;
 pub mod outbox;
 mod pacing;
 mod paging;
+pub mod parameters;
 pub mod policies;
 pub mod queue_cell;
 pub mod tenants;
 mod timers;
+mod topology;
 pub mod vhost;
 
 pub use access::LoginRefused;
