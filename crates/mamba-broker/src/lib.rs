@@ -21,6 +21,7 @@ pub mod queue_cell;
 pub mod tenants;
 mod timers;
 mod topology;
+mod transport;
 pub mod vhost;
 
 pub use access::LoginRefused;
@@ -28,3 +29,4 @@ pub use broker::{Alarms, Broker, BrokerConfig};
 pub use connection::{Connection, Now};
 pub use metrics::Snapshot;
 pub use timers::Doorbell;
+pub use transport::{PeerCertificate, TlsFacts};
