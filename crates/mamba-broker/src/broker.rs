@@ -815,8 +815,9 @@ impl Broker {
     pub fn stop(&self) -> bool {
         let log = self.store.0.log();
         self.write_checkpoint(log.begin_checkpoint());
-        self.store.0.definitions().flush();
-        log.clean_stop()
+        let definitions = self.store.0.definitions();
+        definitions.flush();
+        log.clean_stop() && definitions.is_settled()
     }
 
     /// Has every queue write down what lives in it. The queues are listed after the checkpoint's beginning: one that is declared
