@@ -138,9 +138,10 @@ impl QueueCell {
         }));
         if !runs.list.is_empty() {
             enqueued.position = self.log.append_enqueued(self.id, &runs.list);
-            if all_at_once {
-                state.noted = Sequence(next.0.saturating_sub(1));
-            }
+        }
+        if all_at_once {
+            // Also when none is stored: of those the log need not know, should they come back.
+            state.noted = Sequence(next.0.saturating_sub(1));
         }
         if watched || queue.may_expire() || queue.has_length_limit() {
             self.carry_out(state, after);
