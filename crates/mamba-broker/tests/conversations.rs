@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "conversations/delay.rs"]
+mod delay;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
