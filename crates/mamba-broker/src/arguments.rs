@@ -171,6 +171,14 @@ fn type_name(arguments: &FieldTable) -> Option<&str> {
     (!name.is_empty() && name != "undefined").then_some(name)
 }
 
+/// The type of a queue that names none: the virtual host's default, if a queue of that type can be declared so.
+pub(crate) fn default_type<'a>(of_vhost: Option<&'a str>, asked: &Flags) -> &'a str {
+    let replicated = asked.durable && !asked.exclusive && !asked.auto_delete;
+    of_vhost
+        .filter(|kind| *kind == "classic" || replicated)
+        .unwrap_or("classic")
+}
+
 /// Makes the queue type explicit, as it is stored, shown and compared.
 pub(crate) fn with_queue_type(mut arguments: FieldTable, default: &str) -> FieldTable {
     if !matches!(get(&arguments, "x-queue-type"), Some(value) if table::text(value) != Some("") && table::text(value) != Some("undefined"))

@@ -720,13 +720,13 @@ impl<P: Port> Queue<P> {
         self.ready.want_heads(self.window, &mut effects.wanted);
     }
 
-    /// Whether a message of `body_len` octets fits the queue's length limits, or makes others give way.
-    pub const fn admits(&self, body_len: usize) -> bool {
+    /// Whether so many messages with so many octets of bodies fit the queue's length limits, or make others give way.
+    pub const fn admits(&self, messages: usize, body_bytes: usize) -> bool {
         match self.settings.overflow {
             Overflow::DropHead => true,
             Overflow::RejectPublish | Overflow::RejectPublishDeadLetter => !self.is_over_limit(
-                self.ready.len() as u64 + 1,
-                self.ready.body_bytes() + body_len as u64,
+                self.ready.len() as u64 + messages as u64,
+                self.ready.body_bytes() + body_bytes as u64,
             ),
         }
     }

@@ -1008,7 +1008,7 @@ impl Harness {
                 let mut incoming = Vec::new();
                 let rejects = model.settings.overflow != Overflow::DropHead;
                 let rejected = rejects && model.is_too_long(Some(body));
-                assert_eq!(self.queue.admits(body), !rejected);
+                assert_eq!(self.queue.admits(1, body), !rejected);
                 for (priority, sequence) in priorities.into_iter().zip(first.0..) {
                     let at = match stored {
                         true => place(sequence),

@@ -836,11 +836,11 @@ mod length_limits {
                 overflow,
                 ..Settings::default()
             });
-            assert!(scene.queue.admits(10) && !scene.queue.admits(11));
+            assert!(scene.queue.admits(1, 10) && !scene.queue.admits(1, 11));
             scene.enqueue(1);
-            assert!(scene.queue.admits(6) && !scene.queue.admits(7));
+            assert!(scene.queue.admits(1, 6) && !scene.queue.admits(1, 7));
             scene.enqueue(1);
-            assert!(!scene.queue.admits(0));
+            assert!(!scene.queue.admits(1, 0));
             scene.enqueue(1);
             scene.queue.trim(&mut Effects::default());
             assert_eq!(

@@ -552,7 +552,7 @@ impl Core {
         let tag = channel.next_tag();
         if let Some(key) = fetched.key {
             let index = self.queues.retain(&queue);
-            let timeout_ms = timeout_ms(None, &settings, &self.broker.config.limits);
+            let timeout_ms = timeout_ms(None, &queue.settings(), &self.broker.config.limits);
             channel.unacked.push(
                 tag,
                 Held {

@@ -74,12 +74,17 @@ impl QueueCell {
             arrivals.clear();
             return enqueued;
         }
-        if state.queue.settings().overflow == Overflow::DropHead {
+        let body_len = |arrival: &Arrival| arrival.incoming.message.body_len();
+        let all_fit = state.queue.settings().overflow == Overflow::DropHead
+            || state
+                .queue
+                .admits(arrivals.len(), arrivals.iter().map(body_len).sum());
+        if all_fit {
             self.take_in(&mut state, arrivals.drain(..), &mut enqueued, &mut after);
         } else {
             // Whether there is room for a message depends on where the one before it went.
             for arrival in arrivals.drain(..) {
-                if state.queue.admits(arrival.incoming.message.body_len()) {
+                if state.queue.admits(1, body_len(&arrival)) {
                     self.take_in(
                         &mut state,
                         std::iter::once(arrival),
@@ -133,9 +138,10 @@ impl QueueCell {
         }));
         if !runs.list.is_empty() {
             enqueued.position = self.log.append_enqueued(self.id, &runs.list);
-            if all_at_once {
-                state.noted = Sequence(next.0.saturating_sub(1));
-            }
+        }
+        if all_at_once {
+            // Also when none is stored: of those the log need not know, should they come back.
+            state.noted = Sequence(next.0.saturating_sub(1));
         }
         if watched || queue.may_expire() || queue.has_length_limit() {
             self.carry_out(state, after);
