@@ -325,6 +325,7 @@ impl QueueCell {
 
     /// Everything that follows a step, still under the lock. Returns the log position that makes its settlements durable.
     fn follow(self: &Arc<Self>, state: &mut State, after: &mut Aftermath) -> LogPosition {
+        self.place_moved(state);
         self.note_delivered(state);
         let position = self.carry_out(state, after);
         self.arm(state);
@@ -440,7 +441,6 @@ impl QueueCell {
         } else {
             0
         };
-        self.place_moved(state);
         position = position.max(self.let_wait(state));
         loop {
             let held = self.is_held(state);
