@@ -398,6 +398,29 @@ fn what_a_deleted_queue_does_not_take_back_leaves_the_log() {
     assert_eq!(world.broker.snapshot().log_live_bytes, 0);
 }
 
+/// A quorum queue's time to live used to begin with its first use only: unused, it stayed; and when one of its messages expired
+/// before that, the whole queue went with it.
+#[test]
+fn a_quorum_queue_expires_after_its_declaration_and_not_before() {
+    let folder = TempDir::new().unwrap();
+    let mut world = World::open(&folder, START_MS);
+    let mut client = world.client();
+    let arguments = [
+        ("x-queue-type", text("quorum")),
+        ("x-expires", int(1000)),
+        ("x-message-ttl", int(100)),
+    ];
+    client.declare("short", true, &arguments);
+    client.publish("short", true, b"gone in a moment");
+    drop(client);
+    let exists = |world: &World| world.broker.vhost("/").unwrap().queue("short").is_some();
+    world.pass(Duration::from_millis(100));
+    assert!(exists(&world), "it went with its message");
+    assert_eq!(world.ready("short"), 0);
+    world.pass(Duration::from_millis(900));
+    assert!(!exists(&world), "it stays though nobody used it");
+}
+
 /// Each hop of a chain of dead-letter queues used to take a frame of the stack: a client could end the process.
 #[test]
 fn a_long_chain_of_dead_letter_queues_needs_no_stack() {

@@ -17,6 +17,8 @@ pub(crate) struct Enqueued {
     pub(crate) long: bool,
     /// Items of the batch that the queue's length limit refused.
     pub(crate) rejected: Vec<u32>,
+    /// Other queues that have grown long by the dead letters of the batch, and how many they got.
+    pub(crate) long_beyond: Vec<(Arc<QueueCell>, usize)>,
 }
 
 /// A message for [`QueueCell::enqueue`].
@@ -41,8 +43,8 @@ impl QueueCell {
     /// Takes a batch of messages in.
     pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
         let mut dead = Vec::new();
-        let enqueued = self.enqueue_only(arrivals, &mut dead);
-        self.bury(dead);
+        let mut enqueued = self.enqueue_only(arrivals, &mut dead);
+        enqueued.long_beyond = self.bury(dead).long;
         enqueued
     }
 
@@ -56,6 +58,7 @@ impl QueueCell {
             position: LogPosition::NONE,
             long: false,
             rejected: Vec::new(),
+            long_beyond: Vec::new(),
         };
         let mut after = Aftermath::default();
         let mut state = self.state.lock();
@@ -63,7 +66,7 @@ impl QueueCell {
             arrivals.clear();
             return enqueued;
         }
-        if self.declaration.settings.overflow == Overflow::DropHead {
+        if state.queue.settings().overflow == Overflow::DropHead {
             self.take_in(&mut state, arrivals.drain(..), &mut enqueued, &mut after);
         } else {
             // Whether there is room for a message depends on where the one before it went.
@@ -77,7 +80,7 @@ impl QueueCell {
                     );
                 } else {
                     enqueued.rejected.push(arrival.item);
-                    self.refuse(arrival, &mut after.dead);
+                    Self::refuse(&state, arrival, &mut after.dead);
                 }
             }
         }
@@ -129,8 +132,8 @@ impl QueueCell {
     }
 
     /// A message the length limit refused: dropped, or dead-lettered without ever having been in the queue.
-    pub(super) fn refuse(&self, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
-        let settings = &self.declaration.settings;
+    fn refuse(state: &State, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
+        let settings = state.queue.settings();
         if settings.overflow == Overflow::RejectPublishDeadLetter && settings.dead_letters {
             let message = arrival.incoming.message;
             let stored = Stored {
