@@ -11,15 +11,18 @@ mod commit;
 pub mod connection;
 mod dead_letters;
 mod death;
+pub mod definitions;
 mod lazy_properties;
 pub mod metrics;
 pub mod outbox;
 mod pacing;
 mod paging;
+pub mod parameters;
 pub mod policies;
 pub mod queue_cell;
 pub mod tenants;
 mod timers;
+mod topology;
 mod transport;
 pub mod vhost;
 
