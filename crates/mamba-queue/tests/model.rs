@@ -984,7 +984,7 @@ impl Harness {
             .collect();
         let stays_out = match command {
             Command::Settle {
-                outcome: Outcome::Requeue | Outcome::Unsent,
+                outcome: Outcome::Requeue | Outcome::Failed | Outcome::Unsent,
                 ..
             } => coming_back.contains(&true),
             Command::GiveBack(_) => {
