@@ -14,10 +14,11 @@
 //! numbers: [`Queue::page_out`] drops messages whose records the log holds, [`Effects::wanted`] says what is to be
 //! read back, and [`Queue::paged_in`] takes it. The queue itself reads and writes nothing.
 //!
-//! Start reading at [`queue`]; `ready` keeps the order, `paging` has the words for what is on the disk, `unacked` keeps
+//! Start reading at [`queue`]; `ready` and `level` keep the order, `paging` has the words for what is on the disk, `unacked` keeps
 //! the deliveries, `consumers` the turn.
 
 mod consumers;
+mod level;
 mod paging;
 pub mod queue;
 mod ready;
