@@ -405,25 +405,11 @@ impl<P: Port> Queue<P> {
             .chain(self.unacked.iter().map(|out| &out.stored))
     }
 
-    /// Messages in memory that a consumer has or may have seen.
-    pub fn delivered_before(&self) -> impl Iterator<Item = &Stored> {
-        let seen = |stored: &&Stored| stored.redelivered || stored.returns > 0;
-        self.ready
-            .iter()
-            .filter(seen)
-            .chain(self.unacked.iter().map(|out| &out.stored))
-    }
-
     /// Every message in memory, ready first, to move its record's place in the log.
     pub fn in_memory_mut(&mut self) -> impl Iterator<Item = &mut Stored> {
         self.ready
             .iter_mut()
             .chain(self.unacked.iter_mut().map(|out| &mut out.stored))
-    }
-
-    /// The same, for an owner that pages nothing.
-    pub fn messages_mut(&mut self) -> impl Iterator<Item = &mut Stored> {
-        self.in_memory_mut()
     }
 
     /// Notes where the record of a message in [`Effects::moved`] lies now. Call it before [`Self::dispatch`].
@@ -516,14 +502,6 @@ impl<P: Port> Queue<P> {
     /// quorum queue count with the last of them only: the others could go out before.
     pub fn deliverable_to(&self) -> Option<Sequence> {
         self.ready.deliverable_to()
-    }
-
-    /// Puts back what survived a restart, in order, before anything else happens.
-    pub fn restore(&mut self, stored: Stored) {
-        self.next = self.next.max(stored.sequence.next());
-        let priority = self.priority_of(&stored.message);
-        self.has_expirations |= stored.message.expiration_ms().is_some();
-        self.ready.push(priority, stored);
     }
 
     /// Appends messages and returns the first one's sequence number; the others follow without gap.
@@ -762,16 +740,8 @@ impl<P: Port> Queue<P> {
         self.let_better_consumer_take_over();
     }
 
-    /// Takes one message out for `basic.get`, in a queue of which nothing is paged.
-    pub fn fetch(&mut self, no_ack: bool, effects: &mut Effects) -> Option<Fetched> {
-        match self.fetch_next(no_ack, effects) {
-            Fetch::Message(fetched) => Some(fetched),
-            Fetch::Empty | Fetch::Wanted => None,
-        }
-    }
-
     /// Takes one message out for `basic.get`.
-    pub fn fetch_next(&mut self, no_ack: bool, effects: &mut Effects) -> Fetch {
+    pub fn fetch(&mut self, no_ack: bool, effects: &mut Effects) -> Fetch {
         let popped = self.ready.pop();
         effects.wanted.extend(self.ready.want_next(self.window));
         let Some(mut stored) = popped else {

@@ -392,7 +392,8 @@ mod exclusive {
         scene.try_subscribe('a', EXCLUSIVE).expect("refused");
         scene.port('a').room.set(0);
         scene.enqueue(1);
-        assert!(scene.queue.fetch(true, &mut Effects::default()).is_some());
+        let fetched = scene.queue.fetch(true, &mut Effects::default());
+        assert!(matches!(fetched, Fetch::Message(_)));
     }
 }
 
@@ -889,14 +890,14 @@ mod paging {
     fn fetching_says_that_it_must_wait() {
         let mut scene = five(0);
         let mut effects = Effects::default();
-        let fetched = scene.queue.fetch_next(true, &mut effects);
+        let fetched = scene.queue.fetch(true, &mut effects);
         assert!(matches!(fetched, Fetch::Wanted));
         let reading = effects.wanted.remove(0);
-        let fetched = scene.queue.fetch_next(true, &mut effects);
+        let fetched = scene.queue.fetch(true, &mut effects);
         assert!(matches!(fetched, Fetch::Wanted) && effects.wanted.is_empty());
         read(&mut scene.queue, reading, &[1, 2, 3, 4, 5], 6);
         for _ in 0..5 {
-            let fetched = scene.queue.fetch_next(true, &mut effects);
+            let fetched = scene.queue.fetch(true, &mut effects);
             assert!(matches!(fetched, Fetch::Message(_)));
         }
         let (sequence, at) = (Sequence(5), LogPosition(500));
@@ -909,7 +910,7 @@ mod paging {
                 octets
             })
         );
-        let fetched = scene.queue.fetch_next(true, &mut effects);
+        let fetched = scene.queue.fetch(true, &mut effects);
         assert!(matches!(fetched, Fetch::Empty));
     }
 

@@ -373,7 +373,7 @@ impl QueueCell {
             let State { queue, effects, .. } = &mut *state;
             queue.expire(now_ms, effects);
             let within_reach = queue.deliverable_to();
-            let fetched = queue.fetch_next(no_ack, effects);
+            let fetched = queue.fetch(no_ack, effects);
             let mut position = LogPosition::NONE;
             if let Fetch::Message(Fetched { stored, .. }) = &fetched
                 && stored.at != LogPosition::NONE
