@@ -14,10 +14,15 @@
 //! numbers: [`Queue::page_out`] drops messages whose records the log holds, [`Effects::wanted`] says what is to be
 //! read back, and [`Queue::paged_in`] takes it. The queue itself reads and writes nothing.
 //!
+//! A consumer with a filter gets what its [`Selector`] matches and nothing else, in order. Messages on the disk are looked at where
+//! they are: [`Effects::scans`] says what to read, [`Queue::scanned`] takes the matches.
+//!
 //! Start reading at [`queue`]; `ready` and `level` keep the order, `paging` has the words for what is on the disk, `unacked` keeps
-//! the deliveries, `consumers` the turn.
+//! the deliveries, `consumers` the turn, `filters` how
+//! far each filter has looked.
 
 mod consumers;
+mod filters;
 mod level;
 mod paging;
 pub mod queue;
@@ -25,7 +30,8 @@ mod ready;
 mod unacked;
 
 pub use consumers::{ConsumerId, Port, Subscription};
-pub use paging::{LiveRun, PageIn, PageToken, PagedRun, Window};
+pub use filters::{FILTERS_MAX, Selector};
+pub use paging::{LiveRun, PageIn, PageToken, PagedRun, Scan, Scanned, Window};
 pub use queue::{
     DeathReason, Delivery, Effects, Fetch, Fetched, Incoming, Moved, Outcome, Overflow, Queue,
     QueueKind, Removed, Settings, Settled, Stored, SubscribeError, UnackedKey,

@@ -3,10 +3,24 @@
 use mamba_types::{LogPosition, Sequence};
 
 use crate::{
-    level::{Level, SHRINK_ABOVE},
-    paging::{LiveRun, PageIn, PageToken, PagedRun, Window},
+    filters::Selector,
+    level::{Found, Level, PIECES_MAX, Place, SHRINK_ABOVE},
+    paging::{LiveRun, PageIn, PageToken, PagedRun, Scanned, Target, Window},
     queue::{QueueKind, Stored},
 };
+
+/// What a filter finds.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Its next message, taken out.
+    Match(Box<Stored>),
+    /// It goes on in this level once that was read.
+    OnDisk(u8, Target),
+    /// It has looked at as much as it may for now.
+    Unfinished,
+    /// It wants nothing of what is there.
+    Nothing,
+}
 
 /// The ready messages: one level, or one per priority in use, highest first.
 #[derive(Debug)]
@@ -69,10 +83,7 @@ impl Ready {
         self.levels
             .iter()
             .filter(|(level, _)| *level == priority)
-            .any(|(_, level)| {
-                let after = level.paged.partition_point(|run| run.from <= sequence);
-                after > 0 && sequence < level.paged[after - 1].to
-            })
+            .any(|(_, level)| level.is_paged(sequence))
     }
 
     pub(crate) fn push(&mut self, priority: u8, message: Stored) {
@@ -93,31 +104,15 @@ impl Ready {
     pub(crate) fn put_back(&mut self, priority: u8, rank: u64, message: Stored) {
         self.count += 1;
         self.body_bytes += message.message.body_len() as u64;
-        self.level(priority).push_returned(rank, message);
+        self.level(priority)
+            .push_aside(Place::Return(rank), message);
     }
 
     /// Puts a message back where it was, by its sequence.
     pub(crate) fn put_back_in_place(&mut self, priority: u8, message: Stored) {
         self.count += 1;
         self.body_bytes += message.message.body_len() as u64;
-        let level = self.level(priority);
-        let sequence = message.sequence;
-        // Others that were out before it went to the disk, or came from there to the head.
-        if level.paged.front().is_some_and(|run| run.from < sequence) {
-            if message.at == LogPosition::NONE {
-                level.push_returned(sequence.0, message);
-            } else {
-                level.page_in_place(priority, &message);
-            }
-        } else if level
-            .head
-            .front()
-            .is_some_and(|first| first.sequence < sequence)
-        {
-            level.insert_in_head(message);
-        } else {
-            level.push_returned(sequence.0, message);
-        }
+        self.level(priority).put_back_in_place(priority, message);
     }
 
     /// Appends messages that are on the disk.
@@ -147,9 +142,9 @@ impl Ready {
 
     fn pop_level(&mut self, index: usize) -> Option<Stored> {
         let level = &mut self.levels[index].1;
-        let message = match level.returned.pop_first() {
+        let message = match level.aside.pop_first() {
             Some((_, message)) => {
-                level.returned_bytes -= message.memory();
+                level.aside_bytes -= message.memory();
                 message
             }
             None => level.head.pop_front()?,
@@ -215,8 +210,11 @@ impl Ready {
         let (priority, level) = &mut self.levels[index];
         let run = level.paged.front()?;
         if level.loading.is_some() {
+            level.front_waits = true;
             return None;
         }
+        level.front_waits = false;
+        level.scanned_last = false;
         self.tokens += 1;
         let token = PageToken(self.tokens);
         level.loading = Some(token);
@@ -227,6 +225,138 @@ impl Ready {
             octets: window.head_bytes.saturating_sub(level.head_bytes()),
             token,
         })
+    }
+
+    /// Begins a reading for a filter: the range to read and its name. `None` while another reading of the level is under way or
+    /// has the turn, or when there are too many pieces.
+    pub(crate) fn scan(
+        &mut self,
+        priority: u8,
+        target: Target,
+    ) -> Option<(Sequence, Sequence, PageToken)> {
+        let index = self.position(priority)?;
+        let level = &mut self.levels[index].1;
+        if level.loading.is_some() || level.paged.len() >= PIECES_MAX {
+            return None;
+        }
+        let (from, to) = level.scan_range(target)?;
+        level.scanned_last = true;
+        self.tokens += 1;
+        let token = PageToken(self.tokens);
+        level.loading = Some(token);
+        Some((from, to, token))
+    }
+
+    /// The front readings that are due before the next one for a filter.
+    pub(crate) fn want_overdue(&mut self, window: Window, wanted: &mut Vec<PageIn>) {
+        for index in 0..self.levels.len() {
+            let level = &self.levels[index].1;
+            if level.front_waits && level.scanned_last && level.loading.is_none() {
+                wanted.extend(self.want(index, window));
+            }
+        }
+    }
+
+    fn position(&self, priority: u8) -> Option<usize> {
+        let mut levels = self.levels.iter();
+        levels.position(|(level, _)| *level == priority)
+    }
+
+    /// Whether this reading is still waited for.
+    pub(crate) fn is_loading(&self, priority: u8, token: PageToken) -> bool {
+        self.loading(priority, token).is_some()
+    }
+
+    /// Takes out the next message a group of consumers wants, but for one on the disk. `candidate` hands out what was
+    /// read of a level, after what is in memory before it.
+    pub(crate) fn take_match(
+        &mut self,
+        slot: usize,
+        selector: &dyn Selector,
+        looks: &mut usize,
+        mut candidate: impl FnMut(u8, Target) -> Option<Stored>,
+    ) -> Next {
+        for index in 0..self.levels.len() {
+            let (priority, level) = &mut self.levels[index];
+            match level.take_match(slot, selector, looks) {
+                Found::Match(stored) => {
+                    self.count -= 1;
+                    self.body_bytes -= stored.message.body_len() as u64;
+                    if level.is_empty() {
+                        self.tidy(index);
+                    }
+                    return Next::Match(stored);
+                }
+                Found::OnDisk(target) => {
+                    return match candidate(*priority, target) {
+                        Some(stored) => Next::Match(Box::new(stored)),
+                        None => Next::OnDisk(*priority, target),
+                    };
+                }
+                Found::Unfinished => return Next::Unfinished,
+                Found::Nothing => {}
+            }
+        }
+        Next::Nothing
+    }
+
+    /// Completes what was read for a filter: keeps the matches that are still in the paged part, as they stand there.
+    pub(crate) fn keep_paged(&self, priority: u8, scanned: &mut Scanned) {
+        let Some(index) = self.position(priority) else {
+            scanned.matches.clear();
+            return;
+        };
+        let paged = &self.levels[index].1.paged;
+        scanned.matches.retain_mut(|stored| {
+            let after = paged.partition_point(|run| run.from <= stored.sequence);
+            let run = after.checked_sub(1).and_then(|at| paged.get(at));
+            let Some(run) = run.filter(|run| stored.sequence < run.to) else {
+                return false;
+            };
+            stored.redelivered |= run.redelivered;
+            stored.returns = run.returns;
+            true
+        });
+    }
+
+    /// Ends a reading for a filter: what it took is gone. Returns how many messages the disk turned out to have lost.
+    pub(crate) fn scanned(
+        &mut self,
+        slot: usize,
+        (priority, from, target): (u8, Sequence, Target),
+        scanned: &Scanned,
+        taken: &[Sequence],
+    ) -> u64 {
+        let Some(index) = self.position(priority) else {
+            return 0;
+        };
+        let level = &mut self.levels[index].1;
+        level.loading = None;
+        // First, so that it does not keep apart what it has looked at.
+        level.pass(slot, target, scanned.next);
+        let gone = level.take_scanned(from, scanned.next, &scanned.read, taken);
+        level.join_tail();
+        let messages = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        self.count -= messages(gone.count);
+        self.body_bytes = self.body_bytes - gone.bytes_before + gone.bytes_after;
+        if level.is_empty() {
+            self.tidy(index);
+        }
+        gone.lost
+    }
+
+    /// Another group will have the slot.
+    pub(crate) fn forget_cursors(&mut self, slot: usize) {
+        for (_, level) in &mut self.levels {
+            level.forget_cursor(slot);
+        }
+    }
+
+    /// No filter is left.
+    pub(crate) fn forget_all_cursors(&mut self) {
+        for (_, level) in &mut self.levels {
+            level.cursors = Vec::new();
+        }
     }
 
     /// The level whose reading this token names.
@@ -302,11 +432,10 @@ impl Ready {
         readable: LogPosition,
         mut keep: usize,
         mut keep_tail: usize,
-        kind: QueueKind,
     ) -> usize {
         let before = self.resident_bytes();
         for (priority, level) in &mut self.levels {
-            level.page_out(*priority, readable, keep, keep_tail, kind);
+            level.page_out(*priority, readable, keep, keep_tail);
             keep = keep.saturating_sub(level.front_bytes());
             keep_tail = keep_tail.saturating_sub(level.tail_bytes);
         }
@@ -327,7 +456,7 @@ impl Ready {
             };
             let tail = level.tail_beyond(keep_tail);
             let returned = if head == 0 && level.loading.is_none() && kind == QueueKind::Classic {
-                level.returned_bytes.saturating_sub(keep)
+                level.aside_bytes.saturating_sub(keep)
             } else {
                 0
             };
@@ -336,7 +465,7 @@ impl Ready {
             // Neither may lie behind a message that stays; where the paged part begins is not known before the
             // messages in front of it have their place.
             let mut left = returned;
-            let from_returned = level.returned.values_mut().rev().take_while(move |stored| {
+            let from_returned = level.aside.values_mut().rev().take_while(move |stored| {
                 let is_beyond = left > 0;
                 left = left.saturating_sub(stored.memory());
                 is_beyond
@@ -354,18 +483,25 @@ impl Ready {
     pub(crate) fn deliverable_to(&self) -> Option<Sequence> {
         self.levels
             .iter()
-            .flat_map(|(_, level)| [level.returned.values().next_back(), level.head.back()])
+            .flat_map(|(_, level)| [level.aside.values().next_back(), level.head.back()])
             .flatten()
             .map(|stored| stored.sequence)
             .max()
     }
 
+    /// The greatest sequence behind something paged.
+    pub(crate) fn last_in_tail(&self) -> Option<Sequence> {
+        let tails = self
+            .levels
+            .iter()
+            .filter_map(|(_, level)| level.tail.back());
+        tails.map(|stored| stored.sequence).max()
+    }
+
     /// What is ready and in the log.
     pub(crate) fn add_live(&self, head_delivered: bool, live: &mut Vec<LiveRun>) {
         for (priority, level) in &self.levels {
-            for stored in level.returned.values() {
-                level.add_live(*priority, std::iter::once(stored), true, live);
-            }
+            level.add_live_aside(*priority, head_delivered, live);
             level.add_live(*priority, level.head.iter(), head_delivered, live);
             live.extend(level.paged.iter().map(|run| LiveRun {
                 level: *priority,
@@ -392,19 +528,15 @@ impl Ready {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Stored> {
-        self.levels.iter().flat_map(|(_, level)| {
-            level
-                .returned
-                .values()
-                .chain(&level.head)
-                .chain(&level.tail)
-        })
+        self.levels
+            .iter()
+            .flat_map(|(_, level)| level.aside.values().chain(&level.head).chain(&level.tail))
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stored> {
         self.levels.iter_mut().flat_map(|(_, level)| {
             level
-                .returned
+                .aside
                 .values_mut()
                 .chain(&mut level.head)
                 .chain(&mut level.tail)
@@ -421,7 +553,7 @@ impl Ready {
         (self.count, self.body_bytes) = (0, 0);
         levels.into_iter().flat_map(|(_, level)| {
             level
-                .returned
+                .aside
                 .into_values()
                 .chain(level.head)
                 .chain(level.tail)
