@@ -10,6 +10,7 @@ pub mod broker;
 mod commit;
 pub mod connection;
 mod dead_letters;
+mod filter;
 pub mod metrics;
 pub mod outbox;
 mod pacing;

@@ -736,7 +736,10 @@ impl Model {
             let (theirs, ours) = (other.subscription.priority, member.subscription.priority);
             assert!(theirs <= ours, "{other:?} goes before {member:?}");
             assert!(
-                theirs < ours || mask.is_some() || other.id == id || member.served <= since.max(other.served),
+                theirs < ours
+                    || mask.is_some()
+                    || other.id == id
+                    || member.served <= since.max(other.served),
                 "{other:?} was there before {member:?} was served"
             );
         }

@@ -11,6 +11,7 @@ mod in_flight;
 mod journal;
 mod memory;
 mod relocation;
+mod scan;
 
 use std::{
     fmt,
@@ -112,6 +113,8 @@ struct State {
     timer_at: Option<u64>,
     /// Publishers that wait until the queue is short.
     waiters: Vec<Arc<Waiter>>,
+    /// A pager will let filters go on looking.
+    looking: bool,
 }
 
 /// What a step leaves to do without the queue's lock.
@@ -230,6 +233,7 @@ impl QueueCell {
                 burying: Vec::new(),
                 timer_at: None,
                 waiters: Vec::new(),
+                looking: false,
             }),
             definition: OnceLock::new(),
             expires_ms: arguments::expires_ms(&declaration.arguments),
@@ -429,6 +433,7 @@ impl QueueCell {
                 queue,
                 effects,
                 burying,
+                looking,
                 ..
             } = state;
             burying.extend(effects.dead.iter().map(|(stored, _)| stored.clone()));
@@ -437,6 +442,12 @@ impl QueueCell {
             self.deliver(queue, effects);
             for page_in in effects.wanted.drain(..) {
                 self.paging.request(Job::PageIn(Arc::clone(self), page_in));
+            }
+            for scan in effects.scans.drain(..) {
+                self.paging.request(Job::Scan(Arc::clone(self), scan));
+            }
+            if effects.unfinished && !std::mem::replace(looking, true) {
+                self.paging.request(Job::Resume(Arc::clone(self)));
             }
             let mut again = false;
             for consumer in effects.starved.drain(..) {
