@@ -1,7 +1,8 @@
-//! `mambamq ctl COMMAND`: rabbitmqctl's commands for users, virtual hosts, permissions and limits, over the control socket of
+//! `mambamq ctl COMMAND`: rabbitmqctl's commands for users, virtual hosts, permissions, limits and queues, over the control socket of
 //! a broker on this machine. Arguments, output and exit codes are rabbitmqctl's.
 
 mod output;
+mod queues;
 mod tenants;
 
 use std::{
@@ -64,7 +65,10 @@ struct Invocation {
 /// Options without a value that only some commands know.
 const FLAGS: [&str; 3] = ["--pre-hashed-password", "--global", "--clear-password"];
 /// Options with a value that only some commands know.
-const VALUES: [&str; 6] = [
+const VALUES: [&str; 9] = [
+    "--offset",
+    "--count",
+    "--body-limit",
     "--description",
     "--tags",
     "--default-queue-type",
@@ -276,7 +280,11 @@ pub(crate) fn run(
             .map_err(|error| Failure::new(EX_USAGE, format!("Error: {error}")))?;
         let control = Control::connect(&folder)
             .map_err(|error| Failure::new(EX_UNAVAILABLE, format!("Error: {error}")))?;
-        tenants::perform(&mut Node(control), &invocation)
+        let node = &mut Node(control);
+        match invocation.command.as_str() {
+            "peek_queue" => queues::perform(node, &invocation),
+            _ => tenants::perform(node, &invocation),
+        }
     });
     match outcome {
         Ok(()) => ExitCode::from(EX_OK),

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Done, EX_DATAERR, EX_NOUSER, EX_UNAVAILABLE, EX_USAGE, Failure, Invocation, Node,
     output::{self, Format},
+    queues,
 };
 
 /// Commands and how they are called.
@@ -115,13 +116,18 @@ pub(super) fn usage(command: &str) -> Option<&'static str> {
     COMMANDS
         .iter()
         .chain(&MORE_COMMANDS)
+        .chain(&queues::COMMANDS)
         .find_map(|(name, usage)| (*name == command).then_some(*usage))
 }
 
 /// All commands.
 pub(super) fn help() -> String {
     let mut text = "Usage\n\nmambamq ctl [--data-dir <folder>] [--quiet] <command> [<command options>]\n\nAvailable commands:\n\n".to_owned();
-    for (_, usage) in COMMANDS.iter().chain(&MORE_COMMANDS) {
+    for (_, usage) in COMMANDS
+        .iter()
+        .chain(&MORE_COMMANDS)
+        .chain(&queues::COMMANDS)
+    {
         text.push_str("   ");
         text.push_str(usage);
         text.push('\n');

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod outbox;
 mod pacing;
 mod paging;
+pub mod peek;
 pub mod queue_cell;
 pub mod tenants;
 mod timers;

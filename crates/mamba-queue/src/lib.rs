@@ -25,6 +25,7 @@ mod consumers;
 mod filters;
 mod level;
 mod paging;
+mod peek;
 pub mod queue;
 mod ready;
 mod unacked;
@@ -32,6 +33,7 @@ mod unacked;
 pub use consumers::{ConsumerId, Port, Subscription};
 pub use filters::{FILTERS_MAX, Selector};
 pub use paging::{LiveRun, PageIn, PageToken, PagedRun, Scan, Scanned, Window};
+pub use peek::Peeked;
 pub use queue::{
     DeathReason, Delivery, Effects, Fetch, Fetched, Incoming, Moved, Outcome, Overflow, Queue,
     QueueKind, Removed, Settings, Settled, Stored, SubscribeError, UnackedKey,

@@ -316,6 +316,12 @@ pub struct Queue<P> {
     filters: Filters,
 }
 
+impl<P> Queue<P> {
+    pub(crate) const fn ready(&self) -> &Ready {
+        &self.ready
+    }
+}
+
 impl<P: Port> Queue<P> {
     /// An empty queue whose first message gets `first`.
     #[must_use]

@@ -46,6 +46,11 @@ impl Ready {
         }
     }
 
+    /// The levels, highest first.
+    pub(crate) fn levels(&self) -> impl Iterator<Item = &Level> {
+        self.levels.iter().map(|(_, level)| level)
+    }
+
     pub(crate) const fn len(&self) -> usize {
         self.count
     }

@@ -13,6 +13,7 @@
 //! What a command needs stands beside `command` in the same object. A new command is one more arm in `Session::perform`.
 
 mod backup;
+mod queues;
 mod tenants;
 
 use std::{
@@ -330,10 +331,15 @@ impl Session {
                     "no backup is under way on this connection",
                 )),
             },
-            command if tenants::COMMANDS.contains(&command) => {
+            command
+                if tenants::COMMANDS.contains(&command) || queues::COMMANDS.contains(&command) =>
+            {
                 let (node, request) = (Arc::clone(&self.node), request.clone());
-                let work =
-                    move || tenants::perform(&node.broker, &request.command, &request.arguments);
+                let perform = match queues::COMMANDS.contains(&command) {
+                    true => queues::perform,
+                    false => tenants::perform,
+                };
+                let work = move || perform(&node.broker, &request.command, &request.arguments);
                 tokio::task::spawn_blocking(work).await.map_err(|_| {
                     let text = "the command failed by a defect of the broker; its log has more";
                     Refusal::new("failed", text)

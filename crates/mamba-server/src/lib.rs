@@ -14,6 +14,7 @@ pub mod control;
 mod housekeeping;
 mod input;
 mod listener;
+pub mod message_json;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

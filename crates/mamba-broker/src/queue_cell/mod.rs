@@ -22,7 +22,7 @@ use std::{
 };
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetch, Fetched, Outcome, PagedRun, Queue, QueueKind,
+    ConsumerId, DeathReason, Effects, Fetch, Fetched, Outcome, PagedRun, Peeked, Queue, QueueKind,
     Settings, Stored, UnackedKey,
 };
 use mamba_routing::QueueHandle;
@@ -528,6 +528,13 @@ impl QueueCell {
             unacked_bytes: state.queue.unacked_bytes(),
             consumers: state.queue.consumer_count() as u64,
         }
+    }
+
+    /// The ready messages, and a page of them; what is on the disk is named only.
+    pub(crate) fn peek_parts(&self, offset: u64, count: u64) -> (u64, Vec<Peeked>) {
+        let state = self.state.lock();
+        let ready = state.queue.ready_count() as u64;
+        (ready, state.queue.peek(offset, count))
     }
 
     /// Puts back what survived a restart.
