@@ -15,9 +15,9 @@ use std::{
 };
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetch, Incoming, Outcome, Overflow, PageIn, PagedRun, Port,
-    Queue, QueueKind, Removed, Scan, Selector, Settings, Settled, Stored, Subscription, UnackedKey,
-    Window,
+    ConsumerId, DeathReason, Effects, Fetch, Incoming, Outcome, Overflow, PageIn, PagedRun, Peeked,
+    Port, Queue, QueueKind, Removed, Scan, Selector, Settings, Settled, Stored, Subscription,
+    UnackedKey, Window,
 };
 use mamba_types::{LogPosition, Message, RecordMeta, Sequence};
 use proptest::{collection::vec, prelude::*, sample::Index};
@@ -1476,6 +1476,9 @@ impl Harness {
         for stored in out {
             assert!(model.out.iter().any(|out| out.known.is(stored)));
         }
+        if model.lost.is_empty() {
+            check_peek(queue, &model.ready);
+        }
         for channel in &self.channels {
             assert_eq!(channel.out.get() as usize, model.channel_out(channel));
         }
@@ -1485,6 +1488,39 @@ impl Harness {
             assert!(prefetch == 0 || unacked <= prefetch);
             assert!(queue.port(member.id).is_some());
         }
+    }
+}
+
+/// Whether pages show what is ready, in order.
+fn check_peek(queue: &Queue<TestPort>, ready: &[(Place, Known)]) {
+    let mut rest = ready.iter().map(|(_, known)| known);
+    for part in queue.peek(0, u64::MAX) {
+        match part {
+            Peeked::Message(stored) => {
+                assert!(rest.next().expect("it is ready").is_handed_over_as(&stored));
+            }
+            Peeked::OnDisk { run, skip, take } => {
+                assert_eq!((skip, take), (0, run.count));
+                for known in rest
+                    .by_ref()
+                    .take(usize::try_from(take).expect("there are few"))
+                {
+                    assert!(known.paged && run.from <= known.sequence && known.sequence < run.to);
+                }
+            }
+        }
+    }
+    assert_eq!(rest.next(), None);
+    for (offset, count) in [(1, 2), (3, 1), (2, 100)] {
+        let shown = queue
+            .peek(offset, count)
+            .into_iter()
+            .map(|part| match part {
+                Peeked::Message(_) => 1,
+                Peeked::OnDisk { take, .. } => take,
+            });
+        let there = (ready.len() as u64).saturating_sub(offset);
+        assert_eq!(shown.sum::<u64>(), there.min(count));
     }
 }
 

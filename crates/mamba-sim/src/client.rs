@@ -52,6 +52,8 @@ pub struct Delivered {
     pub body: Vec<u8>,
     /// It has been dead-lettered.
     pub dead: bool,
+    /// delivery-mode 2.
+    pub persistent: bool,
 }
 
 /// A message to publish.
@@ -77,6 +79,7 @@ struct Content {
     size: usize,
     body: Vec<u8>,
     dead: bool,
+    persistent: bool,
 }
 
 /// A connection with one channel. `C` names what was said, for who keeps the books.
@@ -299,6 +302,7 @@ impl<C> Client<C> {
                     size: usize::MAX,
                     body: Vec::new(),
                     dead: false,
+                    persistent: false,
                 });
             }
             AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
@@ -317,9 +321,11 @@ impl<C> Client<C> {
         };
         content.size = usize::try_from(header.body_size).unwrap_or(usize::MAX);
         let limits = Limits::default();
-        let headers = scan_properties(header.properties, &limits)
-            .ok()
-            .and_then(|properties| properties.headers);
+        let properties = scan_properties(header.properties, &limits).ok();
+        content.persistent = properties
+            .as_ref()
+            .is_some_and(|properties| properties.delivery_mode == Some(2));
+        let headers = properties.and_then(|properties| properties.headers);
         content.dead =
             headers.is_some_and(|headers| headers.windows(7).any(|window| window == b"x-death"));
     }
@@ -327,7 +333,11 @@ impl<C> Client<C> {
     fn finish_content(&mut self, heard: &mut Vec<Heard>) {
         let done = |content: &mut Content| content.body.len() >= content.size;
         let Some(Content {
-            method, body, dead, ..
+            method,
+            body,
+            dead,
+            persistent,
+            ..
         }) = self.content.take_if(done)
         else {
             return;
@@ -340,6 +350,7 @@ impl<C> Client<C> {
                     redelivered: deliver.redelivered,
                     body,
                     dead,
+                    persistent,
                 },
             }),
             AMQPClass::Basic(basic::AMQPMethod::GetOk(get_ok)) => {
@@ -348,6 +359,7 @@ impl<C> Client<C> {
                     redelivered: get_ok.redelivered,
                     body,
                     dead,
+                    persistent,
                 }));
             }
             _ => {}
