@@ -19,6 +19,7 @@ pub mod peek;
 pub mod queue_cell;
 pub mod tenants;
 mod timers;
+mod transport;
 pub mod vhost;
 
 pub use access::LoginRefused;
@@ -26,3 +27,4 @@ pub use broker::{Alarms, Broker, BrokerConfig};
 pub use connection::{Connection, Now};
 pub use metrics::Snapshot;
 pub use timers::Doorbell;
+pub use transport::{PeerCertificate, TlsFacts};
