@@ -785,7 +785,7 @@ func error540() {
 
 func consumerFilter() {
 	onChannel(func(connection *amqp.Connection, channel *amqp.Channel) {
-		if connection.Properties["product"] != "MambaMQ" {
+		if platform, _ := connection.Properties["platform"].(string); !strings.HasPrefix(platform, "MambaMQ") {
 			skip("x-filter is MambaMQ's own")
 		}
 		queue := exclusiveQueue(channel, nil)

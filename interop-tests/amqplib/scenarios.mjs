@@ -469,7 +469,7 @@ onChannel('quorum_queue', async (channel) => {
 }, 'createConfirmChannel')
 
 onChannel('consumer_filter', async (channel) => {
-  if (channel.connection.serverProperties.product !== 'MambaMQ') skip("x-filter is MambaMQ's own")
+  if (!channel.connection.serverProperties.platform.startsWith('MambaMQ')) skip("x-filter is MambaMQ's own")
   const { queue } = await channel.assertQueue('', { exclusive: true })
   for (const [number, region] of ['eu', 'us', 'eu', 'uk', 'eu'].entries()) {
     channel.sendToQueue(queue, Buffer.from(`${region} ${number}`), { headers: { region } })

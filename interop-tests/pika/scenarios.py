@@ -669,7 +669,7 @@ def quorum_queue(channel):
 @on_channel
 def consumer_filter(channel):
     # `server_properties` belongs to the connection below the blocking one.
-    if channel.connection._impl.server_properties["product"] != "MambaMQ":
+    if not channel.connection._impl.server_properties["platform"].startswith("MambaMQ"):
         raise interop.Skip("x-filter is MambaMQ's own")
     queue = exclusive_queue(channel)
     for number, region in enumerate(["eu", "us", "eu", "uk", "eu"]):

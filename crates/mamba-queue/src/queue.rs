@@ -314,6 +314,8 @@ pub struct Queue<P> {
     unknown_to: Sequence,
     window: Window,
     filters: Filters,
+    /// The time of the last look at what has expired, in milliseconds since 1970.
+    now_ms: u64,
 }
 
 impl<P> Queue<P> {
@@ -338,6 +340,7 @@ impl<P: Port> Queue<P> {
             unknown_to: Sequence(0),
             window: Window::DEFAULT,
             filters: Filters::new(),
+            now_ms: 0,
         }
     }
 
@@ -540,6 +543,8 @@ impl<P: Port> Queue<P> {
             }
             self.consumers.list(id);
         }
+        // The active one may be held back for the sake of a better one.
+        self.let_better_consumer_take_over();
     }
 
     /// Drops messages from memory: those beyond `keep` octets of records at the queue's front, and those before the
@@ -659,6 +664,7 @@ impl<P: Port> Queue<P> {
 
     /// Expires what had at least `ttl_min` milliseconds.
     fn expire_from(&mut self, now_ms: u64, ttl_min: u64, effects: &mut Effects) {
+        self.now_ms = now_ms;
         if !self.may_expire() {
             return;
         }
@@ -727,7 +733,7 @@ impl<P: Port> Queue<P> {
             is_wanted |= group.is_none();
             let popped = match group {
                 None => self.ready.pop(),
-                Some(slot) => self.take_match(slot),
+                Some(slot) => self.take_live_match(slot, effects),
             };
             let Some(stored) = popped else {
                 if self.filters.is_empty() {
@@ -790,6 +796,20 @@ impl<P: Port> Queue<P> {
             key,
             stored,
         });
+    }
+
+    /// Takes out the next message for the consumers of a filter. One behind others may have expired without having been noticed.
+    fn take_live_match(&mut self, slot: usize, effects: &mut Effects) -> Option<Stored> {
+        loop {
+            let stored = self.take_match(slot)?;
+            let has_waited = self
+                .deadline(&stored.message)
+                .is_some_and(|at| at <= self.now_ms && at > stored.message.accepted_at_ms());
+            if !has_waited {
+                return Some(stored);
+            }
+            self.drop_or_bury(stored, DeathReason::Expired, effects);
+        }
     }
 
     /// Takes out the next message for the consumers of a filter.

@@ -1179,6 +1179,8 @@ impl Harness {
                 expiration_ms,
             } => {
                 let first = self.queue.next_sequence();
+                let filtered = model.members.iter().any(|member| member.mask.is_some());
+                let expiration_ms = expiration_ms.filter(|_| !filtered);
                 let mut incoming = Vec::new();
                 let rejects = model.settings.overflow != Overflow::DropHead;
                 let rejected = rejects && model.is_too_long(Some(body));
@@ -1219,7 +1221,15 @@ impl Harness {
                 channel,
                 room,
             } => {
-                let mask = mask.filter(|_| model.lost.is_empty());
+                // What a filter finds expired behind others is a rule of its own.
+                let expires = model.settings.message_ttl_ms.is_some()
+                    || model.ready.iter().any(|(_, k)| k.expiration_ms.is_some())
+                    || model
+                        .out
+                        .iter()
+                        .any(|out| out.known.expiration_ms.is_some())
+                    || model.handed_over.iter().any(|k| k.expiration_ms.is_some());
+                let mask = mask.filter(|_| model.lost.is_empty() && !expires);
                 self.filtered |= mask.is_some();
                 subscription.filter = mask.map(Kinds::filter);
                 let port = TestPort {

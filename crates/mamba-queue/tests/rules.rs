@@ -1147,6 +1147,44 @@ mod filters {
     }
 
     #[test]
+    fn what_has_expired_behind_others_is_not_delivered() {
+        let mut scene = Scene::classic();
+        let with = |key: &[u8], expiration_ms| {
+            let meta = RecordMeta {
+                expiration_ms,
+                accepted_at_ms: 1000,
+                ..RecordMeta::default()
+            };
+            Incoming {
+                message: Message::build(meta, b"", key, &[0; 14], b"body"),
+                at: LogPosition(77),
+            }
+        };
+        let all = [
+            (b"z", None),
+            (b"x", Some(5)),
+            (b"x", Some(500)),
+            (b"x", Some(0)),
+        ];
+        scene.queue.enqueue(all.map(|(key, ms)| with(key, ms)));
+        scene
+            .try_subscribe('a', wants(&key("x"), 0))
+            .expect("refused");
+        let mut effects = Effects::default();
+        scene.queue.expire_waited(1005, &mut effects);
+        scene.queue.dispatch(&mut effects);
+        let gone: Vec<u64> = effects.settled.iter().map(|gone| gone.sequence.0).collect();
+        assert_eq!(gone, [2]);
+        let got: Vec<u64> = effects
+            .deliveries
+            .iter()
+            .map(|one| one.stored.sequence.0)
+            .collect();
+        assert_eq!(got, [3, 4]);
+        scene.queue.check_invariants();
+    }
+
+    #[test]
     fn a_long_queue_is_looked_at_in_steps() {
         let mut scene = Scene::classic();
         let x = key("x");

@@ -1355,7 +1355,7 @@ impl World {
         let kind = if filtered { PERSISTENT_ONLY } else { 'c' };
         let tag = format!("{kind}{}", session.tags);
         let filter = FieldValue::LongString("delivery_mode = 2".into());
-        let arguments = filtered.then(|| table([("x-filter", filter)]));
+        let arguments = filtered.then(|| table(&[("x-filter", filter)]));
         let consume = basic::Consume {
             queue: name.as_str().into(),
             consumer_tag: tag.as_str().into(),

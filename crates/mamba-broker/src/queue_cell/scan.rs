@@ -43,6 +43,8 @@ impl QueueCell {
             state.queue.load_failed(scan.level, scan.token);
         } else {
             let super::State { queue, effects, .. } = &mut *state;
+            let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
+            queue.expire_waited(now_ms, effects);
             let missing = queue.scanned(scan, scanned, effects);
             self.report_missing(missing);
         }
