@@ -24,6 +24,7 @@
 pub(crate) mod broker;
 pub(crate) mod client;
 pub(crate) mod expect;
+pub(crate) mod http;
 pub(crate) mod method;
 
 pub(crate) use broker::{Broker, url};

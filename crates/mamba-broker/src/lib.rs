@@ -15,12 +15,14 @@ pub mod outbox;
 mod pacing;
 mod paging;
 pub mod queue_cell;
+pub mod registry;
 pub mod tenants;
 mod timers;
 pub mod vhost;
+mod views;
 
 pub use access::LoginRefused;
 pub use broker::{Alarms, Broker, BrokerConfig};
-pub use connection::{Connection, Now};
+pub use connection::{Connection, Direct, Now};
 pub use metrics::Snapshot;
 pub use timers::Doorbell;

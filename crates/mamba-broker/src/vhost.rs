@@ -164,11 +164,15 @@ impl Vhost {
     /// All queues, by name.
     #[must_use]
     pub fn queues(&self) -> Vec<Arc<QueueCell>> {
-        self.table
+        let mut all: Vec<_> = self
+            .table
             .read()
-            .queues()
+            .queue_handles()
             .map(|queue| Arc::clone(&queue.0))
-            .collect()
+            .collect();
+        // Not under the table's lock: there may be many.
+        all.sort_unstable_by(|left, right| left.name.cmp(&right.name));
+        all
     }
 
     /// Brings back what survived a restart. Definitions that contradict each other are logged and left out.

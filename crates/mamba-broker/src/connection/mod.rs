@@ -12,14 +12,16 @@
 
 mod channel;
 mod consume;
+mod direct;
 mod publish;
 mod settle;
 mod topology;
 mod transaction;
 
+pub use direct::{Direct, Got, Published, Verdict};
+
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
     sync::Arc,
     task::Waker,
     time::Instant,
@@ -50,6 +52,7 @@ use crate::{
     outbox::{Notice, Outbox},
     pacing::Pacing,
     queue_cell::QueueCell,
+    registry::{Client, ConnectionDetail, Presence, Traffic},
     vhost::{Vhost, VhostSeat},
 };
 
@@ -82,7 +85,7 @@ pub(crate) struct LoggedIn {
     pub(crate) user: Arc<Identity>,
     pub(crate) vhost: Arc<Vhost>,
     user_seat: UserSeat,
-    _vhost_seat: VhostSeat,
+    _vhost_seat: Option<VhostSeat>,
 }
 
 /// Everything behind the session.
@@ -124,8 +127,9 @@ pub(crate) struct Core {
     held_back: Vec<Notice>,
     pub(crate) counts: Counts,
     pub(crate) frame_max: u32,
-    peer: SocketAddr,
-    local: SocketAddr,
+    presence: Arc<Presence>,
+    client: Arc<Client>,
+    traffic: Traffic,
 }
 
 /// A reply that leaves when its change is durable. Input waits meanwhile, so that order is kept.
@@ -149,19 +153,19 @@ enum Until {
 enum Reply {
     Nothing,
     Method(AMQPClass),
-    Got(Box<Got>),
+    Got(Box<GotReply>),
 }
 
 /// A message for `basic.get`.
 #[derive(Debug)]
-pub(crate) struct Got {
+pub(crate) struct GotReply {
     pub(crate) tag: DeliveryTag,
     pub(crate) redelivered: bool,
     pub(crate) message: Message,
     pub(crate) remaining: u32,
 }
 
-impl Got {
+impl GotReply {
     fn write(&self, channel: ChannelId, frame_max: u32, out: &mut Output) {
         write_get_ok(
             out,
@@ -188,8 +192,7 @@ impl Connection {
         broker: Arc<Broker>,
         outbox: Arc<Outbox>,
         config: Arc<SessionConfig>,
-        peer: SocketAddr,
-        local: SocketAddr,
+        presence: Arc<Presence>,
         now: Now,
     ) -> Self {
         let mut counts = Counts {
@@ -197,38 +200,13 @@ impl Connection {
             ..Counts::default()
         };
         broker.metrics.add(&mut counts);
-        tracing::debug!(connection = outbox.connection, %peer, "connection accepted");
+        tracing::debug!(connection = outbox.connection, peer = %presence.peer, "connection accepted");
         Self {
             session: Session::new(config, now.instant),
             out: Output::new(),
             core: Core {
-                id: outbox.connection,
-                broker,
-                outbox,
-                user: None,
-                login: None,
-                channels: BTreeMap::new(),
-                consumers: Consumers::default(),
-                exclusive: Vec::new(),
-                queues: InternedQueues::default(),
-                publisher: Publisher::default(),
-                settlements: Settlements::default(),
-                confirming: Vec::new(),
-                expecting: None,
-                pacing: Pacing::default(),
-                stored_up_to: LogPosition::NONE,
-                published_stored: false,
-                log_pause: None,
-                definitions: Vec::new(),
-                close_wish: None,
-                able: Capabilities::default(),
-                waiting: None,
-                backlog: VecDeque::new(),
-                held_back: Vec::new(),
                 counts,
-                frame_max: 0,
-                peer,
-                local,
+                ..Core::new(broker, outbox, presence)
             },
             ended: false,
             blocked: false,
@@ -273,6 +251,8 @@ impl Connection {
             }
         }
         self.core.counts.bytes_received += done as u64;
+        self.core.traffic.received_bytes += done as u64;
+        self.core.traffic.received_packets += 1;
         self.core.flush();
         self.confirm(now);
         self.core.add_up();
@@ -380,7 +360,7 @@ impl Connection {
                 return false;
             }
             Event::Closing(violation) => {
-                tracing::warn!(connection = core.id, peer = %core.peer, reason = %violation, "connection closed: protocol violation");
+                tracing::warn!(connection = core.id, peer = %core.presence.peer, reason = %violation, "connection closed: protocol violation");
                 core.flush();
                 core.clean_up();
             }
@@ -465,7 +445,38 @@ impl Connection {
             }
             self.core.deliver(OUTPUT_HIGH, &mut self.out);
         }
+        if self.core.presence.is_asked() {
+            self.core.presence.answer(&self.detail());
+        }
         self.core.add_up();
+    }
+
+    /// What an operator is shown.
+    fn detail(&self) -> ConnectionDetail {
+        let state = match self.session.state() {
+            SessionState::Running if self.blocked => "blocked",
+            SessionState::Running if self.core.broker.alarms().reason().is_some() => "blocking",
+            SessionState::Running if self.core.log_pause.is_some() => "flow",
+            SessionState::Running => "running",
+            SessionState::AwaitingHeader
+            | SessionState::Starting
+            | SessionState::Authenticating => "starting",
+            SessionState::Tuning => "tuning",
+            SessionState::Opening | SessionState::Deciding => "opening",
+            SessionState::ClientClosing | SessionState::Closing => "closing",
+            SessionState::Closed | SessionState::Refused | SessionState::Finished => "closed",
+        };
+        let channels = self.core.channels.iter();
+        ConnectionDetail {
+            state,
+            client: Arc::clone(&self.core.client),
+            channel_max: self.session.channel_max(),
+            frame_max: self.session.frame_max(),
+            heartbeat_secs: self.session.heartbeat_secs(),
+            traffic: self.core.traffic,
+            output_bytes: self.out.len(),
+            channels: channels.map(|(id, channel)| channel.view(*id)).collect(),
+        }
     }
 
     /// Writes the confirms whose messages have become safe.
@@ -498,6 +509,7 @@ impl Connection {
         core.confirming.retain(|id| {
             let Some(Channel {
                 mode: Mode::Confirm(confirms),
+                stats,
                 ..
             }) = channels.get_mut(id)
             else {
@@ -518,6 +530,7 @@ impl Connection {
                     }
                 },
             );
+            stats.confirm += before - confirms.pending();
             confirmed += before - confirms.pending();
             if let Some(position) = confirms.waiting_for() {
                 latest = latest.max(position);
@@ -533,26 +546,7 @@ impl Connection {
         if self.core.waiting.is_none() {
             return;
         }
-        let definitions = self.core.definitions_pending();
-        let Some(waiting) = &self.core.waiting else {
-            return;
-        };
-        let log = self.core.broker.store.0.log();
-        let outcome = match &waiting.until {
-            Until::Committed(commit) => commit.state(),
-            // Messages are safe only with the queues they lie in.
-            Until::Durable(position) if log.is_durable(*position) => definitions,
-            Until::Durable(_) if log.failed() => CommitState::Failed,
-            Until::Durable(_) => CommitState::Pending,
-            Until::Noted(position) => {
-                if log.is_durable(*position) || log.failed() || log.is_full() {
-                    CommitState::Done
-                } else {
-                    CommitState::Pending
-                }
-            }
-        };
-        match outcome {
+        match self.core.decision() {
             CommitState::Pending => {}
             CommitState::Done => {
                 if let Some(Waiting { channel, reply, .. }) = self.core.waiting.take() {
@@ -591,6 +585,8 @@ impl Connection {
     /// The socket took octets.
     pub fn wrote(&mut self, octets: usize, now: Now) {
         self.core.counts.bytes_sent += octets as u64;
+        self.core.traffic.sent_bytes += octets as u64;
+        self.core.traffic.sent_packets += 1;
         self.session.wrote(now.instant);
     }
 
@@ -608,10 +604,10 @@ impl Connection {
             let core = &self.core;
             match reason {
                 DropReason::HandshakeTimeout => {
-                    tracing::warn!(connection = core.id, peer = %core.peer, "connection closed: the handshake took too long");
+                    tracing::warn!(connection = core.id, peer = %core.presence.peer, "connection closed: the handshake took too long");
                 }
                 DropReason::MissedHeartbeats { interval_secs } => {
-                    tracing::warn!(connection = core.id, peer = %core.peer, "missed heartbeats from client, timeout: {interval_secs}s");
+                    tracing::warn!(connection = core.id, peer = %core.presence.peer, "missed heartbeats from client, timeout: {interval_secs}s");
                 }
                 DropReason::Refused | DropReason::ClosingTimeout => {
                     tracing::debug!(connection = core.id, ?reason, "connection closed");
@@ -644,9 +640,10 @@ impl Connection {
         core.flush();
         core.clean_up();
         core.broker.forget_connection(core.id);
+        core.presence.fall_silent();
         core.counts.connections_closed += 1;
         core.add_up();
-        tracing::debug!(connection = core.id, peer = %core.peer, "connection ended");
+        tracing::debug!(connection = core.id, peer = %core.presence.peer, "connection ended");
     }
 }
 
@@ -657,9 +654,42 @@ impl Drop for Connection {
 }
 
 impl Core {
+    fn new(broker: Arc<Broker>, outbox: Arc<Outbox>, presence: Arc<Presence>) -> Self {
+        Self {
+            id: outbox.connection,
+            broker,
+            outbox,
+            user: None,
+            login: None,
+            channels: BTreeMap::new(),
+            consumers: Consumers::default(),
+            exclusive: Vec::new(),
+            queues: InternedQueues::default(),
+            publisher: Publisher::default(),
+            settlements: Settlements::default(),
+            confirming: Vec::new(),
+            expecting: None,
+            pacing: Pacing::default(),
+            stored_up_to: LogPosition::NONE,
+            published_stored: false,
+            log_pause: None,
+            definitions: Vec::new(),
+            close_wish: None,
+            able: Capabilities::default(),
+            waiting: None,
+            backlog: VecDeque::new(),
+            held_back: Vec::new(),
+            counts: Counts::default(),
+            frame_max: 0,
+            presence,
+            client: Arc::default(),
+            traffic: Traffic::default(),
+        }
+    }
+
     fn authenticate(&mut self, login: &Login, now: Now) -> bool {
         self.counts.auth_attempts += 1;
-        let (access, from) = (&self.broker.access, self.peer.ip());
+        let (access, from) = (&self.broker.access, self.presence.peer.ip());
         let anonymous = self.broker.config.anonymous_user.as_deref();
         let (name, outcome) = match (&login.credentials, anonymous) {
             (Credentials::Password { user, password }, _) => (
@@ -678,14 +708,18 @@ impl Core {
             .unwrap_or_default();
         match outcome {
             Ok(user) => {
-                tracing::info!(connection = self.id, peer = %self.peer, local = %self.local, user = %user.name, client, "logged in");
+                self.client = Arc::new(Client {
+                    mechanism: login.mechanism.clone(),
+                    properties: login.client_properties.clone(),
+                });
+                tracing::info!(connection = self.id, peer = %self.presence.peer, local = %self.presence.local, user = %user.name, client, "logged in");
                 self.user = Some(Arc::clone(&user.name));
                 true
             }
             Err(reason) => {
                 self.counts.auth_failures += 1;
                 tracing::warn!(
-                    connection = self.id, peer = %self.peer, user = name, mechanism = %login.mechanism, %reason,
+                    connection = self.id, peer = %self.presence.peer, user = name, mechanism = %login.mechanism, %reason,
                     "login refused"
                 );
                 false
@@ -744,7 +778,7 @@ impl Core {
             user,
             vhost: found,
             user_seat,
-            _vhost_seat: vhost_seat,
+            _vhost_seat: Some(vhost_seat),
         });
         Ok(())
     }
@@ -846,6 +880,29 @@ impl Core {
         self.published_stored = false;
     }
 
+    /// Where stands what the connection waits for; done if it waits for nothing.
+    fn decision(&mut self) -> CommitState {
+        let definitions = self.definitions_pending();
+        let Some(waiting) = &self.waiting else {
+            return CommitState::Done;
+        };
+        let log = self.broker.store.0.log();
+        match &waiting.until {
+            Until::Committed(commit) => commit.state(),
+            // Messages are safe only with the queues they lie in.
+            Until::Durable(position) if log.is_durable(*position) => definitions,
+            Until::Durable(_) if log.failed() => CommitState::Failed,
+            Until::Durable(_) => CommitState::Pending,
+            Until::Noted(position) => {
+                if log.is_durable(*position) || log.failed() || log.is_full() {
+                    CommitState::Done
+                } else {
+                    CommitState::Pending
+                }
+            }
+        }
+    }
+
     /// Where the definitions of the queues stand that this connection published to.
     fn definitions_pending(&mut self) -> CommitState {
         self.definitions
@@ -915,7 +972,7 @@ impl Core {
     pub(crate) fn send_when_noted(
         &mut self,
         channel: ChannelId,
-        got: Got,
+        got: GotReply,
         position: LogPosition,
         out: &mut Output,
     ) {
@@ -966,7 +1023,7 @@ impl Core {
             [b'A', b'M', b'Q', b'P', 3 | 0, 1, 0, 0] => "AMQP 1.0 is not spoken here, only 0-9-1",
             _ => "only AMQP 0-9-1 is spoken here",
         };
-        tracing::warn!(connection = self.id, peer = %self.peer, ?octets, hint, "wrong protocol header");
+        tracing::warn!(connection = self.id, peer = %self.presence.peer, ?octets, hint, "wrong protocol header");
     }
 }
 

@@ -237,6 +237,7 @@ impl Core {
         meta.accepted_at_ms = now.unix_ms;
         let Some(route) = route else { return Ok(()) };
 
+        channel.stats.publish += 1;
         self.counts.received(content.body().len());
         self.counts.messages_routed += route.queues.len() as u64;
         let confirm = match &mut channel.mode {
@@ -276,6 +277,7 @@ impl Core {
         if route.queues.is_empty() {
             if mandatory {
                 self.counts.messages_unroutable_returned += 1;
+                channel.stats.return_unroutable += 1;
                 let parts = Parts {
                     exchange,
                     routing_key,
@@ -292,6 +294,7 @@ impl Core {
                 );
             } else {
                 self.counts.messages_unroutable_dropped += 1;
+                channel.stats.drop_unroutable += 1;
             }
             publisher.batch.unroutable(confirm, id, &route);
             return Ok(());

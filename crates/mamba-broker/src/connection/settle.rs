@@ -46,6 +46,7 @@ impl Core {
             unacked,
             mode,
             limit,
+            stats,
             ..
         } = channel;
         let unknown = |_| {
@@ -65,6 +66,9 @@ impl Core {
             .settle(tag, multiple, |held| gathered.push((held, outcome(kind))))
             .map_err(unknown)?;
         let count = u32::try_from(gathered.len() - before).unwrap_or(u32::MAX);
+        if kind == SettlementKind::Ack {
+            stats.ack += u64::from(count);
+        }
         if limit.settled(count) && !self.settlements.limited.contains(&id) {
             self.settlements.limited.push(id);
         }
@@ -122,6 +126,7 @@ impl Core {
                         &mut self.counts.classic_acknowledged
                     };
                     *counter += count;
+                    queue.stats.acknowledged(count);
                 }
                 position = position.max(queue.settle(keys.drain(..), *outcome));
             }

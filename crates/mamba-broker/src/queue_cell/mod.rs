@@ -11,6 +11,8 @@ mod in_flight;
 mod journal;
 mod memory;
 mod relocation;
+mod stats;
+mod view;
 
 use std::{
     fmt,
@@ -42,6 +44,7 @@ use crate::{
 };
 
 pub(crate) use arrival::Arrival;
+pub use view::{ConsumerView, QueueView};
 
 /// Times `basic.get` tells the log of one message only, before it tells of more ahead.
 const GETS_EXACT: u64 = 8;
@@ -88,6 +91,7 @@ pub struct QueueCell {
     in_flight: Mutex<InFlight>,
     /// Counts relocations of its messages: what was read before one does not know the new places.
     relocations: AtomicU64,
+    pub(crate) stats: stats::QueueStats,
     state: Mutex<State>,
 }
 
@@ -112,6 +116,18 @@ struct State {
     timer_at: Option<u64>,
     /// Publishers that wait until the queue is short.
     waiters: Vec<Arc<Waiter>>,
+}
+
+impl State {
+    fn counts(&self) -> QueueCounts {
+        QueueCounts {
+            ready: self.queue.ready_count() as u64,
+            unacked: self.queue.unacked_count() as u64,
+            ready_bytes: self.queue.ready_bytes(),
+            unacked_bytes: self.queue.unacked_bytes(),
+            consumers: self.queue.consumer_count() as u64,
+        }
+    }
 }
 
 /// What a step leaves to do without the queue's lock.
@@ -240,6 +256,7 @@ impl QueueCell {
             paging: Arc::clone(&home.paging),
             in_flight: Mutex::default(),
             relocations: AtomicU64::new(0),
+            stats: stats::QueueStats::default(),
         })
     }
 
@@ -396,8 +413,14 @@ impl QueueCell {
             drop(state);
             self.finish(after);
             match fetched {
-                Fetch::Message(fetched) => return Some((fetched, position)),
-                Fetch::Empty => return None,
+                Fetch::Message(fetched) => {
+                    self.stats.got(no_ack, fetched.stored.redelivered);
+                    return Some((fetched, position));
+                }
+                Fetch::Empty => {
+                    self.stats.found_empty();
+                    return None;
+                }
                 Fetch::Wanted => self.paging.finish(self.id),
             }
         }
@@ -458,6 +481,7 @@ impl QueueCell {
     }
 
     fn deliver(&self, queue: &Queue<ConsumerPort>, effects: &mut Effects) {
+        self.stats.delivered(&effects.deliveries);
         let mut unacknowledged = effects
             .deliveries
             .iter()
@@ -509,14 +533,7 @@ impl QueueCell {
 
     /// Counters of this moment.
     pub fn counts(&self) -> QueueCounts {
-        let state = self.state.lock();
-        QueueCounts {
-            ready: state.queue.ready_count() as u64,
-            unacked: state.queue.unacked_count() as u64,
-            ready_bytes: state.queue.ready_bytes(),
-            unacked_bytes: state.queue.unacked_bytes(),
-            consumers: state.queue.consumer_count() as u64,
-        }
+        self.state.lock().counts()
     }
 
     /// Puts back what survived a restart.
