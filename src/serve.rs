@@ -15,7 +15,10 @@ use std::{
 
 use mamba_broker::{Alarms, Broker};
 use mamba_management::{Listener, Listening};
-use mamba_server::control::Control;
+use mamba_server::{
+    control::Control,
+    tls::{Tls, TlsError},
+};
 use mamba_store::{LogStatus, OpenError};
 use tokio::{
     runtime,
@@ -27,15 +30,20 @@ use tokio::{
 
 use crate::{
     EXIT_FAILURE, complain,
-    config::{Config, LogFormat, value::OptionalListen},
+    config::{
+        Config, LogFormat,
+        value::{ListenAddress, OptionalListen},
+    },
     logging,
     metrics::{self, Identity, http::Endpoint},
     node,
     process::{self, Readings},
+    supervisor,
 };
 
 /// Protocols of listeners, as the management API names them.
 const AMQP: &str = "amqp";
+const AMQPS: &str = "amqp/ssl";
 const HTTP: &str = "http";
 const PROMETHEUS: &str = "http/prometheus";
 
@@ -96,6 +104,8 @@ enum StartError {
     Announce(io::Error),
     #[error("{0}")]
     Address(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(
         "the operating system refused threads or signals: {0}; raise the limits of the broker's user"
     )]
@@ -116,6 +126,7 @@ fn announce(broker: &Broker, listeners: &[Listener]) -> io::Result<()> {
         .partition(|listener| listener.protocol == AMQP);
     let lines = pages.into_iter().chain(amqp).map(|listener| {
         let name = match listener.protocol {
+            AMQPS => "amqps",
             HTTP => "management",
             PROMETHEUS => "metrics",
             other => other,
@@ -132,20 +143,30 @@ fn announce(broker: &Broker, listeners: &[Listener]) -> io::Result<()> {
 
 async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     let started = Instant::now();
-    let mut requests = StopRequests::new(stop_with_stdin).map_err(StartError::System)?;
+    let tls = config
+        .tls
+        .to_config()
+        .map(Tls::load)
+        .transpose()?
+        .map(Arc::new);
+    let mut requests =
+        StopRequests::new(stop_with_stdin, tls.clone()).map_err(StartError::System)?;
     let broker = node::open(config)?;
 
-    let addresses = resolve_all(config)?;
-    let server = node::bind(&broker, config, addresses).map_err(StartError::Address)?;
+    let addresses = resolve_all(&config.listeners.amqp)?;
+    let tls_addresses = resolve_all(&config.listeners.amqps)?;
+    let server =
+        node::bind(&broker, config, addresses, tls_addresses, tls).map_err(StartError::Address)?;
     let management = bind_management(config).await?;
     let endpoint = bind_metrics(config).await?;
     let management_address = management.as_ref().and_then(|it| it.local_address().ok());
     let metrics_address = endpoint.as_ref().and_then(|it| it.local_address().ok());
-    let amqp = server.local_addresses();
+    let (amqp, amqps) = (server.local_addresses(), server.tls_addresses());
     let pages = [(HTTP, management_address), (PROMETHEUS, metrics_address)];
     let listeners: Vec<Listener> = amqp
         .iter()
         .map(|address| (AMQP, Some(*address)))
+        .chain(amqps.iter().map(|address| (AMQPS, Some(*address))))
         .chain(pages)
         .filter_map(|(protocol, address)| {
             Some(Listener {
@@ -193,6 +214,9 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     for address in &amqp {
         tracing::info!(%address, "AMQP listener ready");
     }
+    for address in &amqps {
+        tracing::info!(%address, "AMQP listener with TLS ready");
+    }
     if let Some(address) = management_address {
         tracing::info!(%address, "management API ready below /api");
     }
@@ -201,6 +225,7 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     }
     announce(&broker, &listeners).map_err(StartError::Announce)?;
     tracing::info!(after_ms = millis(started.elapsed()), "ready for clients");
+    supervisor::ready();
 
     let reason = tokio::select! {
         reason = requests.next() => reason,
@@ -212,6 +237,7 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
         connections,
         "stopping: closing listeners and connections; a second signal stops at once"
     );
+    supervisor::stopping();
     tokio::spawn(stop_at_once(requests));
     // Both tasks are still there to be told: they end only afterwards.
     let _ = stop.send(true);
@@ -252,9 +278,9 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     Ok(())
 }
 
-fn resolve_all(config: &Config) -> Result<Vec<SocketAddr>, StartError> {
+fn resolve_all(listen: &[ListenAddress]) -> Result<Vec<SocketAddr>, StartError> {
     let mut addresses = Vec::new();
-    for listen in &config.listeners.amqp {
+    for listen in listen {
         addresses.extend(listen.resolve().map_err(StartError::Address)?);
     }
     Ok(addresses)
@@ -375,10 +401,12 @@ struct StopRequests {
     interrupt: Signal,
     hangup: Signal,
     stdin_closed: Option<oneshot::Receiver<()>>,
+    /// What is read again at a SIGHUP.
+    tls: Option<Arc<Tls>>,
 }
 
 impl StopRequests {
-    fn new(stop_with_stdin: bool) -> io::Result<Self> {
+    fn new(stop_with_stdin: bool, tls: Option<Arc<Tls>>) -> io::Result<Self> {
         let stdin_closed = if stop_with_stdin {
             Some(stdin_end()?)
         } else {
@@ -389,7 +417,23 @@ impl StopRequests {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             stdin_closed,
+            tls,
         })
+    }
+
+    /// Reads the certificates again.
+    fn reload(&self) {
+        supervisor::reloading();
+        match self.tls.as_ref().map(|tls| tls.reload()) {
+            None => tracing::warn!(
+                "SIGHUP: no certificates to read again; other changes of the configuration need a restart"
+            ),
+            Some(Ok(())) => tracing::info!(
+                "SIGHUP: certificates read again, for connections to come; other changes of the configuration need a restart"
+            ),
+            Some(Err(error)) => tracing::error!("SIGHUP: certificates stay as they were: {error}"),
+        }
+        supervisor::ready();
     }
 
     /// Waits for the next request; says what it was.
@@ -408,9 +452,7 @@ impl StopRequests {
                     self.stdin_closed = None;
                     return "standard input closed";
                 }
-                _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP ignored: the configuration cannot be reloaded yet; restart the broker to apply changes");
-                }
+                _ = self.hangup.recv() => self.reload(),
             }
         }
     }

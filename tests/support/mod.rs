@@ -26,6 +26,7 @@ pub(crate) mod client;
 pub(crate) mod expect;
 pub(crate) mod http;
 pub(crate) mod method;
+pub(crate) mod tls;
 
 pub(crate) use broker::{Broker, url};
 pub(crate) use client::{

@@ -24,7 +24,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::{
     access::Access,
     commit::Commit,
-    connection::{Connection, Now},
+    connection::{Connection, Now, Origin},
     metrics::{Counts, Metrics, Snapshot},
     outbox::{ConsumerPort, Notice, Outbox},
     paging::Paging,
@@ -32,6 +32,7 @@ use crate::{
     registry::Presence,
     tenants,
     timers::{Doorbell, Timers},
+    transport::TlsFacts,
     vhost::{Vhost, VhostSettings},
 };
 
@@ -177,6 +178,8 @@ pub struct Broker {
     pub(crate) store: StoreHandle,
     pub(crate) metrics: Metrics,
     session_config: Arc<SessionConfig>,
+    /// The same where TLS proves who the client is.
+    external_session_config: Arc<SessionConfig>,
     pub(crate) access: Arc<Access>,
     pub(crate) vhosts: RwLock<HashMap<Arc<str>, Arc<Vhost>>>,
     /// Held while a tenant changes: validated, applied and handed to the disk in one order.
@@ -281,7 +284,8 @@ impl Broker {
                     .collect(),
             ),
             metrics: Metrics::default(),
-            session_config: Self::session_config(&config),
+            session_config: Self::session_config(&config, &[]),
+            external_session_config: Self::session_config(&config, &["EXTERNAL"]),
             vhosts: RwLock::new(vhosts),
             connections: Mutex::default(),
             replies: RwLock::default(),
@@ -347,6 +351,27 @@ impl Broker {
         local: SocketAddr,
         now: Now,
     ) -> Option<Connection> {
+        self.connect_by(peer, local, None, now)
+    }
+
+    /// The same on a socket with TLS, after its handshake.
+    pub fn connect_secured(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        local: SocketAddr,
+        facts: TlsFacts,
+        now: Now,
+    ) -> Option<Connection> {
+        self.connect_by(peer, local, Some(Arc::new(facts)), now)
+    }
+
+    fn connect_by(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        local: SocketAddr,
+        tls: Option<Arc<TlsFacts>>,
+        now: Now,
+    ) -> Option<Connection> {
         if self.stopping.load(Ordering::Acquire) {
             return None;
         }
@@ -358,7 +383,9 @@ impl Broker {
         }
         let id = self.next_connection();
         let outbox = Outbox::new(id, self.config.limits.outbox_bytes_max);
-        let presence = Arc::new(Presence::new(peer, local, now.unix_ms));
+        let external = tls.as_ref().is_some_and(|tls| tls.offers_external);
+        let origin = Origin { peer, local, tls };
+        let presence = Arc::new(Presence::new(origin, now.unix_ms));
         let registered = Registered {
             outbox: Arc::clone(&outbox),
             presence: Arc::clone(&presence),
@@ -369,7 +396,11 @@ impl Broker {
         Some(Connection::new(
             Arc::clone(self),
             outbox,
-            Arc::clone(&self.session_config),
+            if external {
+                Arc::clone(&self.external_session_config)
+            } else {
+                Arc::clone(&self.session_config)
+            },
             presence,
             now,
         ))
@@ -462,16 +493,26 @@ impl Broker {
         self.connections.lock().len()
     }
 
-    fn session_config(config: &BrokerConfig) -> Arc<SessionConfig> {
+    /// `more` are mechanisms that are offered besides those with passwords.
+    fn session_config(config: &BrokerConfig, more: &[&str]) -> Arc<SessionConfig> {
+        let mut mechanisms = vec!["PLAIN", "AMQPLAIN"];
+        mechanisms.extend(more);
+        mechanisms.extend(config.anonymous_user.is_some().then_some("ANONYMOUS"));
         Arc::new(SessionConfig {
             limits: config.limits.clone(),
             server_properties: Self::server_properties(config),
-            mechanisms: if config.anonymous_user.is_some() {
-                "PLAIN AMQPLAIN ANONYMOUS".to_owned()
-            } else {
-                "PLAIN AMQPLAIN".to_owned()
-            },
+            mechanisms: mechanisms.join(" "),
         })
+    }
+
+    /// Counts a connection that was refused before AMQP began: no TLS, a certificate that is not trusted, no PROXY header where
+    /// one is due.
+    pub fn count_refused_preface(&self) {
+        let mut counts = Counts {
+            prefaces_refused: 1,
+            ..Counts::default()
+        };
+        self.metrics.add(&mut counts);
     }
 
     fn server_properties(config: &BrokerConfig) -> FieldTable {

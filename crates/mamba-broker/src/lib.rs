@@ -18,6 +18,7 @@ pub mod queue_cell;
 pub mod registry;
 pub mod tenants;
 mod timers;
+mod transport;
 pub mod vhost;
 mod views;
 
@@ -26,3 +27,4 @@ pub use broker::{Alarms, Broker, BrokerConfig};
 pub use connection::{Connection, Direct, Now};
 pub use metrics::Snapshot;
 pub use timers::Doorbell;
+pub use transport::{PeerCertificate, TlsFacts};

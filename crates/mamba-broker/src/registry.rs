@@ -17,7 +17,9 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::{
     broker::{Broker, ConnectionEntry},
+    connection::Origin,
     outbox::{Notice, Outbox},
+    transport::TlsFacts,
 };
 
 /// How long an asker waits for connections whose tasks are busy.
@@ -110,6 +112,8 @@ pub struct ConnectionView {
     pub peer: SocketAddr,
     /// Our end.
     pub local: SocketAddr,
+    /// What the handshake of TLS agreed on, if there was one.
+    pub tls: Option<Arc<TlsFacts>>,
     /// Milliseconds since 1970.
     pub connected_at_ms: u64,
     /// User and virtual host, from `connection.open` on.
@@ -197,8 +201,7 @@ impl ConnectionView {
 /// A connection's place in the node's list, from accept to end.
 #[derive(Debug)]
 pub(crate) struct Presence {
-    pub(crate) peer: SocketAddr,
-    pub(crate) local: SocketAddr,
+    pub(crate) origin: Origin,
     pub(crate) connected_at_ms: u64,
     /// There are questions.
     asked: AtomicBool,
@@ -206,10 +209,9 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, connected_at_ms: u64) -> Self {
+    pub(crate) fn new(origin: Origin, connected_at_ms: u64) -> Self {
         Self {
-            peer,
-            local,
+            origin,
             connected_at_ms,
             asked: AtomicBool::new(false),
             questions: Mutex::default(),
@@ -338,7 +340,7 @@ impl Broker {
     #[must_use]
     pub fn connection_addresses(&self, id: u64) -> Option<(SocketAddr, SocketAddr)> {
         let (_, presence) = self.connection_entry(id)?;
-        Some((presence.peer, presence.local))
+        Some((presence.origin.peer, presence.origin.local))
     }
 
     /// Asks the connection with this number to close (320) with this text; false if there is none.
@@ -357,8 +359,9 @@ impl Broker {
 fn view_of((id, _, presence, login): ConnectionEntry<'_>) -> ConnectionView {
     ConnectionView {
         id,
-        peer: presence.peer,
-        local: presence.local,
+        peer: presence.origin.peer,
+        local: presence.origin.local,
+        tls: presence.origin.tls.clone(),
         connected_at_ms: presence.connected_at_ms,
         login: login.cloned(),
         detail: None,
@@ -387,7 +390,12 @@ mod tests {
     #[test]
     fn a_question_outlives_its_asker_and_is_answered_once() {
         let address = "127.0.0.1:1".parse().unwrap();
-        let presence = Presence::new(address, address, 1);
+        let origin = Origin {
+            peer: address,
+            local: address,
+            tls: None,
+        };
+        let presence = Presence::new(origin, 1);
         let round = Arc::new(Round {
             answers: Mutex::new(Answers {
                 details: vec![None, None],

@@ -99,11 +99,9 @@ pub(crate) fn check(
     }
     // A virtual host that is not there is the handler's affair.
     match vhost.filter(|vhost| broker.vhost(vhost).is_some()) {
-        Some(vhost) if !is_monitor(user) && !broker.may_open(&user.name, vhost) => {
-            Err(Refusal::denied(
-                "User not authorised to access virtual host",
-            ))
-        }
+        Some(vhost) if !is_monitor(user) && !broker.may_open(&user.name, vhost) => Err(
+            Refusal::denied("User not authorised to access virtual host"),
+        ),
         _ => Ok(()),
     }
 }

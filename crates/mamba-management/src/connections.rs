@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use mamba_broker::{
-    Broker,
+    Broker, TlsFacts,
     queue_cell::{ConsumerView, QueueCell},
     registry::{ChannelView, ConnectionDetail, ConnectionView, connection_name},
 };
@@ -56,8 +56,6 @@ fn shown(management: &Management, now_ms: u64, view: &ConnectionView) -> Value {
         "host": host(view.local), "port": view.local.port(),
         "peer_host": host(view.peer), "peer_port": view.peer.port(),
         "connected_at": view.connected_at_ms,
-        "ssl": false, "ssl_protocol": null, "ssl_key_exchange": null, "ssl_cipher": null, "ssl_hash": null,
-        "peer_cert_subject": null, "peer_cert_issuer": null, "peer_cert_validity": null,
         "user": "", "vhost": "", "client_properties": {}, "channels": 0, "state": "running",
     });
     let Some(fields) = connection.as_object_mut() else {
@@ -66,6 +64,9 @@ fn shown(management: &Management, now_ms: u64, view: &ConnectionView) -> Value {
     let mut add = |key: &str, value: Value| {
         fields.insert(key.to_owned(), value);
     };
+    for (key, value) in secured(view.tls.as_deref()) {
+        add(key, value);
+    }
     match &view.login {
         Some((user, vhost)) => {
             add("user", (**user).into());
@@ -102,6 +103,34 @@ fn shown(management: &Management, now_ms: u64, view: &ConnectionView) -> Value {
         fields.extend(management.rates.counters(object, now_ms, &counters));
     }
     connection
+}
+
+/// What is known of a connection's TLS; null where there is none.
+fn secured(tls: Option<&TlsFacts>) -> [(&'static str, Value); 8] {
+    let text = |text: Option<&str>| text.map_or(Value::Null, Value::from);
+    let peer = tls.and_then(|tls| tls.peer.as_ref());
+    [
+        ("ssl", tls.is_some().into()),
+        ("ssl_protocol", text(tls.map(|tls| tls.protocol))),
+        (
+            "ssl_key_exchange",
+            text(tls.map(|tls| tls.key_exchange.as_str())),
+        ),
+        ("ssl_cipher", text(tls.map(|tls| tls.cipher.as_str()))),
+        ("ssl_hash", text(tls.map(|tls| tls.hash.as_str()))),
+        (
+            "peer_cert_subject",
+            text(peer.map(|peer| peer.subject.as_str())),
+        ),
+        (
+            "peer_cert_issuer",
+            text(peer.map(|peer| peer.issuer.as_str())),
+        ),
+        (
+            "peer_cert_validity",
+            text(peer.map(|peer| peer.validity.as_str())),
+        ),
+    ]
 }
 
 fn host(address: SocketAddr) -> String {

@@ -119,6 +119,7 @@ pub(crate) fn protocol_listener(request: &Request<'_>) -> Outcome {
     let listens = |protocol: &str| {
         let known = match protocol.trim().to_ascii_lowercase().as_str() {
             "amqp091" | "amqp0.9.1" | "amqp0-9-1" => "amqp".to_owned(),
+            "amqps" | "amqp091s" => "amqp/ssl".to_owned(),
             "prometheus" => "http/prometheus".to_owned(),
             other => other.to_owned(),
         };

@@ -202,7 +202,7 @@ fn listeners(request: &Request<'_>) -> Value {
     let shown = node.listeners.iter().map(|listener| {
         json!({
             "node": node.name, "protocol": listener.protocol, "ip_address": listener.address.ip().to_string(),
-            "port": listener.address.port(), "socket_opts": {}, "tls": false,
+            "port": listener.address.port(), "socket_opts": {}, "tls": listener.protocol == "amqp/ssl",
         })
     });
     shown.collect()

@@ -16,7 +16,7 @@ use mamba_session::{ConfirmTracker, Content, Publish};
 use mamba_types::{ChannelId, HardError, LogPosition, Message, Sequence, Violation};
 
 use super::{
-    Core, LoggedIn, Now, Reply, Until, Waiting,
+    Core, LoggedIn, Now, Origin, Reply, Until, Waiting,
     channel::{Channel, Mode},
     consume::outgoing,
 };
@@ -105,7 +105,12 @@ impl Broker {
             })?;
         found.set_time(now.unix_ms);
         let outbox = Outbox::new(self.next_connection(), self.config.limits.outbox_bytes_max);
-        let presence = Arc::new(Presence::new(from, from, now.unix_ms));
+        let origin = Origin {
+            peer: from,
+            local: from,
+            tls: None,
+        };
+        let presence = Arc::new(Presence::new(origin, now.unix_ms));
         let mut core = Core::new(Arc::clone(self), outbox, presence);
         core.login = Some(LoggedIn {
             user: Arc::new(identity),

@@ -22,6 +22,7 @@ pub use direct::{Direct, Got, Published, Verdict};
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
     sync::Arc,
     task::Waker,
     time::Instant,
@@ -53,6 +54,7 @@ use crate::{
     pacing::Pacing,
     queue_cell::QueueCell,
     registry::{Client, ConnectionDetail, Presence, Traffic},
+    transport::TlsFacts,
     vhost::{Vhost, VhostSeat},
 };
 
@@ -132,6 +134,16 @@ pub(crate) struct Core {
     traffic: Traffic,
 }
 
+/// The way a connection came.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// The client.
+    pub(crate) peer: SocketAddr,
+    /// What it connected to.
+    pub(crate) local: SocketAddr,
+    pub(crate) tls: Option<Arc<TlsFacts>>,
+}
+
 /// A reply that leaves when its change is durable. Input waits meanwhile, so that order is kept.
 #[derive(Debug)]
 struct Waiting {
@@ -200,7 +212,7 @@ impl Connection {
             ..Counts::default()
         };
         broker.metrics.add(&mut counts);
-        tracing::debug!(connection = outbox.connection, peer = %presence.peer, "connection accepted");
+        tracing::debug!(connection = outbox.connection, peer = %presence.origin.peer, tls = presence.origin.tls.is_some(), "connection accepted");
         Self {
             session: Session::new(config, now.instant),
             out: Output::new(),
@@ -360,7 +372,7 @@ impl Connection {
                 return false;
             }
             Event::Closing(violation) => {
-                tracing::warn!(connection = core.id, peer = %core.presence.peer, reason = %violation, "connection closed: protocol violation");
+                tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, reason = %violation, "connection closed: protocol violation");
                 core.flush();
                 core.clean_up();
             }
@@ -604,10 +616,10 @@ impl Connection {
             let core = &self.core;
             match reason {
                 DropReason::HandshakeTimeout => {
-                    tracing::warn!(connection = core.id, peer = %core.presence.peer, "connection closed: the handshake took too long");
+                    tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, "connection closed: the handshake took too long");
                 }
                 DropReason::MissedHeartbeats { interval_secs } => {
-                    tracing::warn!(connection = core.id, peer = %core.presence.peer, "missed heartbeats from client, timeout: {interval_secs}s");
+                    tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, "missed heartbeats from client, timeout: {interval_secs}s");
                 }
                 DropReason::Refused | DropReason::ClosingTimeout => {
                     tracing::debug!(connection = core.id, ?reason, "connection closed");
@@ -643,7 +655,7 @@ impl Connection {
         core.presence.fall_silent();
         core.counts.connections_closed += 1;
         core.add_up();
-        tracing::debug!(connection = core.id, peer = %core.presence.peer, "connection ended");
+        tracing::debug!(connection = core.id, peer = %core.presence.origin.peer, "connection ended");
     }
 }
 
@@ -689,16 +701,22 @@ impl Core {
 
     fn authenticate(&mut self, login: &Login, now: Now) -> bool {
         self.counts.auth_attempts += 1;
-        let (access, from) = (&self.broker.access, self.presence.peer.ip());
+        let (access, from) = (&self.broker.access, self.presence.origin.peer.ip());
         let anonymous = self.broker.config.anonymous_user.as_deref();
+        let tls = self.presence.origin.tls.clone();
+        let peer = tls.as_ref().and_then(|tls| tls.peer.as_ref());
+        let certified = peer.and_then(|peer| peer.user.as_deref());
         let (name, outcome) = match (&login.credentials, anonymous) {
             (Credentials::Password { user, password }, _) => (
                 user.as_str(),
                 access.login(user.as_bytes(), &password.0, from, now.unix_ms),
             ),
             (Credentials::Anonymous, Some(user)) => (user, access.vouched_for(user, from)),
-            // The transport proves nobody's name yet.
-            (Credentials::External | Credentials::Anonymous, _) => ("", Err(LoginRefused::Nobody)),
+            (Credentials::External, _) => match certified {
+                Some(user) => (user, access.vouched_for(user, from)),
+                None => ("", Err(LoginRefused::Nobody)),
+            },
+            (Credentials::Anonymous, None) => ("", Err(LoginRefused::Nobody)),
         };
         let client = login
             .client_properties
@@ -712,14 +730,14 @@ impl Core {
                     mechanism: login.mechanism.clone(),
                     properties: login.client_properties.clone(),
                 });
-                tracing::info!(connection = self.id, peer = %self.presence.peer, local = %self.presence.local, user = %user.name, client, "logged in");
+                tracing::info!(connection = self.id, peer = %self.presence.origin.peer, local = %self.presence.origin.local, user = %user.name, client, "logged in");
                 self.user = Some(Arc::clone(&user.name));
                 true
             }
             Err(reason) => {
                 self.counts.auth_failures += 1;
                 tracing::warn!(
-                    connection = self.id, peer = %self.presence.peer, user = name, mechanism = %login.mechanism, %reason,
+                    connection = self.id, peer = %self.presence.origin.peer, user = name, mechanism = %login.mechanism, %reason,
                     "login refused"
                 );
                 false
@@ -1023,7 +1041,7 @@ impl Core {
             [b'A', b'M', b'Q', b'P', 3 | 0, 1, 0, 0] => "AMQP 1.0 is not spoken here, only 0-9-1",
             _ => "only AMQP 0-9-1 is spoken here",
         };
-        tracing::warn!(connection = self.id, peer = %self.presence.peer, ?octets, hint, "wrong protocol header");
+        tracing::warn!(connection = self.id, peer = %self.presence.origin.peer, ?octets, hint, "wrong protocol header");
     }
 }
 
