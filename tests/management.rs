@@ -733,9 +733,9 @@ mod topology {
         );
         check(&api.put(&path("x"), r#"{"durable":true}"#), 400, bad(other));
         check(
-            &api.put(&path("y"), r#"{"type":"foo"}"#),
+            &api.put(&path("y"), r#"{"type":"nonesuch"}"#),
             400,
-            bad("invalid exchange type 'foo'"),
+            bad("unknown exchange type 'nonesuch'"),
         );
         check(
             &api.put(&path("amq.default"), "{}"),
