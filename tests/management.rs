@@ -1382,3 +1382,134 @@ mod node {
         assert_eq!(api.get("/nodes").json()[0]["mem_alarm"], true);
     }
 }
+
+mod policies {
+    use super::*;
+
+    #[test]
+    fn policies_and_operator_policies() {
+        let Some((api, vhost)) = in_vhost() else {
+            return;
+        };
+        api.put(&format!("/queues/{vhost}/q1"), "{}");
+        for kind in ["policies", "operator-policies"] {
+            let path = format!("/{kind}/{vhost}/p");
+            let body = r#"{"pattern":"^q","definition":{"max-length":5}}"#;
+            let incomplete = bad("[{key_missing,pattern},{key_missing,definition}]");
+            check(&api.put(&path, "{}"), 400, incomplete);
+            let wrong = api.put(&path, r#"{"pattern":"^q","definition":{"max-length":-5}}"#);
+            assert_eq!(wrong.status, 400, "{wrong:?}");
+            let reason = wrong.json()["reason"].as_str().unwrap().to_owned();
+            assert!(reason.starts_with("Validation failed\n\n"), "{reason}");
+            let no_vhost = json!({"error": "not_found", "reason": "vhost_not_found"});
+            check(&api.put(&format!("/{kind}/nope/p"), body), 404, no_vhost);
+            check(&api.put(&path, body), 201, Value::Null);
+            check(&api.put(&path, body), 204, Value::Null);
+            let view = json!({
+                "vhost": vhost, "name": "p", "pattern": "^q", "apply-to": "all",
+                "definition": {"max-length": 5}, "priority": 0,
+            });
+            check(&api.get(&path), 200, view.clone());
+            check(&api.get(&format!("/{kind}/{vhost}")), 200, json!([view]));
+        }
+        has(
+            &api.get(&format!("/queues/{vhost}/q1")).json(),
+            json!({"policy": "p", "operator_policy": "p", "effective_policy_definition": {"max-length": 5}}),
+        );
+        let operators = api
+            .get(&format!("/parameters/operator_policy/{vhost}"))
+            .json();
+        has(
+            &operators[0],
+            json!({"component": "operator_policy", "name": "p"}),
+        );
+        for kind in ["policies", "operator-policies"] {
+            let path = format!("/{kind}/{vhost}/p");
+            check(&api.delete(&path), 204, Value::Null);
+            check(&api.delete(&path), 404, missing());
+        }
+    }
+
+    #[test]
+    fn runtime_parameters() {
+        let Some((api, vhost)) = in_vhost() else {
+            return;
+        };
+        let path = format!("/parameters/shovel/{vhost}/s");
+        check(&api.put(&path, "{}"), 400, bad("[{key_missing,value}]"));
+        check(&api.put(&path, r#"{"value":{"a":1}}"#), 201, Value::Null);
+        check(&api.put(&path, r#"{"value":{"a":2}}"#), 204, Value::Null);
+        let view = json!({"vhost": vhost, "component": "shovel", "name": "s", "value": {"a": 2}});
+        check(&api.get(&path), 200, view.clone());
+        check(
+            &api.get(&format!("/parameters/shovel/{vhost}")),
+            200,
+            json!([view]),
+        );
+        let unknown = bad("Validation failed\n\ncomponent nope not found\n");
+        let other = format!("/parameters/nope/{vhost}/s");
+        check(&api.put(&other, r#"{"value":1}"#), 400, unknown);
+        check(&api.delete(&path), 204, Value::Null);
+        check(&api.delete(&path), 404, missing());
+    }
+
+    /// What one node exports another imports, all of it or nothing.
+    #[test]
+    fn definitions() {
+        if elsewhere("two brokers of its own") {
+            return;
+        }
+        let first = Broker::start(&[]);
+        let api = Api::new(first.management, "guest", "guest");
+        api.put("/vhosts/v", r#"{"description":"d"}"#);
+        api.put("/users/u", r#"{"password":"p","tags":"monitoring"}"#);
+        api.put(
+            "/queues/v/q",
+            r#"{"durable":true,"arguments":{"x-max-length":5}}"#,
+        );
+        api.put("/exchanges/v/x", r#"{"type":"topic","durable":true}"#);
+        api.post("/bindings/v/e/x/q/q", r#"{"routing_key":"a.#"}"#);
+        api.put(
+            "/policies/v/p",
+            r#"{"pattern":"^q","definition":{"max-length":9}}"#,
+        );
+        let whole = api.get("/definitions?download=node.json");
+        assert_eq!(
+            whole.header("content-disposition"),
+            Some("attachment; filename=\"node.json\"")
+        );
+
+        let second = Broker::start(&[]);
+        let other = Api::new(second.management, "guest", "guest");
+        assert_eq!(other.post("/definitions", "{bad").status, 400);
+        let half = r#"{"vhosts":[{"name":"w"}],"queues":[{"name":"q","vhost":"nope","durable":true,"auto_delete":false,"arguments":{}}]}"#;
+        assert_eq!(other.post("/definitions", half).status, 400);
+        check(&other.get("/vhosts/w"), 404, missing());
+        check(&other.post("/definitions", &whole.body), 204, Value::Null);
+        for path in [
+            "/vhosts/v?columns=name,description",
+            "/users/u",
+            "/queues/v/q?columns=name,arguments,policy",
+            "/exchanges/v/x",
+            "/bindings/v",
+            "/policies/v",
+        ] {
+            assert_eq!(api.get(path).json(), other.get(path).json(), "{path}");
+        }
+        let of_vhost = api.get("/definitions/v");
+        other.put("/vhosts/w", "");
+        check(
+            &other.post("/definitions/w", &of_vhost.body),
+            204,
+            Value::Null,
+        );
+        assert_eq!(other.get("/queues/w/q").status, 200);
+        let no_vhost = json!({"error": "not_found", "reason": "vhost_not_found"});
+        check(
+            &other.post("/definitions/nope", &of_vhost.body),
+            404,
+            no_vhost,
+        );
+        check(&other.get("/definitions/nope"), 404, missing());
+    }
+}

@@ -1,6 +1,7 @@
 //! Queue and consumer arguments: what they may be, what they mean, and when two declarations are the same
 //! (`spec: semantics §5–6, errors §2`).
 
+use mamba_policy::{Applied, QueueSettings, QueueType};
 use mamba_queue::{Overflow, QueueKind, Settings};
 use mamba_types::{
     FieldTable, FieldValue, SoftError, Violation,
@@ -172,6 +173,14 @@ fn type_name(arguments: &FieldTable) -> Option<&str> {
     (!name.is_empty() && name != "undefined").then_some(name)
 }
 
+/// The type of a queue that names none: the virtual host's default, if a queue of that type can be declared so.
+pub(crate) fn default_type<'a>(of_vhost: Option<&'a str>, asked: &Flags) -> &'a str {
+    let replicated = asked.durable && !asked.exclusive && !asked.auto_delete;
+    of_vhost
+        .filter(|kind| *kind == "classic" || replicated)
+        .unwrap_or("classic")
+}
+
 /// Makes the queue type explicit, as it is stored, shown and compared.
 pub(crate) fn with_queue_type(mut arguments: FieldTable, default: &str) -> FieldTable {
     if !matches!(get(&arguments, "x-queue-type"), Some(value) if table::text(value) != Some("") && table::text(value) != Some("undefined"))
@@ -250,44 +259,52 @@ pub(crate) fn settings(
     if kind == QueueKind::Quorum {
         check_quorum(flags, printed, named_by_client)?;
     }
-    let integer = |key| get(arguments, key).and_then(table::integer);
-    let unsigned = |key| integer(key).and_then(|number| u64::try_from(number).ok());
-    let delivery_limit = match (kind, integer("x-delivery-limit")) {
-        (QueueKind::Classic, _) => None,
-        (QueueKind::Quorum, None) => Some(QUORUM_DELIVERY_LIMIT),
-        (QueueKind::Quorum, Some(limit)) => u32::try_from(limit).ok(),
-    };
-    Ok(Settings {
+    let declared = Settings {
         kind,
         single_active_consumer: matches!(
             get(arguments, "x-single-active-consumer"),
             Some(FieldValue::Boolean(true))
         ),
-        max_priority: integer("x-max-priority")
+        max_priority: get(arguments, "x-max-priority")
+            .and_then(table::integer)
             .and_then(|max| u8::try_from(max).ok())
             .unwrap_or(0),
-        delivery_limit,
-        message_ttl_ms: unsigned("x-message-ttl"),
-        max_length: unsigned("x-max-length"),
-        max_length_bytes: unsigned("x-max-length-bytes"),
-        overflow: overflow(arguments, kind),
-        dead_letters: get(arguments, "x-dead-letter-exchange").is_some(),
-    })
+        ..Settings::default()
+    };
+    let alone = QueueSettings::new(queue_type(kind), arguments, &Applied::default());
+    Ok(effective(declared, &alone))
 }
 
-fn overflow(arguments: &FieldTable, kind: QueueKind) -> Overflow {
-    match (get(arguments, "x-overflow").and_then(table::text), kind) {
-        (Some("reject-publish"), _) => Overflow::RejectPublish,
-        (Some("reject-publish-dlx"), QueueKind::Classic) => Overflow::RejectPublishDeadLetter,
-        _ => Overflow::DropHead,
+/// The type that policies know a queue by.
+pub(crate) const fn queue_type(kind: QueueKind) -> QueueType {
+    match kind {
+        QueueKind::Classic => QueueType::Classic,
+        QueueKind::Quorum => QueueType::Quorum,
     }
 }
 
-/// `x-expires`, in milliseconds.
-pub(crate) fn expires_ms(arguments: &FieldTable) -> Option<u64> {
-    get(arguments, "x-expires")
-        .and_then(table::integer)
-        .and_then(|ms| u64::try_from(ms).ok())
+/// What holds for a queue that was declared so, once its arguments and its policies are joined (`spec: semantics §23`).
+pub(crate) fn effective(declared: Settings, joined: &QueueSettings) -> Settings {
+    let kind = declared.kind;
+    Settings {
+        delivery_limit: match (kind, joined.delivery_limit) {
+            (QueueKind::Classic, None) => None,
+            (QueueKind::Quorum, None) => Some(QUORUM_DELIVERY_LIMIT),
+            (_, Some(limit)) => u32::try_from(limit.value).ok(),
+        },
+        message_ttl_ms: joined.message_ttl_ms.map(|ttl| ttl.value),
+        max_length: joined.max_length.map(|max| max.value),
+        max_length_bytes: joined.max_length_bytes.map(|max| max.value),
+        overflow: match (joined.overflow.map(|overflow| overflow.value), kind) {
+            (Some(mamba_policy::Overflow::RejectPublish), _) => Overflow::RejectPublish,
+            (Some(mamba_policy::Overflow::RejectPublishDlx), QueueKind::Classic) => {
+                Overflow::RejectPublishDeadLetter
+            }
+            (Some(_) | None, _) => Overflow::DropHead,
+        },
+        dead_letters: joined.dead_letter_exchange.is_some(),
+        ..declared
+    }
 }
 
 fn check_quorum(flags: &Flags, printed: &str, named_by_client: bool) -> Result<(), Violation> {

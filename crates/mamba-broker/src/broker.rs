@@ -74,6 +74,8 @@ pub struct BrokerConfig {
     pub user_tags: Vec<String>,
     /// The virtual host of a new node.
     pub default_vhost: String,
+    /// Whether a new node gets that user and virtual host. Not where definitions are loaded that say who there is.
+    pub seed_new_node: bool,
     /// Who a client is that logs in by ANONYMOUS; `None`: the mechanism is not offered.
     pub anonymous_user: Option<String>,
     /// Users that may only log in from this machine.
@@ -97,6 +99,7 @@ impl BrokerConfig {
             user: ("guest".to_owned(), "guest".to_owned()),
             user_tags: vec!["administrator".to_owned()],
             default_vhost: DEFAULT_VHOST.to_owned(),
+            seed_new_node: true,
             anonymous_user: None,
             loopback_users: vec!["guest".to_owned()],
         }
@@ -184,6 +187,10 @@ pub struct Broker {
     pub(crate) vhosts: RwLock<HashMap<Arc<str>, Arc<Vhost>>>,
     /// Held while a tenant changes: validated, applied and handed to the disk in one order.
     pub(crate) changing: Mutex<()>,
+    /// Held while something is made whose number on the node is limited.
+    pub(crate) making: Mutex<()>,
+    /// Held while definitions are imported.
+    pub(crate) importing: Mutex<()>,
     pub(crate) global_parameters: RwLock<BTreeMap<String, serde_json::Value>>,
     connections: Mutex<HashMap<u64, Registered>>,
     replies: RwLock<HashMap<Arc<str>, ReplyTarget>>,
@@ -253,7 +260,9 @@ impl Broker {
         let timers: Arc<Timers> = Arc::default();
         let paging = Paging::new(config.message_memory);
         let mut definitions = std::mem::take(&mut recovered.definitions);
-        tenants::seed_new_node(&store, &config, &mut definitions)?;
+        if config.seed_new_node {
+            tenants::seed_new_node(&store, &config, &mut definitions)?;
+        }
         let directory = tenants::directory(&definitions);
         let global_parameters = std::mem::take(&mut definitions.global_parameters);
         let mut vhosts = HashMap::new();
@@ -277,6 +286,8 @@ impl Broker {
         Ok(Arc::new(Self {
             access: Arc::new(access),
             changing: Mutex::default(),
+            making: Mutex::default(),
+            importing: Mutex::default(),
             global_parameters: RwLock::new(
                 global_parameters
                     .into_iter()

@@ -18,8 +18,7 @@ use mamba_types::{
 };
 
 use crate::{
-    arguments,
-    queue_cell::{Arrival, QueueCell, QueueRef},
+    queue_cell::{Arrival, DeadLetterTarget, QueueCell, QueueRef},
     vhost::Vhost,
 };
 
@@ -43,9 +42,18 @@ pub(crate) fn bury(
             settled.sort_unstable_by_key(|settled| settled.sequence);
             source.buried(&std::mem::take(&mut settled));
         }
+        let target = source.dead_letter_target();
         for (stored, reason) in dead {
-            let burial = Burial::of(&source, &stored.message, reason, vhost);
-            for queue in burial.targets(vhost) {
+            // Without a target, a policy took it away since: the message is dropped.
+            let burial = target
+                .as_deref()
+                .map(|target| Burial::of(&source, target, &stored.message, reason, vhost));
+            for (burial, queue) in burial.iter().flat_map(|burial| {
+                burial
+                    .targets(vhost)
+                    .into_iter()
+                    .map(move |to| (burial, to))
+            }) {
                 let message = burial.message.clone();
                 let log = queue.log();
                 let appended = queue
@@ -90,12 +98,13 @@ struct Burial {
 }
 
 impl Burial {
-    fn of(source: &QueueCell, message: &Message, reason: DeathReason, vhost: &Vhost) -> Self {
-        let arguments = &source.declaration.arguments;
-        let text = |key| arguments::get(arguments, key).and_then(table::text);
-        let exchange = text("x-dead-letter-exchange")
-            .unwrap_or_default()
-            .to_owned();
+    fn of(
+        source: &QueueCell,
+        target: &DeadLetterTarget,
+        message: &Message,
+        reason: DeathReason,
+        vhost: &Vhost,
+    ) -> Self {
         let limits = Limits::default();
         let properties = content_header(message.header())
             .ok()
@@ -112,7 +121,10 @@ impl Burial {
             unix_secs: vhost.unix_ms() / 1000,
         };
         entry.record(&mut headers, message.dead_lettered());
-        let keys = text("x-dead-letter-routing-key")
+        let exchange = target.exchange.clone();
+        let keys = target
+            .routing_key
+            .as_ref()
             .map_or(original_keys, |key| vec![key.as_bytes().to_vec()]);
         let encoded = encode_table(&headers);
         let change = HeaderChange {

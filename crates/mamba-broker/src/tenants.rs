@@ -11,10 +11,11 @@ use mamba_auth::{
     Directory, HashAlgorithm, InvalidHash, InvalidPattern, Limit, PasswordHash, Permissions, Tags,
     TooManyTags, TopicPermissions, User, UserLimits, VhostLimits,
 };
+use mamba_policy::ValidationError;
 use mamba_store::{
     BindingDefinition, DefinitionChange, ExchangeDefinition, GlobalParameterDefinition, OpenError,
-    PermissionDefinition, QueueDefinition, Store, StoreError, StoredDefinitions,
-    TopicPermissionDefinition, UserDefinition, VhostDefinition,
+    ParameterDefinition, PermissionDefinition, PolicyDefinition, QueueDefinition, Store,
+    StoreError, StoredDefinitions, TopicPermissionDefinition, UserDefinition, VhostDefinition,
 };
 use parking_lot::MutexGuard;
 use serde_json::{Map, Value};
@@ -64,10 +65,27 @@ pub enum TenantError {
     /// A queue type nobody knows.
     #[error("invalid queue type '{0}': expected classic, quorum or stream")]
     QueueType(String),
+    /// The node has as many virtual hosts as it may.
+    #[error("cannot create vhost '{name}': vhost limit of {max} is reached")]
+    TooManyVhosts {
+        /// The one too many.
+        name: String,
+        /// `limits.vhosts_max`.
+        max: usize,
+    },
     /// The virtual host refuses.
     #[error("Cannot delete virtual host '{0}': it is protected from deletion")]
     Protected(String),
-    /// There is no such global parameter.
+    /// There is no such kind of runtime parameters.
+    #[error("Validation failed\n\ncomponent {0} not found\n")]
+    NoSuchComponent(String),
+    /// Policies have methods of their own.
+    #[error("policies may not be set using this method")]
+    PolicyAsParameter,
+    /// What is no policy.
+    #[error(transparent)]
+    Policy(#[from] ValidationError),
+    /// There is no such policy or parameter.
     #[error("Parameter does not exist")]
     NoSuchParameter,
     /// The change is in effect and could not be stored.
@@ -313,7 +331,7 @@ impl Broker {
     }
 
     /// Hands changes to the disk in the order they were made in, and waits for them outside that order.
-    fn keep(
+    pub(crate) fn keep(
         &self,
         changing: MutexGuard<'_, ()>,
         changes: Vec<DefinitionChange>,
@@ -484,7 +502,13 @@ impl Broker {
         if self.vhost(name).is_some() {
             return Ok(false);
         }
-        let now_ms = self.vhosts().iter().map(|vhost| vhost.unix_ms()).max();
+        let max = self.config.limits.vhosts_max;
+        let there = self.vhosts();
+        if max != 0 && there.len() >= max {
+            let name = name.to_owned();
+            return Err(TenantError::TooManyVhosts { name, max });
+        }
+        let now_ms = there.iter().map(|vhost| vhost.unix_ms()).max();
         let vhost = Arc::new(self.new_vhost(name, settings.clone(), now_ms.unwrap_or_default()));
         let change = DefinitionChange::put(&vhost.definition(&settings));
         // Handed to the disk before clients can know of it: what they declare in it comes after it.
@@ -566,7 +590,7 @@ impl Broker {
         }
     }
 
-    fn known_vhost(&self, name: &str) -> Result<Arc<Vhost>, TenantError> {
+    pub(crate) fn known_vhost(&self, name: &str) -> Result<Arc<Vhost>, TenantError> {
         self.vhost(name)
             .ok_or_else(|| TenantError::NoSuchVhost(name.to_owned()))
     }
@@ -746,6 +770,8 @@ fn everything_in(vhost: &str) -> Vec<DefinitionChange> {
         DefinitionChange::delete_all::<QueueDefinition>(parts),
         DefinitionChange::delete_all::<PermissionDefinition>(parts),
         DefinitionChange::delete_all::<TopicPermissionDefinition>(parts),
+        DefinitionChange::delete_all::<PolicyDefinition>(parts),
+        DefinitionChange::delete_all::<ParameterDefinition>(parts),
         DefinitionChange::delete(&VhostDefinition {
             name: vhost.to_owned(),
             ..VhostDefinition::default()
@@ -925,7 +951,7 @@ pub(crate) fn settings(stored: &VhostDefinition) -> VhostSettings {
     }
 }
 
-/// Each virtual host with its exchanges, queues and bindings.
+/// Each virtual host with what lies in it.
 pub(crate) fn by_vhost(
     definitions: StoredDefinitions,
 ) -> Vec<(VhostDefinition, StoredDefinitions)> {
@@ -934,6 +960,8 @@ pub(crate) fn by_vhost(
         queues,
         bindings,
         vhosts,
+        policies,
+        parameters,
         ..
     } = definitions;
     let index: HashMap<String, usize> = vhosts
@@ -968,6 +996,18 @@ pub(crate) fn by_vhost(
         match index.get(&binding.vhost) {
             Some(&vhost) => all[vhost].1.bindings.push(binding),
             None => lost("binding", &binding.vhost, &binding.source),
+        }
+    }
+    for policy in policies {
+        match index.get(&policy.vhost) {
+            Some(&vhost) => all[vhost].1.policies.push(policy),
+            None => lost("policy", &policy.vhost, &policy.name),
+        }
+    }
+    for parameter in parameters {
+        match index.get(&parameter.vhost) {
+            Some(&vhost) => all[vhost].1.parameters.push(parameter),
+            None => lost("parameter", &parameter.vhost, &parameter.name),
         }
     }
     all

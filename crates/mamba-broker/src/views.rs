@@ -15,16 +15,6 @@ impl Broker {
 
 /// Topology. Each call looks under the routing table's lock once, and copies what it found.
 impl Vhost {
-    /// All exchanges, by name; the default one has an empty name.
-    #[must_use]
-    pub fn exchanges(&self) -> Vec<ExchangeSpec> {
-        let table = self.table.read();
-        table
-            .exchanges()
-            .map(|exchange| exchange.spec().clone())
-            .collect()
-    }
-
     /// How many exchanges there are.
     #[must_use]
     pub fn exchange_count(&self) -> usize {

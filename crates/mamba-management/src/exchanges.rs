@@ -1,5 +1,8 @@
 //! Exchanges (`spec: http-api §5.9`).
 
+use std::sync::Arc;
+
+use mamba_broker::vhost::Vhost;
 use mamba_codec::{AMQPClass, protocol::exchange};
 use mamba_routing::ExchangeSpec;
 use serde_json::{Value, json};
@@ -15,7 +18,7 @@ pub(crate) fn list(request: &Request<'_>) -> Outcome {
         .iter()
         .flat_map(|vhost| {
             let exchanges = vhost.exchanges().into_iter();
-            exchanges.map(|spec| (std::sync::Arc::clone(&vhost.name), spec))
+            exchanges.map(|spec| (Arc::clone(vhost), spec))
         })
         .collect();
     Ok(Answer::List(List::named(
@@ -25,12 +28,12 @@ pub(crate) fn list(request: &Request<'_>) -> Outcome {
     )))
 }
 
-fn view(vhost: &str, spec: &ExchangeSpec) -> Value {
+fn view(vhost: &Vhost, spec: &ExchangeSpec) -> Value {
     json!({
-        "name": *spec.name, "vhost": vhost, "type": *spec.kind, "durable": spec.durable,
+        "name": *spec.name, "vhost": *vhost.name, "type": *spec.kind, "durable": spec.durable,
         "auto_delete": spec.auto_delete, "internal": spec.internal,
         "arguments": mamba_policy::table_to_json(&spec.arguments),
-        "policy": null,
+        "policy": vhost.policies_of_exchange(&spec.name).policy,
     })
 }
 
@@ -40,7 +43,7 @@ fn known(request: &Request<'_>) -> Result<ExchangeSpec, Refusal> {
 }
 
 pub(crate) fn one(request: &Request<'_>) -> Outcome {
-    let mut view = view(request.name("vhost"), &known(request)?);
+    let mut view = view(&*request.vhost()?, &known(request)?);
     view["incoming"] = json!([]);
     view["outgoing"] = json!([]);
     Ok(Answer::Json(view))

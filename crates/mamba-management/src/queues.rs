@@ -111,10 +111,13 @@ impl Show {
         add("message_bytes_ram", view.resident_bytes.into());
         add("memory", view.resident_bytes.into());
         add("storage_version", 2.into());
-        let policy = Value::Null;
-        add("policy", policy.clone());
-        add("operator_policy", policy);
-        add("effective_policy_definition", json!({}));
+        let home = self.management.broker.vhost(&queue.vhost);
+        let followed = home
+            .map(|home| home.policies_of_queue(queue))
+            .unwrap_or_default();
+        add("policy", followed.policy.into());
+        add("operator_policy", followed.operator_policy.into());
+        add("effective_policy_definition", json!(followed.definition));
         let tag = |tag: Option<Arc<str>>| tag.map_or(Value::Null, |tag| (*tag).into());
         add("exclusive_consumer_tag", tag(view.exclusive_consumer));
         add("single_active_consumer_tag", tag(view.active_consumer));

@@ -139,6 +139,20 @@ impl Rates {
                 }
             }
         }
+        // What never happened is left out in groups, as clients know it.
+        let consumed = stats.deliver_get() + stats.get_empty + stats.ack > 0;
+        let told = stats.confirm + stats.return_unroutable + stats.drop_unroutable > 0;
+        for (name, _) in named {
+            let shown = match name {
+                "publish" => true,
+                "confirm" | "return_unroutable" | "drop_unroutable" => told,
+                _ => consumed,
+            };
+            if !shown {
+                counted.remove(name);
+                counted.remove(&format!("{name}_details"));
+            }
+        }
         if *stats != MessageStats::default() {
             fields.insert("message_stats".to_owned(), counted.into());
         }

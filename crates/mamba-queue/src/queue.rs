@@ -11,6 +11,8 @@ use crate::{
 
 /// Octets a delivery is taken to cost its connection beyond the record itself.
 const DELIVERY_OVERHEAD: usize = 64;
+/// Changes of the time to live that messages in the queue may outlast with the time they came with.
+const EARLIER_TTLS_MAX: usize = 16;
 
 /// Which family of rules a queue follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub enum QueueKind {
     Quorum,
 }
 
-/// What the queue's declaration fixed.
+/// What holds for a queue: the first three for ever, the others until [`Queue::configure`] says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The family of rules.
@@ -293,6 +295,9 @@ pub struct Queue<P> {
     call: u64,
     /// Some message came with a time of its own.
     has_expirations: bool,
+    /// Times to live that earlier settings gave to messages, each with the first sequence it does not hold for,
+    /// ascending. Empty unless the time was changed while messages were here.
+    earlier_ttls: Vec<(Sequence, Option<u64>)>,
     /// Paged messages before this one come from before a restart: nobody knows whether they have a time of their own.
     unknown_to: Sequence,
     window: Window,
@@ -311,14 +316,41 @@ impl<P: Port> Queue<P> {
             returns: 0,
             call: 0,
             has_expirations: false,
+            earlier_ttls: Vec::new(),
             unknown_to: Sequence(0),
             window: Window::DEFAULT,
         }
     }
 
-    /// What the declaration fixed.
+    /// What holds now.
     pub const fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Changes what holds; kind, levels and single active consumer stay as they were declared. Messages that are
+    /// here keep the time to live they came with (`spec: semantics §7`). Call [`Self::expire`] and [`Self::trim`]
+    /// after.
+    pub fn configure(&mut self, settings: Settings) {
+        let before = self.settings;
+        self.settings = Settings {
+            kind: before.kind,
+            single_active_consumer: before.single_active_consumer,
+            max_priority: before.max_priority,
+            ..settings
+        };
+        if before.message_ttl_ms == settings.message_ttl_ms {
+            return;
+        }
+        if self.ready.is_empty() && self.unacked.len() == 0 {
+            self.earlier_ttls.clear();
+            return;
+        }
+        self.has_expirations |= before.message_ttl_ms.is_some();
+        if self.earlier_ttls.len() == EARLIER_TTLS_MAX {
+            // The oldest messages go on with the time of those after them.
+            self.earlier_ttls.remove(0);
+        }
+        self.earlier_ttls.push((self.next, before.message_ttl_ms));
     }
 
     /// The sequence number the next message will get.
@@ -570,10 +602,11 @@ impl<P: Port> Queue<P> {
     }
 
     /// When a message of this queue expires, in milliseconds since 1970: the smaller of the queue's time and its own.
-    fn deadline(&self, message: &Message) -> Option<u64> {
-        let own = message.expiration_ms();
-        let ttl = own.into_iter().chain(self.settings.message_ttl_ms).min()?;
-        Some(message.accepted_at_ms().saturating_add(ttl))
+    fn deadline(&self, stored: &Stored) -> Option<u64> {
+        let own = stored.message.expiration_ms();
+        let queue = ttl_of(&self.settings, &self.earlier_ttls, stored.sequence);
+        let ttl = own.into_iter().chain(queue).min()?;
+        Some(stored.message.accepted_at_ms().saturating_add(ttl))
     }
 
     /// The next moment at which [`Self::expire`] finds something, in milliseconds since 1970. Messages expire only
@@ -584,7 +617,7 @@ impl<P: Port> Queue<P> {
         }
         self.ready
             .heads()
-            .filter_map(|stored| self.deadline(&stored.message))
+            .filter_map(|stored| self.deadline(stored))
             .min()
     }
 
@@ -605,10 +638,11 @@ impl<P: Port> Queue<P> {
         if !self.may_expire() {
             return;
         }
-        let queue_ttl = self.settings.message_ttl_ms;
+        let (settings, earlier) = (&self.settings, self.earlier_ttls.as_slice());
         let is_over = |stored: &Stored| {
             let message = &stored.message;
-            let ttl = message.expiration_ms().into_iter().chain(queue_ttl).min();
+            let queue = ttl_of(settings, earlier, stored.sequence);
+            let ttl = message.expiration_ms().into_iter().chain(queue).min();
             ttl.is_some_and(|ttl| {
                 ttl >= ttl_min && message.accepted_at_ms().saturating_add(ttl) <= now_ms
             })
@@ -984,6 +1018,16 @@ impl<P: Port> Queue<P> {
             last = Some(run);
         }
     }
+}
+
+/// The time to live a queue's settings gave to a message, in milliseconds.
+fn ttl_of(
+    settings: &Settings,
+    earlier: &[(Sequence, Option<u64>)],
+    sequence: Sequence,
+) -> Option<u64> {
+    let then = earlier.iter().find(|(until, _)| sequence < *until);
+    then.map_or(settings.message_ttl_ms, |(_, ttl)| *ttl)
 }
 
 fn settled(stored: &Stored) -> Option<Settled> {

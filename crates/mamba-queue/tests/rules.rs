@@ -609,6 +609,105 @@ mod time_to_live {
     }
 }
 
+mod configuration {
+    use super::*;
+
+    fn with_ttl(message_ttl_ms: Option<u64>) -> Settings {
+        Settings {
+            message_ttl_ms,
+            ..Settings::default()
+        }
+    }
+
+    /// Expires at `now_ms` and says how many are left.
+    fn left(scene: &mut Scene, now_ms: u64) -> usize {
+        scene.queue.expire(now_ms, &mut Effects::default());
+        scene.queue.ready_count()
+    }
+
+    #[test]
+    fn messages_keep_the_time_to_live_they_came_with() {
+        let mut scene = Scene::new(with_ttl(Some(10)));
+        scene.enqueue(2);
+        scene.queue.configure(with_ttl(None));
+        scene.enqueue(1);
+        scene.queue.configure(with_ttl(Some(30)));
+        scene.enqueue(1);
+        assert_eq!(scene.queue.next_deadline(), Some(10));
+        assert_eq!(left(&mut scene, 9), 4);
+        assert_eq!(left(&mut scene, 10), 2);
+        // The third one has none, and stands before the fourth.
+        assert_eq!(scene.queue.next_deadline(), None);
+        assert_eq!(left(&mut scene, 1_000), 2);
+        scene.subscribe('a', 0, 1);
+        assert_eq!(left(&mut scene, 29), 1);
+        assert_eq!(left(&mut scene, 30), 0);
+    }
+
+    #[test]
+    fn an_empty_queue_remembers_no_earlier_time() {
+        let mut scene = Scene::new(with_ttl(Some(10)));
+        scene.queue.configure(with_ttl(None));
+        assert!(!scene.queue.may_expire());
+        scene.enqueue(1);
+        assert_eq!(left(&mut scene, u64::MAX), 1);
+    }
+
+    /// Changes are remembered up to a limit; beyond it the oldest messages follow the time after theirs.
+    #[test]
+    fn many_changes() {
+        let mut scene = Scene::new(with_ttl(Some(1)));
+        for ttl in 2..=40 {
+            scene.enqueue(1);
+            scene.queue.configure(with_ttl(Some(ttl)));
+        }
+        for now_ms in 0..40 {
+            let over = usize::try_from(now_ms).unwrap();
+            // The sixteen youngest changes are exact.
+            let expected = if now_ms < 24 { 39 } else { 39 - over };
+            assert_eq!(left(&mut scene, now_ms), expected, "at {now_ms}");
+        }
+    }
+
+    #[test]
+    fn lengths_hold_from_the_change_on() {
+        let mut scene = Scene::classic();
+        scene.enqueue(4);
+        scene.queue.configure(Settings {
+            max_length: Some(1),
+            dead_letters: true,
+            ..Settings::default()
+        });
+        let mut effects = Effects::default();
+        scene.queue.trim(&mut effects);
+        let dead: Vec<u64> = effects
+            .dead
+            .iter()
+            .map(|(stored, _)| stored.sequence.0)
+            .collect();
+        assert_eq!(dead, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_was_declared_for_ever_stays() {
+        let declared = Settings {
+            kind: QueueKind::Quorum,
+            single_active_consumer: true,
+            max_priority: 3,
+            ..Settings::default()
+        };
+        let mut queue = Queue::<TestPort>::new(declared, Sequence(1));
+        queue.configure(with_ttl(Some(5)));
+        assert_eq!(
+            *queue.settings(),
+            Settings {
+                message_ttl_ms: Some(5),
+                ..declared
+            }
+        );
+    }
+}
+
 mod length_limits {
     use super::*;
 

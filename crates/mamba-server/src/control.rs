@@ -12,8 +12,13 @@
 //!
 //! What a command needs stands beside `command` in the same object. A new command is one more arm in `Session::perform`.
 
+mod arguments;
 mod backup;
+mod definitions;
+mod parameters;
+mod policies;
 mod tenants;
+mod topology;
 
 use std::{
     fmt,
@@ -43,8 +48,10 @@ pub use self::backup::{BackupFile, BackupPlan};
 pub const VERSION: u32 = 1;
 /// The socket's name in the data folder.
 pub const SOCKET_NAME: &str = "control.sock";
-/// Longest request, in octets, its line end included.
-const REQUEST_BYTES_MAX: u64 = 64 << 10;
+/// Longest request, in octets, its line end included. Definitions are the longest.
+const REQUEST_BYTES_MAX: u64 = 128 << 20;
+/// What a line keeps of its memory for the next request.
+const LINE_BYTES_KEPT: usize = 64 << 10;
 /// Clients served at a time.
 const CLIENTS_MAX: usize = 16;
 /// A client that asks nothing for so long is gone, or stuck: what it held is given back.
@@ -271,6 +278,7 @@ impl Session {
         let mut line = Vec::new();
         loop {
             line.clear();
+            line.shrink_to(LINE_BYTES_KEPT);
             let mut limited = (&mut stream).take(REQUEST_BYTES_MAX);
             let reading = limited.read_until(b'\n', &mut line);
             match timeout(IDLE_MAX, reading).await {
@@ -330,24 +338,46 @@ impl Session {
                     "no backup is under way on this connection",
                 )),
             },
-            command if tenants::COMMANDS.contains(&command) => {
+            other => {
+                let Some(perform) = management(other) else {
+                    return Err(unknown(other));
+                };
                 let (node, request) = (Arc::clone(&self.node), request.clone());
-                let work =
-                    move || tenants::perform(&node.broker, &request.command, &request.arguments);
+                let work = move || perform(&node.broker, &request.command, &request.arguments);
                 tokio::task::spawn_blocking(work).await.map_err(|_| {
                     let text = "the command failed by a defect of the broker; its log has more";
                     Refusal::new("failed", text)
                 })?
             }
-            other => Err(Refusal::new(
-                "unknown_command",
-                format!(
-                    "this broker does not know the command {other:?}: it may be older or newer than the tool, use the tool of the same version ({})",
-                    env!("CARGO_PKG_VERSION")
-                ),
-            )),
         }
     }
+}
+
+fn unknown(command: &str) -> Refusal {
+    Refusal::new(
+        "unknown_command",
+        format!(
+            "this broker does not know the command {command:?}: it may be older or newer than the tool, use the tool of the same version ({})",
+            env!("CARGO_PKG_VERSION")
+        ),
+    )
+}
+
+/// Does one command of an operator; waits for the disk.
+type Perform = fn(&Broker, &str, &Map<String, Value>) -> Outcome;
+
+/// Who does a command of an operator.
+fn management(command: &str) -> Option<Perform> {
+    let parts: [(&[&str], Perform); 5] = [
+        (&tenants::COMMANDS, tenants::perform),
+        (&policies::COMMANDS, policies::perform),
+        (&topology::COMMANDS, topology::perform),
+        (&parameters::COMMANDS, parameters::perform),
+        (&definitions::COMMANDS, definitions::perform),
+    ];
+    parts
+        .into_iter()
+        .find_map(|(commands, perform)| commands.contains(&command).then_some(perform))
 }
 
 fn parse(line: &[u8]) -> Result<Request, Refusal> {

@@ -63,7 +63,7 @@ impl QueueCell {
             arrivals.clear();
             return enqueued;
         }
-        if self.declaration.settings.overflow == Overflow::DropHead {
+        if state.queue.settings().overflow == Overflow::DropHead {
             self.take_in(&mut state, arrivals.drain(..), &mut enqueued, &mut after);
         } else {
             // Whether there is room for a message depends on where the one before it went.
@@ -77,7 +77,7 @@ impl QueueCell {
                     );
                 } else {
                     enqueued.rejected.push(arrival.item);
-                    self.refuse(arrival, &mut after.dead);
+                    Self::refuse(&state, arrival, &mut after.dead);
                 }
             }
         }
@@ -130,8 +130,8 @@ impl QueueCell {
     }
 
     /// A message the length limit refused: dropped, or dead-lettered without ever having been in the queue.
-    pub(super) fn refuse(&self, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
-        let settings = &self.declaration.settings;
+    fn refuse(state: &State, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
+        let settings = state.queue.settings();
         if settings.overflow == Overflow::RejectPublishDeadLetter && settings.dead_letters {
             let message = arrival.incoming.message;
             let stored = Stored {

@@ -11,6 +11,7 @@ mod in_flight;
 mod journal;
 mod memory;
 mod relocation;
+mod settings;
 mod stats;
 mod view;
 
@@ -29,9 +30,10 @@ use mamba_queue::{
 use mamba_routing::QueueHandle;
 use mamba_store::{Log, RecoveredRun, Settled};
 use mamba_types::{FieldTable, LogPosition, QueueId, Sequence};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use in_flight::InFlight;
+use settings::Effective;
 
 use crate::{
     arguments,
@@ -44,6 +46,7 @@ use crate::{
 };
 
 pub(crate) use arrival::Arrival;
+pub(crate) use settings::DeadLetterTarget;
 pub use view::{ConsumerView, QueueView};
 
 /// Times `basic.get` tells the log of one message only, before it tells of more ahead.
@@ -62,7 +65,7 @@ pub struct Declaration {
     pub auto_delete: bool,
     /// The arguments as declared, with `x-queue-type` made explicit.
     pub arguments: FieldTable,
-    /// What the arguments mean to the queue.
+    /// What the arguments mean to the queue, without its policies.
     pub settings: Settings,
 }
 
@@ -81,8 +84,10 @@ pub struct QueueCell {
     generation: Arc<AtomicU64>,
     /// Its own definition, on its way to the disk or there.
     definition: OnceLock<Arc<Commit>>,
-    /// `x-expires`.
-    expires_ms: Option<u64>,
+    /// Where dead letters go now.
+    dead_letter_target: RwLock<Option<Arc<DeadLetterTarget>>>,
+    /// How long it may be unused, in milliseconds; 0: for ever.
+    expires_ms: AtomicU64,
     /// When the queue expires unless it is used, in milliseconds since 1970; 0 before its first lease.
     lease_until: AtomicU64,
     log: Log,
@@ -228,13 +233,18 @@ impl QueueCell {
         first: Sequence,
         log: Log,
     ) -> Arc<Self> {
+        let Effective {
+            settings,
+            dead_letter_target,
+            expires_ms,
+        } = Effective::of(&declaration, &name, &home.policies());
         Arc::new(Self {
             id,
             name,
             vhost: Arc::clone(&home.name),
             home: Arc::downgrade(home),
             state: Mutex::new(State {
-                queue: Queue::new(declaration.settings, first),
+                queue: Queue::new(settings, first),
                 effects: Effects::default(),
                 deleted: false,
                 noted: Sequence(0),
@@ -248,7 +258,8 @@ impl QueueCell {
                 waiters: Vec::new(),
             }),
             definition: OnceLock::new(),
-            expires_ms: arguments::expires_ms(&declaration.arguments),
+            dead_letter_target: RwLock::new(dead_letter_target),
+            expires_ms: AtomicU64::new(expires_ms),
             lease_until: AtomicU64::new(0),
             declaration,
             generation: Arc::new(AtomicU64::new(0)),
@@ -276,6 +287,12 @@ impl QueueCell {
     /// Whether it follows the rules of quorum queues.
     pub(crate) fn is_quorum(&self) -> bool {
         self.declaration.settings.kind == QueueKind::Quorum
+    }
+
+    /// Its `x-queue-type`.
+    #[must_use]
+    pub const fn type_name(&self) -> &'static str {
+        arguments::queue_type(self.declaration.settings.kind).name()
     }
 
     /// `queue 'q' in vhost '/'`, as error texts name it.
