@@ -116,6 +116,8 @@ pub(crate) struct LimitKeys {
     pub(crate) exchanges_max: usize,
     pub(crate) vhosts_max: usize,
     pub(crate) unacked_max: usize,
+    /// Milliseconds, under RabbitMQ's name; 0: what each type of queue has by itself.
+    pub(crate) consumer_timeout: u64,
 }
 
 /// What the broker keeps in memory.
@@ -237,6 +239,7 @@ impl Default for LimitKeys {
             exchanges_max,
             vhosts_max,
             unacked_max,
+            consumer_timeout_ms,
         } = Limits::default();
         Self {
             frame_max,
@@ -256,6 +259,7 @@ impl Default for LimitKeys {
             exchanges_max,
             vhosts_max,
             unacked_max,
+            consumer_timeout: consumer_timeout_ms.unwrap_or(0),
         }
     }
 }
@@ -281,6 +285,7 @@ impl LimitKeys {
             exchanges_max: self.exchanges_max,
             vhosts_max: self.vhosts_max,
             unacked_max: self.unacked_max,
+            consumer_timeout_ms: Some(self.consumer_timeout).filter(|timeout| *timeout > 0),
         }
     }
 }
@@ -523,6 +528,13 @@ impl Config {
             1,
             memory,
             "deliveries",
+        );
+        range(
+            "limits.consumer_timeout",
+            limits.consumer_timeout,
+            0,
+            315_360_000_000,
+            "milliseconds",
         );
         if let MessageMemory::Fixed(size) = self.memory.messages {
             range("memory.messages", size.0, 1 << 20, 64 << 30, "octets");

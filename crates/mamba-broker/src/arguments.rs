@@ -33,6 +33,9 @@ enum Check {
     Text,
     DeadLetterKey,
     AnyInteger,
+    QueueMode,
+    QueueVersion,
+    Anything,
     MaxAge,
 }
 
@@ -116,13 +119,9 @@ const KNOWN: &[Known] = &[
         },
     ),
     known("x-single-active-consumer", CLASSIC | QUORUM, Check::Boolean),
-    known(
-        "x-queue-mode",
-        CLASSIC,
-        Check::Word(&["default", "lazy"], "invalid_queue_mode"),
-    ),
-    known("x-queue-version", CLASSIC, Check::AnyInteger),
-    known("x-queue-master-locator", CLASSIC, Check::Text),
+    known("x-queue-mode", CLASSIC, Check::QueueMode),
+    known("x-queue-version", CLASSIC, Check::QueueVersion),
+    known("x-queue-master-locator", CLASSIC, Check::Anything),
     known(
         "x-queue-leader-locator",
         CLASSIC | QUORUM | STREAM,
@@ -132,7 +131,7 @@ const KNOWN: &[Known] = &[
     known("x-quorum-initial-group-size", QUORUM, POSITIVE),
     known("x-max-in-memory-length", QUORUM, COUNT),
     known("x-max-in-memory-bytes", QUORUM, COUNT),
-    known("x-consumer-timeout", QUORUM, COUNT),
+    known("x-consumer-timeout", CLASSIC | QUORUM, COUNT),
     known("x-consumer-disconnected-timeout", QUORUM, COUNT),
     known(
         "x-delayed-retry-type",
@@ -303,6 +302,7 @@ pub(crate) fn effective(declared: Settings, joined: &QueueSettings) -> Settings 
             (Some(_) | None, _) => Overflow::DropHead,
         },
         dead_letters: joined.dead_letter_exchange.is_some(),
+        consumer_timeout_ms: joined.consumer_timeout_ms.map(|timeout| timeout.value),
         ..declared
     }
 }
@@ -338,6 +338,17 @@ fn check_value(check: Check, value: &FieldValue, arguments: &FieldTable) -> Resu
             table::text(value).map(drop).ok_or_else(unacceptable)
         }
         Check::AnyInteger => expect_integer(value).map(drop),
+        Check::Anything => Ok(()),
+        Check::QueueMode => match table::text(value) {
+            Some("default" | "lazy") => Ok(()),
+            Some(mode) => Err(format!("\"unsupported queue mode '{mode}'\"")),
+            None => Err(unacceptable()),
+        },
+        Check::QueueVersion => match expect_integer(value)? {
+            1 | 2 => Ok(()),
+            negative if negative < 0 => Err(format!("{{value_negative,{negative}}}")),
+            version => Err(format!("\"unsupported queue version '{version}'\"")),
+        },
         Check::Integer { min, max, above } => {
             let number = expect_integer(value)?;
             if number < 0 {
@@ -429,6 +440,25 @@ fn equal(left: &FieldValue, right: &FieldValue) -> bool {
     };
     table::same_value(left, right)
         || matches!((timestamp(left), timestamp(right)), (Some(l), Some(r)) if l == r)
+}
+
+/// A consumer's `x-consumer-timeout`, in milliseconds.
+///
+/// # Errors
+/// 406 when it is no number from 0 on.
+pub(crate) fn consumer_timeout_ms(
+    arguments: &FieldTable,
+    printed: &str,
+) -> Result<Option<u64>, Violation> {
+    let Some(value) = get(arguments, "x-consumer-timeout") else {
+        return Ok(None);
+    };
+    check_value(COUNT, value, arguments).map_err(|reason| {
+        precondition(format!(
+            "invalid arg 'x-consumer-timeout' for {printed}: {reason}"
+        ))
+    })?;
+    Ok(table::integer(value).and_then(|ms| u64::try_from(ms).ok()))
 }
 
 /// A consumer's `x-priority`.

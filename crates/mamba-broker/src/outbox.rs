@@ -241,6 +241,8 @@ pub(crate) struct ConsumerAbout {
     pub(crate) arguments: FieldTable,
     /// Of the channel when it began; 0 means none.
     pub(crate) prefetch: u16,
+    /// Milliseconds it has to settle a delivery.
+    pub(crate) timeout_ms: Option<u64>,
 }
 
 /// A consumer as its queue sees it.

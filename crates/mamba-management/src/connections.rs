@@ -359,8 +359,8 @@ fn shown_consumer(
         "channel_details": details, "ack_required": consumer.ack_required, "exclusive": consumer.exclusive,
         "active": consumer.active, "activity_status": status, "prefetch_count": consumer.prefetch,
         "arguments": mamba_policy::table_to_json(&consumer.arguments),
-        // Strict clients want a number; there is no time limit for acknowledgements.
-        "consumer_timeout": 0, "user_who_performed_action": user,
+        // Strict clients want a number.
+        "consumer_timeout": consumer.timeout_ms.unwrap_or(0), "user_who_performed_action": user,
     })
 }
 

@@ -13,7 +13,10 @@ fn vhost<'a>(request: &'a Request<'_>) -> Option<&'a str> {
 
 pub(crate) fn export(request: &Request<'_>) -> Outcome {
     let text = request.broker().export_definitions(vhost(request))?;
-    let file = request.query.get("download").or(request.query.get("file"));
+    let file = request
+        .query
+        .get("download")
+        .or_else(|| request.query.get("file"));
     Ok(Answer::Text(text, file.map(str::to_owned)))
 }
 

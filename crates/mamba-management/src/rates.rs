@@ -159,11 +159,7 @@ impl Rates {
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    reason = "a rate is shown with one digit behind the point"
-)]
+/// Shown with one digit behind the point.
 fn per_second(grown: i128, elapsed_ms: u64) -> f64 {
     let rate = grown as f64 * 1000.0 / elapsed_ms as f64;
     (rate * 10.0).round() / 10.0

@@ -38,6 +38,8 @@ pub struct Settings {
     pub dead_letters: bool,
     /// `x-message-ttl`, in milliseconds.
     pub message_ttl_ms: Option<u64>,
+    /// `x-consumer-timeout`: how long a delivery may stay unsettled, in milliseconds; 0 for ever. The queue's owner watches it.
+    pub consumer_timeout_ms: Option<u64>,
     /// `x-max-length`: ready messages.
     pub max_length: Option<u64>,
     /// `x-max-length-bytes`: octets of ready bodies.
@@ -104,6 +106,7 @@ impl Default for Settings {
             delivery_limit: None,
             dead_letters: false,
             message_ttl_ms: None,
+            consumer_timeout_ms: None,
             max_length: None,
             max_length_bytes: None,
             overflow: Overflow::DropHead,
@@ -300,6 +303,10 @@ pub struct Queue<P> {
     earlier_ttls: Vec<(Sequence, Option<u64>)>,
     /// Paged messages before this one come from before a restart: nobody knows whether they have a time of their own.
     unknown_to: Sequence,
+    /// The time as told last, in milliseconds since 1970.
+    now_ms: u64,
+    /// Messages from this one on have just come: those without any time to wait may still be delivered.
+    fresh_from: Sequence,
     window: Window,
 }
 
@@ -318,6 +325,8 @@ impl<P: Port> Queue<P> {
             has_expirations: false,
             earlier_ttls: Vec::new(),
             unknown_to: Sequence(0),
+            now_ms: 0,
+            fresh_from: first,
             window: Window::DEFAULT,
         }
     }
@@ -483,6 +492,7 @@ impl<P: Port> Queue<P> {
     /// Call [`Self::expire`] after, which asks for the messages whose time may be over.
     pub fn restore_paged(&mut self, run: PagedRun) {
         self.next = self.next.max(run.to);
+        self.fresh_from = self.next;
         self.unknown_to = self.unknown_to.max(run.to);
         self.ready.push_paged(run);
     }
@@ -563,6 +573,7 @@ impl<P: Port> Queue<P> {
     /// Puts back what survived a restart, in order, before anything else happens.
     pub fn restore(&mut self, stored: Stored) {
         self.next = self.next.max(stored.sequence.next());
+        self.fresh_from = self.next;
         let priority = self.priority_of(&stored.message);
         self.has_expirations |= stored.message.expiration_ms().is_some();
         self.ready.push(priority, stored);
@@ -572,6 +583,7 @@ impl<P: Port> Queue<P> {
     /// Call [`Self::dispatch`] after.
     pub fn enqueue(&mut self, incoming: impl IntoIterator<Item = Incoming>) -> Sequence {
         let first = self.next;
+        self.fresh_from = first;
         for Incoming { message, at } in incoming {
             let sequence = self.next;
             self.next = sequence.next();
@@ -623,28 +635,31 @@ impl<P: Port> Queue<P> {
 
     /// Takes out the messages at the head whose time is over, and asks for heads that must be read in to know theirs.
     /// Call it after [`Self::dispatch`], so that a message
-    /// without any time to wait still reaches a consumer that is ready.
+    /// without any time to wait still reaches a consumer that is ready when it comes.
     pub fn expire(&mut self, now_ms: u64, effects: &mut Effects) {
-        self.expire_from(now_ms, 0, effects);
+        self.fresh_from = self.next;
+        self.expire_waited(now_ms, effects);
     }
 
     /// Takes out the messages at the head that have waited their time. Call it before [`Self::dispatch`].
     pub fn expire_waited(&mut self, now_ms: u64, effects: &mut Effects) {
-        self.expire_from(now_ms, 1, effects);
+        self.now_ms = now_ms;
+        self.expire_heads(effects);
     }
 
-    /// Expires what had at least `ttl_min` milliseconds.
-    fn expire_from(&mut self, now_ms: u64, ttl_min: u64, effects: &mut Effects) {
+    fn expire_heads(&mut self, effects: &mut Effects) {
         if !self.may_expire() {
             return;
         }
+        let (now_ms, fresh_from) = (self.now_ms, self.fresh_from);
         let (settings, earlier) = (&self.settings, self.earlier_ttls.as_slice());
         let is_over = |stored: &Stored| {
             let message = &stored.message;
             let queue = ttl_of(settings, earlier, stored.sequence);
             let ttl = message.expiration_ms().into_iter().chain(queue).min();
             ttl.is_some_and(|ttl| {
-                ttl >= ttl_min && message.accepted_at_ms().saturating_add(ttl) <= now_ms
+                (ttl > 0 || stored.sequence < fresh_from)
+                    && message.accepted_at_ms().saturating_add(ttl) <= now_ms
             })
         };
         while let Some(stored) = self.ready.pop_if(is_over) {
@@ -684,7 +699,8 @@ impl<P: Port> Queue<P> {
         }
     }
 
-    /// Hands ready messages to consumers in turn until either runs out, or the next must be read in first.
+    /// Hands ready messages to consumers in turn until either runs out, or the next must be read in first. What
+    /// comes to the head with its time over, as of the last [`Self::expire_waited`], expires instead.
     pub fn dispatch(&mut self, effects: &mut Effects) {
         if self.ready.is_empty() {
             return;
@@ -696,6 +712,7 @@ impl<P: Port> Queue<P> {
                 continue;
             }
             is_wanted = true;
+            self.expire_heads(effects);
             let Some(mut stored) = self.ready.pop() else {
                 break;
             };
@@ -916,6 +933,7 @@ impl<P: Port> Queue<P> {
         let from = settled(&stored);
         stored.sequence = self.next;
         self.next = stored.sequence.next();
+        self.fresh_from = self.next;
         if let Some(from) = from {
             effects.moved.push(Moved {
                 from,

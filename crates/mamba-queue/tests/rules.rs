@@ -540,23 +540,32 @@ mod requeue {
 mod time_to_live {
     use super::*;
 
-    /// Messages accepted at moment 0, with these times of their own; what is over at `now_ms` dies.
-    #[track_caller]
-    fn check(ttl_ms: Option<u64>, own_ms: &[Option<u64>], now_ms: u64, expected: &[u64]) {
+    fn queue(ttl_ms: Option<u64>) -> Queue<TestPort> {
         let settings = Settings {
             message_ttl_ms: ttl_ms,
             dead_letters: true,
             ..Settings::default()
         };
-        let mut queue = Queue::<TestPort>::new(settings, Sequence(1));
+        Queue::new(settings, Sequence(1))
+    }
+
+    /// A message accepted at moment 0 with that time of its own.
+    fn enqueue(queue: &mut Queue<TestPort>, expiration_ms: Option<u64>) {
+        let meta = RecordMeta {
+            expiration_ms,
+            ..RecordMeta::default()
+        };
+        let message = Message::build(meta, b"", b"q", &[0; 14], b"");
+        let at = LogPosition::NONE;
+        queue.enqueue([Incoming { message, at }]);
+    }
+
+    /// Messages with these times of their own; what is over at `now_ms` dies.
+    #[track_caller]
+    fn check(ttl_ms: Option<u64>, own_ms: &[Option<u64>], now_ms: u64, expected: &[u64]) {
+        let mut queue = queue(ttl_ms);
         for expiration_ms in own_ms.iter().copied() {
-            let meta = RecordMeta {
-                expiration_ms,
-                ..RecordMeta::default()
-            };
-            let message = Message::build(meta, b"", b"q", &[0; 14], b"");
-            let at = LogPosition::NONE;
-            queue.enqueue([Incoming { message, at }]);
+            enqueue(&mut queue, expiration_ms);
         }
         let mut effects = Effects::default();
         queue.expire(now_ms, &mut effects);
@@ -588,6 +597,62 @@ mod time_to_live {
         check(None, &[Some(50), Some(10)], 10, &[]);
         check(None, &[Some(50), Some(10)], 50, &[1, 2]);
         check(None, &[Some(10), None, Some(10)], 10, &[1]);
+    }
+
+    /// Messages with these times of their own; those that a consumer gets which comes at `now_ms`.
+    #[track_caller]
+    fn check_delivered(own_ms: &[Option<u64>], now_ms: u64, expected: &[u64]) {
+        let mut scene = Scene::new(Settings::default());
+        for expiration_ms in own_ms.iter().copied() {
+            enqueue(&mut scene.queue, expiration_ms);
+            scene.queue.expire(0, &mut Effects::default());
+        }
+        scene.subscribe_quietly('a');
+        let mut effects = Effects::default();
+        scene.queue.expire_waited(now_ms, &mut effects);
+        scene.queue.dispatch(&mut effects);
+        let delivered = effects.deliveries.iter();
+        let delivered: Vec<_> = delivered.map(|one| one.stored.sequence.0).collect();
+        assert_eq!(delivered, expected);
+    }
+
+    /// Whatever stood behind a message without a time used to go out with it, however long its own time was over.
+    #[test]
+    fn what_comes_to_the_head_too_late_is_not_delivered() {
+        check_delivered(&[None, Some(10), None], 9, &[1, 2, 3]);
+        check_delivered(&[None, Some(10), None], 10, &[1, 3]);
+        check_delivered(&[None, Some(10), Some(10)], 10, &[1]);
+    }
+
+    #[test]
+    fn without_a_time_to_wait_only_to_who_is_there_when_it_comes() {
+        check_delivered(&[None, Some(0), None], 0, &[1, 3]);
+        check_delivered(&[None, Some(0)], 1, &[1]);
+        let mut queue = queue(Some(0));
+        let port = TestPort {
+            name: 'a',
+            room: Rc::new(Cell::new(PLENTY)),
+            admits: Rc::new(Cell::new(true)),
+        };
+        let once = Subscription {
+            prefetch: 1,
+            ..Subscription::default()
+        };
+        queue.subscribe(port, once).expect("refused");
+        let mut effects = Effects::default();
+        for _ in 0..2 {
+            enqueue(&mut queue, None);
+            queue.expire_waited(0, &mut effects);
+            queue.dispatch(&mut effects);
+            queue.expire(0, &mut effects);
+        }
+        assert_eq!((effects.deliveries.len(), effects.dead.len()), (1, 1));
+        // What comes back has waited.
+        let held = effects.deliveries[0].key.expect("it is to be acknowledged");
+        let mut effects = Effects::default();
+        queue.settle([(held, Sequence(1))], Outcome::Requeue, &mut effects);
+        queue.expire_waited(0, &mut effects);
+        assert_eq!((queue.ready_count(), effects.dead.len()), (0, 1));
     }
 
     #[test]

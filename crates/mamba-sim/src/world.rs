@@ -11,7 +11,7 @@ use std::{
 use mamba_broker::{Broker, BrokerConfig, Now};
 use mamba_codec::{AMQPClass, protocol};
 use mamba_store::{LogStatus, OpenError, Store, SyncMode};
-use mamba_types::FieldValue;
+use mamba_types::{FieldTable, FieldValue};
 use protocol::{basic, confirm, exchange, queue, tx};
 
 use crate::{
@@ -868,7 +868,7 @@ impl World {
                     let via = consumer_tag.trim_start_matches('c').parse().unwrap_or(0);
                     self.delivered(index, &queue, incarnation, no_ack, via, &message)?;
                 }
-                Heard::GetOk(message) => {
+                Heard::GetOk { message, .. } => {
                     let Some((Said::Get { queue, no_ack }, ..)) =
                         self.sessions[index].awaited.pop_front()
                     else {
@@ -1318,6 +1318,7 @@ impl World {
                 persistent,
                 priority,
                 expiration_ms,
+                headers: FieldTable::default(),
                 body: body_of(id, len),
             };
             let said = Said::Publish {

@@ -111,7 +111,7 @@ impl Broker {
             tls: None,
         };
         let presence = Arc::new(Presence::new(origin, now.unix_ms));
-        let mut core = Core::new(Arc::clone(self), outbox, presence);
+        let mut core = Core::new(Arc::clone(self), outbox, presence, now);
         core.login = Some(LoggedIn {
             user: Arc::new(identity),
             vhost: found,

@@ -15,6 +15,7 @@ mod consume;
 mod direct;
 mod publish;
 mod settle;
+mod timeout;
 mod topology;
 mod transaction;
 
@@ -44,6 +45,7 @@ use self::{
     consume::{Consumers, InternedQueues},
     publish::Publisher,
     settle::Settlements,
+    timeout::Deadlines,
 };
 use crate::{
     access::{Identity, LoginRefused, UserSeat},
@@ -122,6 +124,8 @@ pub(crate) struct Core {
     /// A wish to close that came while something else was sent.
     close_wish: Option<Violation>,
     able: Capabilities,
+    /// Of deliveries that are out.
+    pub(crate) deadlines: Deadlines,
     /// What the connection waits for before it reads on.
     waiting: Option<Waiting>,
     backlog: VecDeque<Notice>,
@@ -218,7 +222,7 @@ impl Connection {
             out: Output::new(),
             core: Core {
                 counts,
-                ..Core::new(broker, outbox, presence)
+                ..Core::new(broker, outbox, presence, now)
             },
             ended: false,
             blocked: false,
@@ -250,6 +254,7 @@ impl Connection {
     /// Takes octets from the client; returns how many are done with.
     pub fn receive(&mut self, input: &[u8], now: Now) -> usize {
         let mut done = 0;
+        self.core.deadlines.now = now.instant;
         if let Some(login) = &self.core.login {
             login.vhost.set_time(now.unix_ms);
         }
@@ -434,6 +439,7 @@ impl Connection {
 
     /// Does what other tasks have left: deliveries, confirms, replies that waited for the disk, closing.
     pub fn pump(&mut self, now: Now) {
+        self.core.deadlines.now = now.instant;
         if self.blocked && self.core.broker.alarms().reason().is_none() {
             self.blocked = false;
             self.session.unblocked(&mut self.out);
@@ -606,12 +612,19 @@ impl Connection {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let pause = self.core.pacing.deadline();
-        self.session.deadline().into_iter().chain(pause).min()
+        let late = self.core.deadlines.deadline();
+        self.session
+            .deadline()
+            .into_iter()
+            .chain(pause)
+            .chain(late)
+            .min()
     }
 
     /// Does what is due by `now`.
     pub fn timer(&mut self, now: Now) {
         self.core.pacing.check(now.instant);
+        self.end_late(now);
         if let TimerOutcome::Dropped(reason) = self.session.timer(now.instant, &mut self.out) {
             let core = &self.core;
             match reason {
@@ -666,7 +679,7 @@ impl Drop for Connection {
 }
 
 impl Core {
-    fn new(broker: Arc<Broker>, outbox: Arc<Outbox>, presence: Arc<Presence>) -> Self {
+    fn new(broker: Arc<Broker>, outbox: Arc<Outbox>, presence: Arc<Presence>, now: Now) -> Self {
         Self {
             id: outbox.connection,
             broker,
@@ -688,6 +701,7 @@ impl Core {
             definitions: Vec::new(),
             close_wish: None,
             able: Capabilities::default(),
+            deadlines: Deadlines::new(now.instant),
             waiting: None,
             backlog: VecDeque::new(),
             held_back: Vec::new(),

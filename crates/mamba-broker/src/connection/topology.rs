@@ -474,6 +474,7 @@ impl Core {
             self.exclusive.push(Arc::clone(&cell));
         }
         self.counts.queues_created += 1;
+        cell.renew_lease();
         self.declared(id, &cell, declare.nowait, commit, out)
     }
 
@@ -494,6 +495,7 @@ impl Core {
         out: &mut Output,
     ) -> Result<(), Violation> {
         self.counts.queues_declared += 1;
+        // Of a quorum queue, only its first declaration counts as use.
         if queue.declaration.settings.kind == QueueKind::Classic {
             queue.renew_lease();
         }

@@ -17,6 +17,8 @@ pub(crate) struct Enqueued {
     pub(crate) long: bool,
     /// Items of the batch that the queue's length limit refused.
     pub(crate) rejected: Vec<u32>,
+    /// Other queues that have grown long by the dead letters of the batch, and how many they got.
+    pub(crate) long_beyond: Vec<(Arc<QueueCell>, usize)>,
 }
 
 /// A message for [`QueueCell::enqueue`].
@@ -41,8 +43,8 @@ impl QueueCell {
     /// Takes a batch of messages in.
     pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
         let mut dead = Vec::new();
-        let enqueued = self.enqueue_only(arrivals, &mut dead);
-        self.bury(dead);
+        let mut enqueued = self.enqueue_only(arrivals, &mut dead);
+        enqueued.long_beyond = self.bury(dead).long;
         enqueued
     }
 
@@ -56,6 +58,7 @@ impl QueueCell {
             position: LogPosition::NONE,
             long: false,
             rejected: Vec::new(),
+            long_beyond: Vec::new(),
         };
         let mut after = Aftermath::default();
         let mut state = self.state.lock();

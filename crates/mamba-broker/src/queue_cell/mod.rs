@@ -38,7 +38,7 @@ use settings::Effective;
 use crate::{
     arguments,
     commit::{Commit, CommitState},
-    dead_letters,
+    dead_letters::{self, Buried},
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
     paging::{Job, Paging},
@@ -342,14 +342,14 @@ impl QueueCell {
         for run in after.dropped {
             self.log.dropped(self.id, run.level, run.from, run.to);
         }
-        self.bury(after.dead)
+        self.bury(after.dead).position
     }
 
     /// Dead-letters what died; never under the queue's lock, because other queues' locks are taken.
-    fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> LogPosition {
+    fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> Buried {
         match self.home.upgrade() {
             Some(home) if !dead.is_empty() => dead_letters::bury(self, &home, dead),
-            _ => LogPosition::NONE,
+            _ => Buried::default(),
         }
     }
 

@@ -43,6 +43,8 @@ pub struct ConsumerView {
     pub single_active: bool,
     /// Prefetch count; 0 means none.
     pub prefetch: u16,
+    /// Milliseconds it has to settle a delivery; `None`: any time.
+    pub timeout_ms: Option<u64>,
     /// What `basic.consume` said.
     pub arguments: FieldTable,
 }
@@ -93,6 +95,7 @@ impl QueueCell {
                 active,
                 single_active,
                 prefetch: port.about.prefetch,
+                timeout_ms: port.about.timeout_ms,
                 arguments: port.about.arguments.clone(),
             })
             .collect()
