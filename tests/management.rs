@@ -50,7 +50,7 @@ fn denied(reason: &str) -> Value {
 /// That all these fields are there with these values.
 #[track_caller]
 fn has(value: &Value, fields: Value) {
-    for (key, expected) in fields.as_object().unwrap() {
+    for (key, expected) in fields.as_object().expect("fields") {
         assert_eq!(&value[key], expected, "{key} of {value}");
     }
 }
