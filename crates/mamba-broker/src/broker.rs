@@ -821,10 +821,13 @@ impl Broker {
         if let Some(mut relocation) = log.relocation_candidate() {
             let in_file = relocation.queues();
             let queues = self.all_queues();
-            let mut concerned = queues
-                .iter()
-                .filter(|queue| in_file.binary_search(&queue.id).is_ok());
-            if concerned.all(|queue| queue.relocate(&mut relocation)) {
+            let is_in_file = |id: QueueId| in_file.binary_search(&id).is_ok();
+            let emptied = queues.iter().all(|queue| {
+                (!is_in_file(queue.id) || queue.relocate(&mut relocation))
+                    && (!is_in_file(queue.id.waiting_room())
+                        || queue.relocate_room(&mut relocation))
+            });
+            if emptied {
                 log.relocated(relocation);
             }
         }
@@ -863,8 +866,9 @@ impl Broker {
     pub fn stop(&self) -> bool {
         let log = self.store.0.log();
         self.write_checkpoint(log.begin_checkpoint());
-        self.store.0.definitions().flush();
-        log.clean_stop()
+        let definitions = self.store.0.definitions();
+        definitions.flush();
+        log.clean_stop() && definitions.is_settled()
     }
 
     /// Has every queue write down what lives in it. The queues are listed after the checkpoint's beginning: one that is declared
@@ -887,6 +891,8 @@ impl Broker {
                 snapshot.queues += 1;
                 snapshot.messages_ready += counts.ready;
                 snapshot.messages_unacked += counts.unacked;
+                snapshot.messages_delayed += counts.delayed;
+                snapshot.message_bytes_delayed += counts.delayed_bytes;
                 snapshot.message_bytes_ready += counts.ready_bytes;
                 snapshot.message_bytes_unacked += counts.unacked_bytes;
                 snapshot.consumers += counts.consumers;

@@ -286,6 +286,9 @@ impl Vhost {
             if let Some(held) = recovered.queues.remove(&queue.id) {
                 cell.restore(&held.runs);
             }
+            if let Some(held) = recovered.queues.remove(&queue.id.waiting_room()) {
+                cell.restore_room(&held.runs);
+            }
             table.add_queue(QueueRef(cell));
         }
         for binding in definitions.bindings.iter() {

@@ -104,6 +104,7 @@ impl Show {
         add("messages_ready_ram", in_memory.into());
         add("messages_unacknowledged_ram", counts.unacked.into());
         add("messages_paged_out", view.paged.into());
+        add("messages_delayed", counts.delayed.into());
         let bytes = counts.ready_bytes + counts.unacked_bytes;
         add("message_bytes", bytes.into());
         add("message_bytes_ready", counts.ready_bytes.into());

@@ -45,6 +45,9 @@ impl ExchangeSpec {
     }
 }
 
+/// The type word of an exchange that routes like its `x-delayed-type` and lets messages with an `x-delay` wait.
+pub const DELAYED: &str = "x-delayed-message";
+
 /// How an exchange routes (`spec: semantics §3`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ExchangeKind {
@@ -106,6 +109,7 @@ impl ExchangeKind {
 pub struct Exchange {
     pub(crate) spec: ExchangeSpec,
     kind: ExchangeKind,
+    pub(crate) delays: bool,
     generation: Arc<AtomicU64>,
     /// The declared alternate exchange, or the policy's.
     declared_alternate: Option<Arc<str>>,
@@ -140,6 +144,7 @@ impl Exchange {
             .and_then(table::octets)
             .map(|name| String::from_utf8_lossy(name).into());
         Self {
+            delays: &*spec.kind == DELAYED,
             spec,
             kind,
             generation: Arc::default(),
@@ -156,6 +161,12 @@ impl Exchange {
     #[must_use]
     pub const fn spec(&self) -> &ExchangeSpec {
         &self.spec
+    }
+
+    /// Whether messages with an `x-delay` wait before they go where it routes them.
+    #[must_use]
+    pub fn delays(&self) -> bool {
+        self.delays
     }
 
     /// How it routes.

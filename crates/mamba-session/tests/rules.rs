@@ -769,6 +769,7 @@ mod content {
             dead_lettered: false,
             expiration_ms: None,
             accepted_at_ms: 99,
+            not_before: false,
         };
         let message = assembled.into_message(meta);
         assert_eq!(
@@ -872,7 +873,7 @@ mod channels {
                 delivery_tag: 7,
                 requeue: true,
             })),
-            "requeue 1 7 90",
+            "failed 1 7 90",
         );
         check(
             AMQPClass::Basic(basic::AMQPMethod::Nack(basic::Nack {

@@ -67,6 +67,8 @@ pub struct QueueStats {
     pub queue: QueueDefinition,
     /// Messages.
     pub messages: u64,
+    /// Messages that wait until they are ready, not among the others.
+    pub delayed: u64,
     /// Octets of their bodies; an estimate after many acknowledgements.
     pub body_bytes: u64,
     /// By level and sequence.
@@ -155,7 +157,9 @@ impl Folder {
         defined.sort_by(|one, other| (&one.vhost, &one.name).cmp(&(&other.vhost, &other.name)));
         let queues = defined.into_iter().map(|queue| {
             let runs = found.remove(&queue.id).unwrap_or_default().runs;
+            let waiting = found.remove(&queue.id.waiting_room()).unwrap_or_default();
             QueueStats {
+                delayed: waiting.runs.iter().map(|run| run.count).sum(),
                 messages: runs.iter().map(|run| run.count).sum(),
                 body_bytes: runs.iter().map(|run| run.body_bytes).sum(),
                 queue,
@@ -212,7 +216,7 @@ impl Folder {
             .iter()
             .map(|queue| (queue.id, ()))
             .collect();
-        let scanned = self.scan(held.node_id, &|queue| known.contains_key(&queue))?;
+        let scanned = self.scan(held.node_id, &|queue| known.contains_key(&queue.owner()))?;
         Ok(Contents {
             node_id: held.node_id,
             stored: held.stored,

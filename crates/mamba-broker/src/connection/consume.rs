@@ -48,6 +48,8 @@ pub(crate) struct Consumer {
     pub(crate) id: Option<ConsumerId>,
     no_ack: bool,
     quorum: bool,
+    /// Its queue says how often a message came back.
+    counts_returns: bool,
     /// How long a delivery may stay unsettled, in milliseconds.
     pub(crate) timeout_ms: Option<u64>,
 }
@@ -329,6 +331,7 @@ impl Core {
             id: None,
             no_ack: consume.no_ack,
             quorum: kind == QueueKind::Quorum,
+            counts_returns: queue.settings().counts_returns(),
             timeout_ms,
         });
         let port = ConsumerPort {
@@ -434,7 +437,7 @@ impl Core {
             }
         }
         let held: Vec<Held> = channel.unacked.drain().map(|(_, held)| held).collect();
-        self.gather(ChannelId(0), held.into_iter(), SettlementKind::Requeue);
+        self.gather(ChannelId(0), held.into_iter(), SettlementKind::Failed);
         self.flush_settlements();
         self.dismiss(slots);
     }
@@ -591,7 +594,11 @@ impl Core {
             &mut stats.get
         }) += 1;
         stats.redeliver += u64::from(fetched.stored.redelivered);
-        let message = outgoing(&fetched.stored, quorum, &self.broker.config.limits);
+        let message = outgoing(
+            &fetched.stored,
+            queue.settings().counts_returns(),
+            &self.broker.config.limits,
+        );
         let remaining = u32::try_from(fetched.remaining).unwrap_or(u32::MAX);
         let got = GotReply {
             tag,
@@ -674,7 +681,7 @@ impl Core {
                     stats.redeliver += u64::from(stored.redelivered);
                     counts.message_bytes_delivered += stored.message.body_len() as u64;
                     let (id, ctag) = (consumer.channel, consumer.tag.as_bytes());
-                    if consumer.quorum && stored.returns > 0 {
+                    if consumer.counts_returns && stored.returns > 0 {
                         let message = outgoing(&stored, true, &self.broker.config.limits);
                         write_deliver(
                             out,
@@ -761,9 +768,13 @@ fn note_sent(queues: &InternedQueues, from: Option<u32>, sent: &mut Vec<Settled>
     sent.clear();
 }
 
-/// The message as it goes out: a quorum queue says how often it came back.
-pub(super) fn outgoing(stored: &Stored, quorum: bool, limits: &mamba_types::Limits) -> Message {
-    if !quorum || stored.returns == 0 {
+/// The message as it goes out: a queue that counts says how often it came back.
+pub(super) fn outgoing(
+    stored: &Stored,
+    counts_returns: bool,
+    limits: &mamba_types::Limits,
+) -> Message {
+    if !counts_returns || stored.returns == 0 {
         return stored.message.clone();
     }
     let message = &stored.message;

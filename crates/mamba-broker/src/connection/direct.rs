@@ -216,7 +216,7 @@ impl Direct {
         self.wait_until(Until::Noted(position), position)?;
         let limits = &self.core.broker.config.limits;
         Ok(Some(Got {
-            message: outgoing(&fetched.stored, queue.is_quorum(), limits),
+            message: outgoing(&fetched.stored, queue.settings().counts_returns(), limits),
             redelivered: fetched.stored.redelivered,
             remaining: fetched.remaining,
         }))

@@ -19,6 +19,7 @@ use mamba_types::{
 use super::{
     Core, Now,
     channel::{Channel, Mode, ReplyConsumer, Uncommitted},
+    delay::{self, Late},
     topology::TOPIC,
 };
 use crate::{
@@ -52,17 +53,53 @@ pub(crate) struct Route {
     stores_persistent: bool,
     /// Some queue stores every message.
     stores_all: bool,
+    /// Its messages wait in the queues until they are ready.
+    waits: bool,
+    /// It goes through a delayed exchange: what becomes of a message with an `x-delay`.
+    delayed: Option<Box<Delayed>>,
     /// The token of a direct reply-to consumer; there are no queues then.
     reply_token: Option<Box<str>>,
 }
 
+/// The two parts of a route through a delayed exchange.
+#[derive(Debug)]
+struct Delayed {
+    /// Queues that are reached without it.
+    at_once: Option<Arc<Route>>,
+    /// Queues that are reached through it alone.
+    late: Arc<Route>,
+}
+
 impl Route {
+    /// A route on which the last `waiting` queues are reached through a delayed exchange alone.
+    fn through(queues: Vec<Arc<QueueCell>>, waiting: usize, stamps: Vec<Stamp>) -> Self {
+        let delayed = (waiting > 0).then(|| {
+            let (at_once, late) = queues.split_at(queues.len() - waiting);
+            let at_once =
+                (!at_once.is_empty()).then(|| Arc::new(Self::to(at_once.to_vec(), Vec::new())));
+            let late = Arc::new(Self {
+                waits: true,
+                // Who waits does so in the log.
+                stores_persistent: true,
+                stores_all: true,
+                ..Self::to(late.to_vec(), Vec::new())
+            });
+            Box::new(Delayed { at_once, late })
+        });
+        Self {
+            delayed,
+            ..Self::to(queues, stamps)
+        }
+    }
+
     fn to(queues: Vec<Arc<QueueCell>>, stamps: Vec<Stamp>) -> Self {
         Self {
             stores_persistent: queues.iter().any(|queue| queue.stores(true)),
             stores_all: queues.iter().any(|queue| queue.stores(false)),
             queues,
             stamps,
+            waits: false,
+            delayed: None,
             reply_token: None,
         }
     }
@@ -100,6 +137,8 @@ struct Item {
     route: u32,
     channel: ChannelId,
     confirm: bool,
+    /// The confirm waits for the log.
+    waits: bool,
 }
 
 /// Publishes gathered from one turn of reading.
@@ -236,6 +275,14 @@ impl Core {
         };
         meta.accepted_at_ms = now.unix_ms;
         let Some(route) = route else { return Ok(()) };
+        let late = match &route.delayed {
+            Some(delayed) => {
+                let limits = &self.broker.config.limits;
+                let late = delay::look(header, rewritten.as_deref(), now.unix_ms, limits)?;
+                late.map(|late| (&**delayed, late))
+            }
+            None => None,
+        };
 
         channel.stats.publish += 1;
         self.counts.received(content.body().len());
@@ -259,11 +306,21 @@ impl Core {
                     );
                     return Err(Violation::connection(HardError::ResourceError, text));
                 }
-                transaction.publishes.push(Uncommitted {
-                    route,
-                    message,
-                    mandatory,
-                });
+                let mut publish = |route: &Arc<Route>, message: Message| {
+                    transaction.publishes.push(Uncommitted {
+                        route: Arc::clone(route),
+                        message,
+                        mandatory,
+                    });
+                };
+                if let Some((delayed, late)) = &late {
+                    publish(&delayed.late, late.message(&message));
+                    if let Some(at_once) = &delayed.at_once {
+                        publish(at_once, message);
+                    }
+                } else {
+                    publish(&route, message);
+                }
                 return Ok(());
             }
         };
@@ -299,10 +356,18 @@ impl Core {
             publisher.batch.unroutable(confirm, id, &route);
             return Ok(());
         }
-        if publisher
-            .batch
-            .push(id, confirm, route, content, rewritten.as_deref(), meta)
-        {
+        let batch = &mut publisher.batch;
+        let is_full = match late {
+            None => batch.push(id, confirm, route, content, rewritten.as_deref(), meta),
+            Some((delayed, late)) => batch.push_late(
+                id,
+                confirm,
+                delayed,
+                &late,
+                (content, rewritten.as_deref(), meta),
+            ),
+        };
+        if is_full {
             self.flush_publishes();
         }
         Ok(())
@@ -339,14 +404,14 @@ impl Core {
                 | Place::Nowhere => None,
             })
             .collect();
-        let arrival = |index: u32, queue: &QueueCell| {
+        let arrival = |index: u32, queue: &QueueCell, waits: bool| {
             let item = &batch.items[index as usize];
             let (message, at) = match item.place {
                 Place::Stored { offset, len } => {
                     let message = Message::from_record(
                         stored.slice(offset as usize..(offset + len) as usize),
                     );
-                    let at = if queue.stores(message.persistent()) {
+                    let at = if waits || queue.stores(message.persistent()) {
                         LogPosition(base.0 + u64::from(offset))
                     } else {
                         LogPosition::NONE
@@ -364,14 +429,18 @@ impl Core {
                         .ok()
                         .map(|at| own[at].1.at());
                     let at = appended
-                        .filter(|_| queue.stores(message.persistent()))
+                        .filter(|_| waits || queue.stores(message.persistent()))
                         .unwrap_or(LogPosition::NONE);
                     (message, at)
                 }
                 Place::Nowhere => return None,
             };
             Some(Arrival {
-                incoming: Incoming { message, at },
+                incoming: Incoming {
+                    message,
+                    at,
+                    returns: 0,
+                },
                 item: index,
             })
         };
@@ -379,7 +448,11 @@ impl Core {
         let mut position = LogPosition::NONE;
         let mut rejected: Vec<u32> = Vec::new();
         let mut arrivals = std::mem::take(&mut batch.arrivals);
-        let mut enqueue = |queue: &Arc<QueueCell>, arrivals: &mut Vec<Arrival>| {
+        let mut enqueue = |queue: &Arc<QueueCell>, waits: bool, arrivals: &mut Vec<Arrival>| {
+            if waits {
+                position = position.max(queue.hold(arrivals));
+                return;
+            }
             let count = arrivals.len();
             let enqueued = queue.enqueue(arrivals);
             position = position.max(enqueued.position);
@@ -396,15 +469,16 @@ impl Core {
                 for queue in &route.queues {
                     arrivals.extend(
                         (0..position_of(batch.items.len()))
-                            .filter_map(|index| arrival(index, queue)),
+                            .filter_map(|index| arrival(index, queue, route.waits)),
                     );
-                    enqueue(queue, &mut arrivals);
+                    enqueue(queue, route.waits, &mut arrivals);
                 }
             }
             routes => {
-                for (queue, items) in by_queue(routes, &batch.items) {
-                    arrivals.extend(items.into_iter().filter_map(|index| arrival(index, queue)));
-                    enqueue(queue, &mut arrivals);
+                for ((queue, waits), items) in by_queue(routes, &batch.items) {
+                    let items = items.into_iter();
+                    arrivals.extend(items.filter_map(|index| arrival(index, queue, waits)));
+                    enqueue(queue, waits, &mut arrivals);
                 }
             }
         }
@@ -424,11 +498,10 @@ impl Core {
             else {
                 continue;
             };
-            let waits = match item.place {
-                Place::Stored { .. } | Place::Own { stored: true, .. } => position,
-                Place::Own { stored: false, .. } | Place::Transient { .. } | Place::Nowhere => {
-                    LogPosition::NONE
-                }
+            let waits = if item.waits {
+                position
+            } else {
+                LogPosition::NONE
             };
             if confirms.pending() == 0 {
                 self.confirming.push(item.channel);
@@ -462,9 +535,14 @@ impl Core {
         for queue in &route.queues {
             let stored = appended
                 .as_ref()
-                .filter(|_| queue.stores(message.persistent()));
+                .filter(|_| route.waits || queue.stores(message.persistent()));
             let at = stored.map_or(LogPosition::NONE, mamba_store::Appended::at);
-            let enqueued = queue.enqueue(&mut vec![Arrival::alone(message.clone(), at)]);
+            let mut arrivals = vec![Arrival::alone(message.clone(), at)];
+            if route.waits {
+                position = position.max(queue.hold(&mut arrivals));
+                continue;
+            }
+            let enqueued = queue.enqueue(&mut arrivals);
             position = position.max(enqueued.position);
             taken &= enqueued.rejected.is_empty();
         }
@@ -475,16 +553,19 @@ impl Core {
     }
 }
 
+/// A queue, and whether it is its waiting room that is meant.
+type Target<'a> = (&'a Arc<QueueCell>, bool);
+
 /// Each queue of the batch with the items it gets, in order.
-fn by_queue<'a>(routes: &'a [Arc<Route>], items: &[Item]) -> Vec<(&'a Arc<QueueCell>, Vec<u32>)> {
-    let mut targets: Vec<(&Arc<QueueCell>, Vec<u32>)> = Vec::new();
-    let mut known: HashMap<u64, usize, foldhash::fast::FixedState> = HashMap::default();
+fn by_queue<'a>(routes: &'a [Arc<Route>], items: &[Item]) -> Vec<(Target<'a>, Vec<u32>)> {
+    let mut targets: Vec<(Target<'a>, Vec<u32>)> = Vec::new();
+    let mut known: HashMap<(u64, bool), usize, foldhash::fast::FixedState> = HashMap::default();
     let by_route: Vec<Vec<usize>> = routes
         .iter()
         .map(|route| {
             let index = |queue: &'a Arc<QueueCell>| {
-                *known.entry(queue.id.0).or_insert_with(|| {
-                    targets.push((queue, Vec::new()));
+                *known.entry((queue.id.0, route.waits)).or_insert_with(|| {
+                    targets.push(((queue, route.waits), Vec::new()));
                     targets.len() - 1
                 })
             };
@@ -537,41 +618,76 @@ impl Batch {
                     Place::Transient { offset, len }
                 }
             }
-            other => {
-                let message = build(other, rewritten, meta);
-                if message.record_len() < OWN_CHUNK_FROM {
-                    let buffer = if stored {
-                        &mut self.stored
-                    } else {
-                        &mut self.transient
-                    };
-                    let start = buffer.len();
-                    buffer.extend_from_slice(message.record());
-                    if stored {
-                        message::finish(buffer, start);
-                    }
-                    let (offset, len) = (position_of(start), position_of(buffer.len() - start));
-                    if stored {
-                        Place::Stored { offset, len }
-                    } else {
-                        Place::Transient { offset, len }
-                    }
-                } else {
-                    let message = if stored { message.sealed() } else { message };
-                    self.own.push(message);
-                    Place::Own {
-                        index: position_of(self.own.len() - 1),
-                        stored,
-                    }
-                }
-            }
+            other => self.place(build(other, rewritten, meta), stored),
         };
-        let route = self.route_index(route);
+        self.push_item(channel, confirm, stored, &route, place)
+    }
+
+    /// Adds a message of which some queues may take a copy at once and others let it wait; true when the batch is full.
+    fn push_late(
+        &mut self,
+        channel: ChannelId,
+        confirm: bool,
+        delayed: &Delayed,
+        late: &Late,
+        (content, rewritten, meta): (Content<'_>, Option<&[u8]>, RecordMeta),
+    ) -> bool {
+        let route = Arc::clone(&delayed.late);
+        let Some(at_once) = &delayed.at_once else {
+            let header = Some(late.header.as_slice());
+            return self.push(channel, confirm, route, content, header, late.meta(meta));
+        };
+        let message = build(content, rewritten, meta);
+        let place = self.place(late.message(&message), true);
+        self.push_item(channel, false, true, &route, place);
+        // Its confirm, or the refusal of a queue, speaks for both.
+        let place = self.place(message, at_once.stores(meta.persistent));
+        self.push_item(channel, confirm, true, at_once, place)
+    }
+
+    /// Copies a message to others of its kind, unless it is large.
+    fn place(&mut self, message: Message, stored: bool) -> Place {
+        if message.record_len() >= OWN_CHUNK_FROM {
+            let message = if stored { message.sealed() } else { message };
+            self.own.push(message);
+            return Place::Own {
+                index: position_of(self.own.len() - 1),
+                stored,
+            };
+        }
+        let buffer = if stored {
+            &mut self.stored
+        } else {
+            &mut self.transient
+        };
+        let start = buffer.len();
+        buffer.extend_from_slice(message.record());
+        if stored {
+            message::finish(buffer, start);
+        }
+        let (offset, len) = (position_of(start), position_of(buffer.len() - start));
+        if stored {
+            Place::Stored { offset, len }
+        } else {
+            Place::Transient { offset, len }
+        }
+    }
+
+    fn push_item(
+        &mut self,
+        channel: ChannelId,
+        confirm: bool,
+        waits: bool,
+        route: &Arc<Route>,
+        place: Place,
+    ) -> bool {
+        let route = self.route_index(Arc::clone(route));
         self.items.push(Item {
             place,
             route,
             channel,
             confirm,
+            waits,
         });
         self.stored.len() + self.transient.len() >= BATCH_BYTES_MAX
             || self.items.len() >= BATCH_MESSAGES_MAX
@@ -624,6 +740,7 @@ impl Batch {
                 route,
                 channel,
                 confirm,
+                waits: false,
             });
         }
     }
@@ -749,7 +866,8 @@ impl Publisher {
         vhost.table.read().route(name, &input, &mut self.scratch)?;
         let queues = self.scratch.queues.drain(..).map(|queue| queue.0).collect();
         let cacheable = self.scratch.cacheable && checked.extra_keys.is_empty();
-        let route = Arc::new(Route::to(queues, std::mem::take(&mut self.scratch.stamps)));
+        let stamps = std::mem::take(&mut self.scratch.stamps);
+        let route = Arc::new(Route::through(queues, self.scratch.waiting, stamps));
         if cacheable {
             if self.routes.len() >= CACHED_ROUTES_MAX {
                 self.routes.clear();
@@ -880,6 +998,7 @@ fn check_properties<'a>(
             dead_lettered: false,
             expiration_ms,
             accepted_at_ms: 0,
+            not_before: false,
         },
         plain: rewritten.is_none() && extra_keys.is_empty(),
         properties,

@@ -179,7 +179,7 @@ impl Core {
             internal: declare.internal,
             arguments: declare.arguments,
         };
-        mamba_routing::check::kind(&spec.kind)?;
+        mamba_routing::check::routing_kind(&spec.kind, &spec.arguments)?;
         mamba_routing::check::not_default(&name)?;
         user.check(Right::Configure, Resource::Exchange(&name))?;
         let broker = Arc::clone(&self.broker);
@@ -330,9 +330,7 @@ impl Core {
                 let name = self.queue_name(id, purge.queue.as_str())?;
                 self.check_right(Right::Read, Resource::Queue(&name))?;
                 let queue = self.usable_queue(&name)?;
-                let count = queue
-                    .change(|queue, effects| queue.purge(effects))
-                    .unwrap_or(0);
+                let count = queue.purge();
                 let ok = queue::PurgeOk {
                     message_count: u32::try_from(count).unwrap_or(u32::MAX),
                 };

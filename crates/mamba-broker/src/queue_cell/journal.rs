@@ -31,6 +31,7 @@ impl Runs {
         level: u8,
         at: LogPosition,
         message: &Message,
+        returns: u32,
     ) {
         if at == LogPosition::NONE {
             return;
@@ -41,7 +42,8 @@ impl Runs {
             Some(run)
                 if run.at.0 + u64::from(run.octets) == at.0
                     && run.first.0 + u64::from(run.count) == sequence.0
-                    && run.level == level =>
+                    && run.level == level
+                    && run.delivery_count == returns =>
             {
                 run.count += 1;
                 run.octets += octets;
@@ -55,7 +57,7 @@ impl Runs {
                 body_octets,
                 level,
                 may_be_delivered: self.may_be_delivered,
-                delivery_count: 0,
+                delivery_count: returns,
                 volatile: self.volatile,
             }),
         }
@@ -96,19 +98,31 @@ impl QueueCell {
 
     /// What goes to the queue's end gets a new place in it, and a new record.
     pub(super) fn place_moved(&self, state: &mut State) {
-        let State { queue, effects, .. } = state;
+        let State {
+            queue,
+            effects,
+            noted,
+            ..
+        } = state;
         for Moved { from, stored } in effects.moved.drain(..) {
             // It goes to the end of the queue: a new place in it, and a new record.
             let appended = self.log.append_messages(stored.message.record().clone());
             let mut runs = Runs::new(true);
             runs.volatile = !self.stores(stored.message.persistent());
             let level = queue.level_of(&stored.message);
-            runs.add(stored.sequence, level, appended.at(), &stored.message);
-            for run in &mut runs.list {
-                run.delivery_count = stored.returns;
-            }
+            runs.add(
+                stored.sequence,
+                level,
+                appended.at(),
+                &stored.message,
+                stored.returns,
+            );
             self.log.append_enqueued(self.id, &runs.list);
             queue.set_place(stored.sequence, appended.at());
+            // With it the log learns that it may be delivered.
+            if noted.next() == stored.sequence {
+                *noted = stored.sequence;
+            }
             effects.settled.push(from);
         }
     }
@@ -174,6 +188,8 @@ impl QueueCell {
         if !state.deleted && holds {
             self.write_state(&mut state);
         }
+        drop(state);
+        self.checkpoint_room();
     }
 
     /// Notes in the log that deliveries without acknowledgement have left for good.

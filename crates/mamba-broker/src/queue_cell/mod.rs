@@ -14,6 +14,7 @@ mod relocation;
 mod settings;
 mod stats;
 mod view;
+mod waiting;
 
 use std::{
     fmt,
@@ -24,7 +25,7 @@ use std::{
 };
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetch, Fetched, Outcome, PagedRun, Queue, QueueKind,
+    ConsumerId, DeathReason, Effects, Fetch, Fetched, LiveRun, Outcome, PagedRun, Queue, QueueKind,
     Settings, Stored, UnackedKey,
 };
 use mamba_routing::QueueHandle;
@@ -34,6 +35,7 @@ use parking_lot::{Mutex, RwLock};
 
 use in_flight::InFlight;
 use settings::Effective;
+use waiting::Room;
 
 use crate::{
     arguments,
@@ -98,6 +100,8 @@ pub struct QueueCell {
     relocations: AtomicU64,
     pub(crate) stats: stats::QueueStats,
     state: Mutex<State>,
+    /// Messages that are not ready yet. Taken alone or under `state`, never the other way round.
+    room: Mutex<Room>,
 }
 
 struct State {
@@ -123,18 +127,6 @@ struct State {
     waiters: Vec<Arc<Waiter>>,
 }
 
-impl State {
-    fn counts(&self) -> QueueCounts {
-        QueueCounts {
-            ready: self.queue.ready_count() as u64,
-            unacked: self.queue.unacked_count() as u64,
-            ready_bytes: self.queue.ready_bytes(),
-            unacked_bytes: self.queue.unacked_bytes(),
-            consumers: self.queue.consumer_count() as u64,
-        }
-    }
-}
-
 /// What a step leaves to do without the queue's lock.
 #[derive(Default)]
 struct Aftermath {
@@ -153,6 +145,10 @@ pub struct QueueCounts {
     pub ready_bytes: u64,
     /// Octets of unsettled bodies.
     pub unacked_bytes: u64,
+    /// Messages that wait until they are ready; not among the others.
+    pub delayed: u64,
+    /// Octets of their bodies.
+    pub delayed_bytes: u64,
     /// Consumers.
     pub consumers: u64,
 }
@@ -170,6 +166,8 @@ pub(crate) struct Ended {
     pub(crate) stored: Vec<Settled>,
     /// Its messages that are only there.
     pub(crate) paged: Vec<PagedRun>,
+    /// Its messages that were not ready yet.
+    pub(crate) waiting: Vec<LiveRun>,
 }
 
 impl Ended {
@@ -179,6 +177,7 @@ impl Ended {
         for run in self.paged {
             log.dropped(queue, run.level, run.from, run.to);
         }
+        waiting::forget(queue, &self.waiting, log);
     }
 }
 
@@ -268,6 +267,7 @@ impl QueueCell {
             in_flight: Mutex::default(),
             relocations: AtomicU64::new(0),
             stats: stats::QueueStats::default(),
+            room: Mutex::new(Room::new(first)),
         })
     }
 
@@ -330,6 +330,7 @@ impl QueueCell {
 
     /// Everything that follows a step, still under the lock. Returns the log position that makes its settlements durable.
     fn follow(self: &Arc<Self>, state: &mut State, after: &mut Aftermath) -> LogPosition {
+        self.place_moved(state);
         self.note_delivered(state);
         let position = self.carry_out(state, after);
         self.arm(state);
@@ -451,7 +452,7 @@ impl QueueCell {
         } else {
             0
         };
-        self.place_moved(state);
+        position = position.max(self.let_wait(state));
         loop {
             let held = self.is_held(state);
             let State { queue, effects, .. } = state;
@@ -548,9 +549,23 @@ impl QueueCell {
         settled.map_or(LogPosition::NONE, |((), position)| position)
     }
 
+    fn counts_of(&self, state: &State) -> QueueCounts {
+        let (delayed, delayed_bytes) = self.waiting_counts();
+        QueueCounts {
+            ready: state.queue.ready_count() as u64,
+            unacked: state.queue.unacked_count() as u64,
+            ready_bytes: state.queue.ready_bytes(),
+            unacked_bytes: state.queue.unacked_bytes(),
+            consumers: state.queue.consumer_count() as u64,
+            delayed,
+            delayed_bytes,
+        }
+    }
+
     /// Counters of this moment.
     pub fn counts(&self) -> QueueCounts {
-        self.state.lock().counts()
+        let state = self.state.lock();
+        self.counts_of(&state)
     }
 
     /// Puts back what survived a restart.
@@ -581,6 +596,7 @@ impl QueueCell {
         }
         allowed(&state.queue)?;
         state.deleted = true;
+        let waiting = self.close_room();
         self.generation.fetch_add(1, Ordering::AcqRel);
         let ready = state.queue.ready_count() as u64;
         for (_, port) in state.queue.ports() {
@@ -600,6 +616,7 @@ impl QueueCell {
             ready,
             stored,
             paged,
+            waiting,
         })
     }
 

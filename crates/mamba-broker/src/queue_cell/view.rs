@@ -64,7 +64,7 @@ impl QueueCell {
             .find(|(_, _, active)| *active)
             .filter(|_| queue.settings().single_active_consumer);
         QueueView {
-            counts: state.counts(),
+            counts: self.counts_of(&state),
             paged: queue.paged_count(),
             resident_bytes: queue.resident_bytes() as u64,
             exclusive_consumer: exclusive.map(|(port, ..)| tag(port)),
