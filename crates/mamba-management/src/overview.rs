@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use mamba_broker::Snapshot;
+use mamba_routing::{DELAYED, ExchangeKind};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -13,26 +14,6 @@ use crate::{
 
 /// The global parameter that holds the cluster's name.
 const CLUSTER_NAME: &str = "cluster_name";
-
-const EXCHANGE_TYPES: [(&str, &str); 5] = [
-    (
-        "direct",
-        "AMQP direct exchange, as per the AMQP specification",
-    ),
-    (
-        "fanout",
-        "AMQP fanout exchange, as per the AMQP specification",
-    ),
-    (
-        "headers",
-        "AMQP headers exchange, as per the AMQP specification",
-    ),
-    (
-        "topic",
-        "AMQP topic exchange, as per the AMQP specification",
-    ),
-    ("x-consistent-hash", "Consistent Hashing Exchange"),
-];
 
 /// What always holds here; tools ask for these before they use what they stand for.
 const FEATURE_FLAGS: [(&str, &str); 7] = [
@@ -79,8 +60,24 @@ const fn churn(s: &Snapshot) -> [(&'static str, u64); 7] {
 }
 
 fn exchange_types() -> Value {
-    let types = EXCHANGE_TYPES.iter();
-    types
+    let words = ExchangeKind::ALL.iter().map(|kind| {
+        let description = match kind {
+            ExchangeKind::Direct => "AMQP direct exchange, as per the AMQP specification",
+            ExchangeKind::Fanout => "AMQP fanout exchange, as per the AMQP specification",
+            ExchangeKind::Headers => "AMQP headers exchange, as per the AMQP specification",
+            ExchangeKind::Topic => "AMQP topic exchange, as per the AMQP specification",
+            ExchangeKind::ConsistentHash => "Consistent Hashing Exchange",
+            ExchangeKind::ModulusHash => "Modulus Hashing Exchange",
+            ExchangeKind::Random => "Picks one random binding to route via (to).",
+            ExchangeKind::LocalRandom => {
+                "Picks one random local binding (queue) to route via (to)."
+            }
+        };
+        (kind.word(), description)
+    });
+    let delayed = (DELAYED, "Delayed Message Exchange.");
+    words
+        .chain([delayed])
         .map(|(name, description)| json!({"name": name, "description": description, "enabled": true}))
         .collect()
 }
