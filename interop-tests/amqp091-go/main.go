@@ -60,6 +60,7 @@ func main() {
 		{"message_groups", messageGroups},
 		{"delayed_messages", delayedMessages},
 		{"retries", retries},
+		{"consumer_filter", consumerFilter},
 		{"recovery_after_kill", recoveryAfterKill},
 	})
 }
@@ -829,6 +830,31 @@ func error540() {
 	expectConnectionError(540, "NOT_IMPLEMENTED - prefetch_size!=0 (10)", func(c *amqp.Channel) error { return c.Qos(1, 10, false) })
 	expectConnectionError(540, "NOT_IMPLEMENTED - requeue=false", func(c *amqp.Channel) error { return c.Recover(false) })
 	expectConnectionError(540, "NOT_IMPLEMENTED - active=false", func(c *amqp.Channel) error { return c.Flow(false) })
+}
+
+func consumerFilter() {
+	onChannel(func(connection *amqp.Connection, channel *amqp.Channel) {
+		if platform, _ := connection.Properties["platform"].(string); !strings.HasPrefix(platform, "MambaMQ") {
+			skip("x-filter is MambaMQ's own")
+		}
+		queue := exclusiveQueue(channel, nil)
+		for number, region := range []string{"eu", "us", "eu", "uk", "eu"} {
+			body := fmt.Sprintf("%s %d", region, number)
+			send(channel, "", queue, amqp.Publishing{Headers: amqp.Table{"region": region}, Body: []byte(body)})
+		}
+		filter := amqp.Table{"x-filter": "headers.region = 'eu'"}
+		deliveries := get(channel.Consume(queue, "wanted", false, false, false, false, filter))
+		wanted := next(deliveries, 3)
+		for i, expected := range []string{"eu 0", "eu 2", "eu 4"} {
+			equal(string(wanted[i].Body), expected, "filtered message")
+		}
+		must(wanted[1].Nack(false, true))
+		again := receive(deliveries, "the redelivery")
+		equal([]any{string(again.Body), again.Redelivered}, []any{"eu 2", true}, "the redelivered message")
+		must(again.Ack(true))
+		rest := take(channel, queue, 2)
+		equal([]any{string(rest[0].Body), string(rest[1].Body)}, []any{"us 1", "uk 3"}, "what is left")
+	})
 }
 
 func quorumQueue() {

@@ -647,6 +647,22 @@ onChannel('message_groups', async (channel, connection) => {
   }
 })
 
+onChannel('consumer_filter', async (channel) => {
+  if (!channel.connection.serverProperties.platform.startsWith('MambaMQ')) skip("x-filter is MambaMQ's own")
+  const { queue } = await channel.assertQueue('', { exclusive: true })
+  for (const [number, region] of ['eu', 'us', 'eu', 'uk', 'eu'].entries()) {
+    channel.sendToQueue(queue, Buffer.from(`${region} ${number}`), { headers: { region } })
+  }
+  const wanted = await collect(channel, queue, { arguments: { 'x-filter': "headers.region = 'eu'" } })
+  await eventually(() => wanted.length >= 3, 'what matches')
+  equal(bodies(wanted), ['eu 0', 'eu 2', 'eu 4'], 'filtered messages')
+  channel.nack(wanted[1], false, true)
+  await eventually(() => wanted.length >= 4, 'the redelivery')
+  equal([wanted[3].content.toString(), wanted[3].fields.redelivered], ['eu 2', true], 'the redelivered message')
+  channel.ackAll()
+  equal(bodies(await take(channel, queue, 2)), ['us 1', 'uk 3'], 'what is left')
+})
+
 scenario('recovery_after_kill', async () => {
   needBrokerControl()
   const count = Math.max(1, Math.floor(MESSAGES / 10))

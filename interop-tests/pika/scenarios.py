@@ -885,6 +885,26 @@ def message_groups(channel):
         equal(firsts, sorted(firsts), f"order of {key}")
 
 
+def consumer_filter(channel):
+    # `server_properties` belongs to the connection below the blocking one.
+    if not channel.connection._impl.server_properties["platform"].startswith("MambaMQ"):
+        raise interop.Skip("x-filter is MambaMQ's own")
+    queue = exclusive_queue(channel)
+    for number, region in enumerate(["eu", "us", "eu", "uk", "eu"]):
+        publish(channel, queue, f"{region} {number}".encode(), properties=pika.BasicProperties(headers={"region": region}))
+    wanted, tag = collect(channel, queue, arguments={"x-filter": "headers.region = 'eu'"})
+    serve(channel, lambda: len(wanted) >= 3, "what matches")
+    equal(bodies(wanted), ["eu 0", "eu 2", "eu 4"], "filtered messages")
+    channel.basic_nack(wanted[1][0].delivery_tag, requeue=True)
+    serve(channel, lambda: len(wanted) >= 4, "the redelivery")
+    equal((wanted[3][2], wanted[3][0].redelivered), (b"eu 2", True), "the redelivered message")
+    channel.basic_ack(wanted[3][0].delivery_tag, multiple=True)
+    channel.basic_cancel(tag)
+    equal(bodies(take(channel, queue, 2)), ["us 1", "uk 3"], "what is left")
+    expect_channel_error(406, "x-filter: expected a value at position 11, found end of text",
+                         lambda c: c.basic_consume(exclusive_queue(c), print, arguments={"x-filter": "priority >"}), channel.connection)
+
+
 @scenario
 def recovery_after_kill():
     interop.need_broker_control()

@@ -11,6 +11,7 @@ mod in_flight;
 mod journal;
 mod memory;
 mod relocation;
+mod scan;
 mod settings;
 mod stats;
 mod view;
@@ -25,8 +26,8 @@ use std::{
 };
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetch, Fetched, LiveRun, Outcome, PagedRun, Queue, QueueKind,
-    Settings, Stored, UnackedKey,
+    ConsumerId, DeathReason, Effects, Fetch, Fetched, LiveRun, Outcome, PagedRun, Peeked, Queue,
+    QueueKind, Settings, Stored, UnackedKey,
 };
 use mamba_routing::QueueHandle;
 use mamba_store::{Log, RecoveredRun, Settled};
@@ -125,6 +126,8 @@ struct State {
     timer_at: Option<u64>,
     /// Publishers that wait until the queue is short.
     waiters: Vec<Arc<Waiter>>,
+    /// A pager will let filters go on looking.
+    looking: bool,
 }
 
 /// What a step leaves to do without the queue's lock.
@@ -255,6 +258,7 @@ impl QueueCell {
                 burying: Vec::new(),
                 timer_at: None,
                 waiters: Vec::new(),
+                looking: false,
             }),
             definition: OnceLock::new(),
             dead_letter_target: RwLock::new(dead_letter_target),
@@ -408,7 +412,7 @@ impl QueueCell {
             let State { queue, effects, .. } = &mut *state;
             queue.expire(now_ms, effects);
             let within_reach = queue.deliverable_to();
-            let fetched = queue.fetch_next(no_ack, effects);
+            let fetched = queue.fetch(no_ack, effects);
             let mut position = LogPosition::NONE;
             if let Fetch::Message(Fetched { stored, .. }) = &fetched
                 && stored.at != LogPosition::NONE
@@ -470,6 +474,7 @@ impl QueueCell {
                 queue,
                 effects,
                 burying,
+                looking,
                 ..
             } = state;
             burying.extend(effects.dead.iter().map(|(stored, _)| stored.clone()));
@@ -478,6 +483,12 @@ impl QueueCell {
             self.deliver(queue, effects);
             for page_in in effects.wanted.drain(..) {
                 self.paging.request(Job::PageIn(Arc::clone(self), page_in));
+            }
+            for scan in effects.scans.drain(..) {
+                self.paging.request(Job::Scan(Arc::clone(self), scan));
+            }
+            if effects.unfinished && !std::mem::replace(looking, true) {
+                self.paging.request(Job::Resume(Arc::clone(self)));
             }
             let mut again = false;
             for consumer in effects.starved.drain(..) {
@@ -566,6 +577,13 @@ impl QueueCell {
     pub fn counts(&self) -> QueueCounts {
         let state = self.state.lock();
         self.counts_of(&state)
+    }
+
+    /// The ready messages, and a page of them; what is on the disk is named only.
+    pub(crate) fn peek_parts(&self, offset: u64, count: u64) -> (u64, Vec<Peeked>) {
+        let state = self.state.lock();
+        let ready = state.queue.ready_count() as u64;
+        (ready, state.queue.peek(offset, count))
     }
 
     /// Puts back what survived a restart.
