@@ -11,7 +11,10 @@ mod in_flight;
 mod journal;
 mod memory;
 mod relocation;
+mod scan;
 mod settings;
+mod stats;
+mod view;
 mod waiting;
 
 use std::{
@@ -23,8 +26,8 @@ use std::{
 };
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetch, Fetched, LiveRun, Outcome, PagedRun, Queue, QueueKind,
-    Settings, Stored, UnackedKey,
+    ConsumerId, DeathReason, Effects, Fetch, Fetched, LiveRun, Outcome, PagedRun, Peeked, Queue,
+    QueueKind, Settings, Stored, UnackedKey,
 };
 use mamba_routing::QueueHandle;
 use mamba_store::{Log, RecoveredRun, Settled};
@@ -47,6 +50,7 @@ use crate::{
 
 pub(crate) use arrival::Arrival;
 pub(crate) use settings::DeadLetterTarget;
+pub use view::{ConsumerView, QueueView};
 
 /// Times `basic.get` tells the log of one message only, before it tells of more ahead.
 const GETS_EXACT: u64 = 8;
@@ -95,6 +99,7 @@ pub struct QueueCell {
     in_flight: Mutex<InFlight>,
     /// Counts relocations of its messages: what was read before one does not know the new places.
     relocations: AtomicU64,
+    pub(crate) stats: stats::QueueStats,
     state: Mutex<State>,
     /// Messages that are not ready yet. Taken alone or under `state`, never the other way round.
     room: Mutex<Room>,
@@ -121,6 +126,8 @@ struct State {
     timer_at: Option<u64>,
     /// Publishers that wait until the queue is short.
     waiters: Vec<Arc<Waiter>>,
+    /// A pager will let filters go on looking.
+    looking: bool,
 }
 
 /// What a step leaves to do without the queue's lock.
@@ -251,6 +258,7 @@ impl QueueCell {
                 burying: Vec::new(),
                 timer_at: None,
                 waiters: Vec::new(),
+                looking: false,
             }),
             definition: OnceLock::new(),
             dead_letter_target: RwLock::new(dead_letter_target),
@@ -262,6 +270,7 @@ impl QueueCell {
             paging: Arc::clone(&home.paging),
             in_flight: Mutex::default(),
             relocations: AtomicU64::new(0),
+            stats: stats::QueueStats::default(),
             room: Mutex::new(Room::new(first)),
         })
     }
@@ -403,7 +412,7 @@ impl QueueCell {
             let State { queue, effects, .. } = &mut *state;
             queue.expire(now_ms, effects);
             let within_reach = queue.deliverable_to();
-            let fetched = queue.fetch_next(no_ack, effects);
+            let fetched = queue.fetch(no_ack, effects);
             let mut position = LogPosition::NONE;
             if let Fetch::Message(Fetched { stored, .. }) = &fetched
                 && stored.at != LogPosition::NONE
@@ -426,8 +435,14 @@ impl QueueCell {
             drop(state);
             self.finish(after);
             match fetched {
-                Fetch::Message(fetched) => return Some((fetched, position)),
-                Fetch::Empty => return None,
+                Fetch::Message(fetched) => {
+                    self.stats.got(no_ack, fetched.stored.redelivered);
+                    return Some((fetched, position));
+                }
+                Fetch::Empty => {
+                    self.stats.found_empty();
+                    return None;
+                }
                 Fetch::Wanted => self.paging.finish(self.id),
             }
         }
@@ -459,6 +474,7 @@ impl QueueCell {
                 queue,
                 effects,
                 burying,
+                looking,
                 ..
             } = state;
             burying.extend(effects.dead.iter().map(|(stored, _)| stored.clone()));
@@ -467,6 +483,12 @@ impl QueueCell {
             self.deliver(queue, effects);
             for page_in in effects.wanted.drain(..) {
                 self.paging.request(Job::PageIn(Arc::clone(self), page_in));
+            }
+            for scan in effects.scans.drain(..) {
+                self.paging.request(Job::Scan(Arc::clone(self), scan));
+            }
+            if effects.unfinished && !std::mem::replace(looking, true) {
+                self.paging.request(Job::Resume(Arc::clone(self)));
             }
             let mut again = false;
             for consumer in effects.starved.drain(..) {
@@ -488,6 +510,7 @@ impl QueueCell {
     }
 
     fn deliver(&self, queue: &Queue<ConsumerPort>, effects: &mut Effects) {
+        self.stats.delivered(&effects.deliveries);
         let mut unacknowledged = effects
             .deliveries
             .iter()
@@ -537,9 +560,7 @@ impl QueueCell {
         settled.map_or(LogPosition::NONE, |((), position)| position)
     }
 
-    /// Counters of this moment.
-    pub fn counts(&self) -> QueueCounts {
-        let state = self.state.lock();
+    fn counts_of(&self, state: &State) -> QueueCounts {
         let (delayed, delayed_bytes) = self.waiting_counts();
         QueueCounts {
             ready: state.queue.ready_count() as u64,
@@ -550,6 +571,19 @@ impl QueueCell {
             delayed,
             delayed_bytes,
         }
+    }
+
+    /// Counters of this moment.
+    pub fn counts(&self) -> QueueCounts {
+        let state = self.state.lock();
+        self.counts_of(&state)
+    }
+
+    /// The ready messages, and a page of them; what is on the disk is named only.
+    pub(crate) fn peek_parts(&self, offset: u64, count: u64) -> (u64, Vec<Peeked>) {
+        let state = self.state.lock();
+        let ready = state.queue.ready_count() as u64;
+        (ready, state.queue.peek(offset, count))
     }
 
     /// Puts back what survived a restart.
