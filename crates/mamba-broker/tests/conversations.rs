@@ -452,7 +452,7 @@ fn a_requeued_message_comes_back_through_a_queue_of_length_zero() {
     let quorum = ("x-queue-type", text("quorum"));
     let unlimited = ("x-delivery-limit", int(-1));
     requeue_through_length_zero(&[]);
-    requeue_through_length_zero(&[quorum.clone()]);
+    requeue_through_length_zero(std::slice::from_ref(&quorum));
     requeue_through_length_zero(&[quorum, unlimited]);
 }
 

@@ -1224,7 +1224,7 @@ impl World {
                 spec.durable |= spec.quorum;
                 let min = rng.below(300);
                 spec.retry_ms = Some((min, min + rng.below(500)));
-                spec.delivery_limit = rng.percent(50).then(|| 1 + rng.below(4) as u32);
+                spec.delivery_limit = rng.percent(50).then(|| [1, 2, 3, 4][rng.index(4)]);
             }
             _ => {}
         }

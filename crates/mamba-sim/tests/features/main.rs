@@ -182,7 +182,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             ttl,
             expires,
             // A policy says something.
-            max_length: max_length.or(is_empty.then_some(3)),
+            max_length: if is_empty { Some(3) } else { max_length },
             max_bytes,
             overflow,
             dead_letter_exchange: dead_letters.as_ref().map(|to| to.exchange.clone()),
