@@ -133,11 +133,17 @@ fn spec(number: usize) -> impl Strategy<Value = Spec> {
 fn plan() -> impl Strategy<Value = Plan> {
     let memory = prop_oneof![1 => Just(0usize), 1 => Just(16usize << 20)];
     let log_file_size = prop_oneof![Just(4096u64), Just(16_384), Just(65_536)];
-    ((spec(0), spec(1), spec(2)), memory, log_file_size).prop_map(
-        |((first, second, third), memory, log_file_size)| Plan {
+    let size = prop_oneof![
+        2 => Just(None),
+        2 => (BODY_MIN..100usize).prop_map(Some),
+        1 => (3000..9000usize).prop_map(Some),
+    ];
+    ((spec(0), spec(1), spec(2)), memory, log_file_size, size).prop_map(
+        |((first, second, third), memory, log_file_size, size)| Plan {
             specs: vec![first, second, third],
             memory,
             log_file_size,
+            size,
         },
     )
 }

@@ -102,6 +102,9 @@ pub(crate) struct Plan {
     /// Octets of messages in memory.
     pub(crate) memory: usize,
     pub(crate) log_file_size: u64,
+    /// Octets of all bodies. Without, they differ, and the node is never stopped: after a start, the octets of messages that came
+    /// together and of which some are gone are an estimate until they are read.
+    pub(crate) size: Option<usize>,
 }
 
 struct Session {
@@ -583,6 +586,7 @@ impl World {
                 }
             }
             Command::Pass(time) => self.pass(time)?,
+            Command::Restart(_) if self.plan.size.is_none() => {}
             Command::Restart(time) => {
                 while let Some((client, session)) = self.sessions.pop_first() {
                     drop(session);
@@ -657,6 +661,7 @@ impl World {
             To::Rest => (REST.to_owned(), String::new()),
             To::Later(_) => (LATER.to_owned(), String::new()),
         };
+        let size = &self.plan.size.unwrap_or(*size);
         let text = |text: &str| FieldValue::LongString(text.into());
         let mut entries = Vec::new();
         if let Some(cc) = cc {
