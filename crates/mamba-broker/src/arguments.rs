@@ -4,11 +4,12 @@
 use mamba_queue::{Overflow, QueueKind, Settings};
 use mamba_types::{
     FieldTable, FieldValue, SoftError, Violation,
+    limits::SEEN_IDS_MAX,
     table::{self, ShortString},
 };
 
 /// Ten years in milliseconds: the longest time an argument may ask for.
-const TIME_MAX_MS: i64 = 315_360_000_000;
+pub(crate) const TIME_MAX_MS: i64 = 315_360_000_000;
 /// A quorum queue's delivery limit when the declaration names none.
 const QUORUM_DELIVERY_LIMIT: u32 = 20;
 
@@ -143,6 +144,26 @@ const KNOWN: &[Known] = &[
     ),
     known("x-delayed-retry-min", QUORUM, COUNT),
     known("x-delayed-retry-max", QUORUM, COUNT),
+    known("x-message-deduplication", CLASSIC | QUORUM, Check::Boolean),
+    known(
+        "x-cache-size",
+        CLASSIC | QUORUM,
+        Check::Integer {
+            min: 1,
+            max: SEEN_IDS_MAX as i64,
+            above: "value_too_large",
+        },
+    ),
+    known(
+        "x-cache-ttl",
+        CLASSIC | QUORUM,
+        Check::Integer {
+            min: 1,
+            max: TIME_MAX_MS,
+            above: "value_too_large",
+        },
+    ),
+    known("x-deduplication-header", CLASSIC | QUORUM, Check::Text),
     known("x-max-age", STREAM, Check::MaxAge),
     known("x-stream-max-segment-size-bytes", STREAM, COUNT),
     known("x-stream-filter-size-bytes", STREAM, COUNT),

@@ -55,7 +55,7 @@ pub(crate) fn bury(
                     .as_ref()
                     .map_or(LogPosition::NONE, mamba_store::Appended::at);
                 let mut died = Vec::new();
-                queue.enqueue_only(&mut vec![Arrival::alone(message, at)], &mut died);
+                queue.enqueue_only(&mut vec![Arrival::alone(message, at)], &[], &mut died);
                 if !died.is_empty() {
                     work.push_back((queue, died));
                 }

@@ -10,6 +10,7 @@ pub mod broker;
 mod commit;
 pub mod connection;
 mod dead_letters;
+pub mod deduplication;
 pub mod metrics;
 pub mod outbox;
 mod pacing;

@@ -14,6 +14,8 @@
 //! numbers: [`Queue::page_out`] drops messages whose records the log holds, [`Effects::wanted`] says what is to be
 //! read back, and [`Queue::paged_in`] takes it. The queue itself reads and writes nothing.
 //!
+//! [`SeenCache`] remembers the ids of messages for queues and exchanges that take each one once.
+//!
 //! Start reading at [`queue`]; `ready` keeps the order, `paging` has the words for what is on the disk, `unacked` keeps
 //! the deliveries, `consumers` the turn.
 
@@ -21,6 +23,7 @@ mod consumers;
 mod paging;
 pub mod queue;
 mod ready;
+mod seen;
 mod unacked;
 
 pub use consumers::{ConsumerId, Port, Subscription};
@@ -29,3 +32,4 @@ pub use queue::{
     DeathReason, Delivery, Effects, Fetch, Fetched, Incoming, Moved, Outcome, Overflow, Queue,
     QueueKind, Removed, Settings, Settled, Stored, SubscribeError, UnackedKey,
 };
+pub use seen::{Lasting, SeenCache};

@@ -5,6 +5,7 @@
 
 use mamba_types::{FieldTable, FieldValue, SoftError, Violation, table};
 
+use crate::deduplication;
 use crate::exchange::{Exchange, ExchangeKind, ExchangeSpec};
 use crate::hashing::{self, BadWeight};
 use crate::headers::Match;
@@ -13,7 +14,7 @@ use crate::topic::{self, TOPIC_HASH_WORDS_MAX};
 const RESERVED: &str = "amq.";
 const ALTERNATE: &str = "alternate-exchange";
 
-fn precondition(text: String) -> Violation {
+pub(crate) fn precondition(text: String) -> Violation {
     Violation::channel(SoftError::PreconditionFailed, text)
 }
 
@@ -126,9 +127,11 @@ fn long_string<'a>(
 /// The arguments of a new exchange.
 ///
 /// # Errors
-/// 406 when the alternate exchange is not a string, or a consistent-hash exchange cannot tell what to hash.
+/// 406 when the alternate exchange is not a string, a consistent-hash exchange cannot tell what to hash, or an
+/// argument of de-duplication is not what it should be.
 pub fn new_arguments(vhost: &str, spec: &ExchangeSpec) -> Result<(), Violation> {
     alternate_exchange(vhost, &spec.name, &spec.arguments)?;
+    deduplication::check(vhost, spec)?;
     if &*spec.kind != ExchangeKind::ConsistentHash.word() {
         return Ok(());
     }
@@ -153,7 +156,7 @@ pub fn new_arguments(vhost: &str, spec: &ExchangeSpec) -> Result<(), Violation> 
 /// Whether a declaration describes the exchange that exists (`spec: semantics §2`).
 ///
 /// # Errors
-/// 406 with the first difference: type, durable, `auto_delete`, internal, alternate-exchange.
+/// 406 with the first difference: type, durable, `auto_delete`, internal, alternate-exchange, arguments of de-duplication.
 pub fn equivalent(vhost: &str, existing: &Exchange, spec: &ExchangeSpec) -> Result<(), Violation> {
     let current = existing.spec();
     let inequivalent = |key: &str, received: &str, current: &str| {
@@ -178,22 +181,28 @@ pub fn equivalent(vhost: &str, existing: &Exchange, spec: &ExchangeSpec) -> Resu
             return inequivalent(key, &format!("'{received}'"), &format!("'{current}'"));
         }
     }
-    let received = spec.arguments.inner().get(ALTERNATE);
-    let current = current.arguments.inner().get(ALTERNATE);
-    match (received, current) {
-        (None, None) => Ok(()),
-        (Some(received), Some(current)) if table::same_value(received, current) => Ok(()),
-        (Some(received), Some(current)) => inequivalent(
-            ALTERNATE,
-            &format!("'{}'", table::bare(received)),
-            &format!("'{}'", table::bare(current)),
-        ),
-        (received, current) => inequivalent(
-            ALTERNATE,
-            &table::described(received),
-            &table::described(current),
-        ),
+    let deduplication =
+        existing.deduplicates() || deduplication::wanted(existing.kind(), &spec.arguments);
+    let more = deduplication::KEYS.iter().filter(|_| deduplication);
+    for key in std::iter::once(&ALTERNATE).chain(more) {
+        let received = spec.arguments.inner().get(*key);
+        let current = current.arguments.inner().get(*key);
+        match (received, current) {
+            (None, None) => {}
+            (Some(received), Some(current)) if table::same_value(received, current) => {}
+            (Some(received), Some(current)) => {
+                return inequivalent(
+                    key,
+                    &format!("'{}'", table::bare(received)),
+                    &format!("'{}'", table::bare(current)),
+                );
+            }
+            (received, current) => {
+                return inequivalent(key, &table::described(received), &table::described(current));
+            }
+        }
     }
+    Ok(())
 }
 
 /// What a binding's destination is to the exchange types that are choosy.
@@ -222,7 +231,8 @@ pub fn binding(
         ExchangeKind::Direct
         | ExchangeKind::Fanout
         | ExchangeKind::ModulusHash
-        | ExchangeKind::Random => Ok(()),
+        | ExchangeKind::Random
+        | ExchangeKind::MessageDeduplication => Ok(()),
         ExchangeKind::Topic => match topic::hash_words(key) {
             count if count > TOPIC_HASH_WORDS_MAX => Err(precondition(format!(
                 "Topic binding key '{key}' uses {count} '#' wildcards, at most {TOPIC_HASH_WORDS_MAX} are allowed"

@@ -82,6 +82,8 @@ pub struct Routes<Q> {
     /// current. False when headers, properties, chance, a queue or an alternate exchange that does not
     /// exist took part.
     pub cacheable: bool,
+    /// The exchange published to takes each message once ([`crate::Exchange::deduplicates`]).
+    pub deduplicates: bool,
     /// The generations the result rests on.
     pub stamps: Vec<Stamp>,
     pub(crate) scratch: Scratch,
@@ -94,6 +96,7 @@ impl<Q> Routes<Q> {
         Self {
             queues: Vec::new(),
             cacheable: true,
+            deduplicates: false,
             stamps: Vec::new(),
             scratch: Scratch::default(),
         }
@@ -104,6 +107,7 @@ impl<Q> Routes<Q> {
         self.queues.clear();
         self.stamps.clear();
         self.cacheable = true;
+        self.deduplicates = false;
         self.scratch.clear();
     }
 }

@@ -495,9 +495,11 @@ impl<Q: QueueHandle> RoutingTable<Q> {
         let Routes {
             queues,
             cacheable,
+            deduplicates,
             stamps,
             scratch,
         } = out;
+        *deduplicates = self.exchanges[start].deduplicates();
         scratch.visited.insert(start);
         let mut at = 0;
         while let Some(slot) = scratch.visited.at(at) {

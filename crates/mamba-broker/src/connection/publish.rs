@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     broker::{Broker, DRAWN_LEN},
+    deduplication::{ExchangeIds, Kept, Passage},
     queue_cell::{Arrival, QueueCell, QueueRef},
     vhost::Vhost,
 };
@@ -47,6 +48,8 @@ const TRANSACTION_BYTES_MAX: usize = 256 << 20;
 pub(crate) struct Route {
     pub(crate) queues: Vec<Arc<QueueCell>>,
     stamps: Vec<Stamp>,
+    /// What the exchange has seen, if it takes each message once.
+    ids: Option<Arc<ExchangeIds>>,
     /// Some queue stores persistent messages.
     stores_persistent: bool,
     /// Some queue stores every message.
@@ -62,12 +65,28 @@ impl Route {
             stores_all: queues.iter().any(|queue| queue.stores(false)),
             queues,
             stamps,
+            ids: None,
             reply_token: None,
         }
     }
 
     fn stores(&self, persistent: bool) -> bool {
         self.stores_all || (persistent && self.stores_persistent)
+    }
+
+    /// Who keeps a message that lies at `at` in the log, or not there.
+    fn keeps(&self, persistent: bool, at: LogPosition) -> Kept {
+        match self.queues.as_slice() {
+            _ if at == LogPosition::NONE || !self.stores(persistent) => Kept::InMemory,
+            [_] => Kept::Once(at),
+            _ => Kept::Shared,
+        }
+    }
+
+    /// If it leads nowhere and the exchange has taken such a message before: the log position that makes that one safe.
+    pub(crate) fn repeats(&self, header: &[u8], now_ms: u64) -> Option<LogPosition> {
+        let ids = self.ids.as_ref().filter(|_| self.queues.is_empty())?;
+        ids.duplicate(header, now_ms)
     }
 
     /// Whether it leads to a direct reply-to consumer.
@@ -109,6 +128,8 @@ pub(crate) struct Batch {
     own: Vec<Message>,
     items: Vec<Item>,
     routes: Vec<Arc<Route>>,
+    /// The one exchange that all its messages go through, if that takes each message once.
+    ids: Option<Arc<ExchangeIds>>,
     /// Where in `routes` a route stands, by its address.
     known: HashMap<usize, u32, foldhash::fast::FixedState>,
     arrivals: Vec<Arrival>,
@@ -274,6 +295,18 @@ impl Core {
             return Ok(());
         }
         if route.queues.is_empty() {
+            if route.ids.is_some() {
+                // Those before it may be what it repeats.
+                self.flush_publishes();
+                let header = rewritten.as_deref().unwrap_or(header);
+                if let Some(waits) = route.repeats(header, now.unix_ms) {
+                    self.counts.messages_deduplicated += 1;
+                    if confirm {
+                        self.note_confirm(id, Some(waits));
+                    }
+                    return Ok(());
+                }
+            }
             if mandatory {
                 self.counts.messages_unroutable_returned += 1;
                 let parts = Parts {
@@ -293,13 +326,14 @@ impl Core {
             } else {
                 self.counts.messages_unroutable_dropped += 1;
             }
-            publisher.batch.unroutable(confirm, id, &route);
+            self.publisher.batch.unroutable(confirm, id, &route);
             return Ok(());
         }
-        if publisher
-            .batch
-            .push(id, confirm, route, content, rewritten.as_deref(), meta)
-        {
+        if !self.publisher.batch.takes(&route) {
+            self.flush_publishes();
+        }
+        let batch = &mut self.publisher.batch;
+        if batch.push(id, confirm, route, content, rewritten.as_deref(), meta) {
             self.flush_publishes();
         }
         Ok(())
@@ -312,6 +346,7 @@ impl Core {
             return;
         }
         let log = self.broker.store.0.log();
+        let ids = batch.ids.take();
         let stored = batch.take_stored();
         let transient = Bytes::copy_from_slice(&batch.transient);
         batch.transient.clear();
@@ -336,19 +371,13 @@ impl Core {
                 | Place::Nowhere => None,
             })
             .collect();
-        let arrival = |index: u32, queue: &QueueCell| {
-            let item = &batch.items[index as usize];
-            let (message, at) = match item.place {
+        let message_of = |item: &Item| {
+            Some(match item.place {
                 Place::Stored { offset, len } => {
                     let message = Message::from_record(
                         stored.slice(offset as usize..(offset + len) as usize),
                     );
-                    let at = if queue.stores(message.persistent()) {
-                        LogPosition(base.0 + u64::from(offset))
-                    } else {
-                        LogPosition::NONE
-                    };
-                    (message, at)
+                    (message, LogPosition(base.0 + u64::from(offset)))
                 }
                 Place::Transient { offset, len } => (
                     Message::from_record(transient.slice(offset as usize..(offset + len) as usize)),
@@ -360,13 +389,33 @@ impl Core {
                         .binary_search_by_key(&index, |(index, _)| *index)
                         .ok()
                         .map(|at| own[at].1.at());
-                    let at = appended
-                        .filter(|_| queue.stores(message.persistent()))
-                        .unwrap_or(LogPosition::NONE);
-                    (message, at)
+                    (message, appended.unwrap_or(LogPosition::NONE))
                 }
                 Place::Nowhere => return None,
-            };
+            })
+        };
+        let now_ms = self.login.as_ref().map_or(0, |login| login.vhost.unix_ms());
+        let mut passage = ids.as_ref().map(|ids| ids.enter(now_ms));
+        let mut held_back: Vec<u32> = Vec::new();
+        if let Some(passage) = &mut passage {
+            for (item, index) in batch.items.iter().zip(0u32..) {
+                let Some((message, at)) = message_of(item) else {
+                    continue;
+                };
+                let route = &batch.routes[item.route as usize];
+                let kept = route.keeps(message.persistent(), at);
+                if !passage.pass(index, &message, kept) {
+                    held_back.push(index);
+                }
+            }
+        }
+        let arrival = |index: u32, queue: &QueueCell| {
+            if held_back.binary_search(&index).is_ok() {
+                return None;
+            }
+            let (message, at) = message_of(&batch.items[index as usize])?;
+            let stored = queue.stores(message.persistent());
+            let at = if stored { at } else { LogPosition::NONE };
             Some(Arrival {
                 incoming: Incoming { message, at },
                 item: index,
@@ -375,12 +424,24 @@ impl Core {
 
         let mut position = LogPosition::NONE;
         let mut rejected: Vec<u32> = Vec::new();
+        let mut duplicates: Vec<u32> = Vec::new();
+        let mut unburied = Vec::new();
+        let along = passage.as_ref().map(Passage::along).unwrap_or_default();
         let mut arrivals = std::mem::take(&mut batch.arrivals);
         let mut enqueue = |queue: &Arc<QueueCell>, arrivals: &mut Vec<Arrival>| {
             let count = arrivals.len();
-            let enqueued = queue.enqueue(arrivals);
+            let enqueued = if passage.is_some() {
+                // Dead letters may go through an exchange of this kind themselves.
+                let mut dead = Vec::new();
+                let enqueued = queue.enqueue_only(arrivals, along, &mut dead);
+                unburied.push((Arc::clone(queue), dead));
+                enqueued
+            } else {
+                queue.enqueue(arrivals)
+            };
             position = position.max(enqueued.position);
             rejected.extend(enqueued.rejected);
+            duplicates.extend(enqueued.duplicates);
             if enqueued.long {
                 self.pacing.note_long(queue, count);
             }
@@ -402,70 +463,116 @@ impl Core {
                 }
             }
         }
+        rejected.sort_unstable();
+        duplicates.sort_unstable();
+        if let Some(passage) = passage {
+            let passed = passage.leave(position, &rejected, &duplicates, log);
+            position = position.max(passed.position);
+            duplicates.extend(passed.duplicates);
+            rejected.extend(passed.rejected);
+            rejected.sort_unstable();
+            duplicates.sort_unstable();
+        }
+        self.counts.messages_deduplicated += duplicates.len() as u64;
+        for (queue, dead) in unburied {
+            queue.bury(dead);
+        }
         drop(chunk);
         self.stored_up_to = self.stored_up_to.max(position);
         self.published_stored |= position != LogPosition::NONE;
-        rejected.sort_unstable();
         batch.arrivals = arrivals;
-        for (item, index) in batch.items.iter().zip(0u32..) {
+        let items = std::mem::take(&mut batch.items);
+        for (item, index) in items.iter().zip(0u32..) {
             if !item.confirm {
                 continue;
             }
-            let Some(Channel {
-                mode: Mode::Confirm(confirms),
-                ..
-            }) = self.channels.get_mut(&item.channel)
-            else {
-                continue;
-            };
             let waits = match item.place {
+                // What it repeats has to be safe.
+                _ if duplicates.binary_search(&index).is_ok() => position,
                 Place::Stored { .. } | Place::Own { stored: true, .. } => position,
                 Place::Own { stored: false, .. } | Place::Transient { .. } | Place::Nowhere => {
                     LogPosition::NONE
                 }
             };
-            if confirms.pending() == 0 {
-                self.confirming.push(item.channel);
-            }
             // One queue's refusal outweighs the others' consent.
-            if rejected.binary_search(&index).is_ok() {
-                confirms.rejected();
-            } else {
-                confirms.published(waits);
-            }
+            let taken = rejected.binary_search(&index).is_err();
+            self.note_confirm(item.channel, taken.then_some(waits));
         }
+        let batch = &mut self.publisher.batch;
+        batch.items = items;
         batch.items.clear();
         batch.routes.clear();
         batch.known.clear();
         batch.own.clear();
     }
 
+    /// Notes that a publish is to be confirmed when the log has come to that position, or `None`: that it was refused.
+    fn note_confirm(&mut self, id: ChannelId, taken: Option<LogPosition>) {
+        let Some(Channel {
+            mode: Mode::Confirm(confirms),
+            ..
+        }) = self.channels.get_mut(&id)
+        else {
+            return;
+        };
+        if confirms.pending() == 0 {
+            self.confirming.push(id);
+        }
+        match taken {
+            Some(position) => confirms.published(position),
+            None => confirms.rejected(),
+        };
+    }
+
     /// Enqueues one committed message and returns the log position that makes it safe; `None` when a queue refused
     /// it.
-    pub(crate) fn enqueue_committed(&self, uncommitted: &Uncommitted) -> Option<LogPosition> {
+    pub(crate) fn enqueue_committed(&mut self, uncommitted: &Uncommitted) -> Option<LogPosition> {
         let Uncommitted { route, message, .. } = uncommitted;
-        let appended = route.stores(message.persistent()).then(|| {
-            self.broker
-                .store
-                .0
-                .log()
-                .append_messages(message.record().clone())
-        });
+        let log = self.broker.store.0.log();
+        let appended = route
+            .stores(message.persistent())
+            .then(|| log.append_messages(message.record().clone()));
+        let now_ms = self.login.as_ref().map_or(0, |login| login.vhost.unix_ms());
+        let ids = route.ids.as_ref().filter(|_| !route.queues.is_empty());
+        let mut passage = ids.map(|ids| ids.enter(now_ms));
+        let mut passes = true;
+        if let Some(passage) = &mut passage {
+            let at = appended
+                .as_ref()
+                .map_or(LogPosition::NONE, mamba_store::Appended::at);
+            passes = passage.pass(0, message, route.keeps(message.persistent(), at));
+        }
+        let along = passage.as_ref().map(Passage::along).unwrap_or_default();
         let mut position = LogPosition::NONE;
-        let mut taken = true;
-        for queue in &route.queues {
+        let mut rejected = Vec::new();
+        let mut duplicates = Vec::new();
+        let mut unburied = Vec::new();
+        for queue in route.queues.iter().filter(|_| passes) {
             let stored = appended
                 .as_ref()
                 .filter(|_| queue.stores(message.persistent()));
             let at = stored.map_or(LogPosition::NONE, mamba_store::Appended::at);
-            let enqueued = queue.enqueue(&mut vec![Arrival::alone(message.clone(), at)]);
+            let mut arrivals = vec![Arrival::alone(message.clone(), at)];
+            let mut dead = Vec::new();
+            let enqueued = queue.enqueue_only(&mut arrivals, along, &mut dead);
+            unburied.push((queue, dead));
             position = position.max(enqueued.position);
-            taken &= enqueued.rejected.is_empty();
+            rejected.extend(enqueued.rejected);
+            duplicates.extend(enqueued.duplicates);
+        }
+        if let Some(passage) = passage {
+            let passed = passage.leave(position, &rejected, &duplicates, log);
+            position = position.max(passed.position);
+            duplicates.extend(passed.duplicates);
+        }
+        self.counts.messages_deduplicated += duplicates.len() as u64;
+        for (queue, dead) in unburied {
+            queue.bury(dead);
         }
         if let Some(token) = &route.reply_token {
             self.broker.reply(token, message.clone());
         }
-        taken.then_some(position)
+        rejected.is_empty().then_some(position)
     }
 }
 
@@ -494,6 +601,15 @@ fn by_queue<'a>(routes: &'a [Arc<Route>], items: &[Item]) -> Vec<(&'a Arc<QueueC
 }
 
 impl Batch {
+    /// Whether a message of this route can go along: what goes through an exchange that takes each message once goes alone.
+    fn takes(&self, route: &Route) -> bool {
+        match (&self.ids, &route.ids) {
+            (None, None) => true,
+            (Some(own), Some(other)) if Arc::ptr_eq(own, other) => true,
+            _ => self.stored.is_empty() && self.transient.is_empty() && self.own.is_empty(),
+        }
+    }
+
     /// Adds a message; true when the batch is full.
     fn push(
         &mut self,
@@ -560,6 +676,7 @@ impl Batch {
                 }
             }
         };
+        self.ids.clone_from(&route.ids);
         let route = self.route_index(route);
         self.items.push(Item {
             place,
@@ -744,10 +861,20 @@ impl Publisher {
             properties: &lazy,
         };
         self.scratch.clear();
-        vhost.table.read().route(name, &input, &mut self.scratch)?;
+        let table = vhost.table.read();
+        table.route(name, &input, &mut self.scratch)?;
+        let ids = self
+            .scratch
+            .deduplicates
+            .then(|| vhost.ids_of(name))
+            .flatten();
+        drop(table);
         let queues = self.scratch.queues.drain(..).map(|queue| queue.0).collect();
         let cacheable = self.scratch.cacheable && checked.extra_keys.is_empty();
-        let route = Arc::new(Route::to(queues, std::mem::take(&mut self.scratch.stamps)));
+        let route = Arc::new(Route {
+            ids,
+            ..Route::to(queues, std::mem::take(&mut self.scratch.stamps))
+        });
         if cacheable {
             if self.routes.len() >= CACHED_ROUTES_MAX {
                 self.routes.clear();

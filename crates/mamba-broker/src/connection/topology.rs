@@ -197,12 +197,17 @@ impl Core {
         }
         let durable = spec.durable;
         let commit = match table.declare(spec)? {
-            Declared::New(exchange) if durable => {
+            Declared::New(exchange) => {
+                if exchange.deduplicates() {
+                    let id = self.broker.store.0.definitions().next_queue_id();
+                    vhost.remember_for(exchange.spec(), id);
+                }
                 let definition = vhost.exchange_definition(exchange.spec());
-                self.broker.commit(vec![DefinitionChange::put(&definition)])
+                let change = durable.then(|| DefinitionChange::put(&definition));
+                self.broker.commit(Vec::from_iter(change))
             }
             Declared::Existing if durable => self.broker.definitions_on_their_way(),
-            Declared::New(_) | Declared::Existing => None,
+            Declared::Existing => None,
         };
         drop(table);
         self.reply_when_durable(id, ok, commit, out);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mamba_queue::{DeathReason, Incoming, Overflow, Stored};
+use mamba_store::Seen;
 use mamba_types::{LogPosition, Message, Sequence};
 
 use super::{Aftermath, QueueCell, State, journal::Runs};
@@ -17,6 +18,8 @@ pub(crate) struct Enqueued {
     pub(crate) long: bool,
     /// Items of the batch that the queue's length limit refused.
     pub(crate) rejected: Vec<u32>,
+    /// Items that the queue had taken before: `position` makes what they repeat safe.
+    pub(crate) duplicates: Vec<u32>,
 }
 
 /// A message for [`QueueCell::enqueue`].
@@ -41,30 +44,38 @@ impl QueueCell {
     /// Takes a batch of messages in.
     pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
         let mut dead = Vec::new();
-        let enqueued = self.enqueue_only(arrivals, &mut dead);
+        let enqueued = self.enqueue_only(arrivals, &[], &mut dead);
         self.bury(dead);
         enqueued
     }
 
-    /// Like [`Self::enqueue`], and leaves what died of it to the caller.
+    /// Like [`Self::enqueue`], and leaves what died of it to the caller. `along` are ids of an exchange to be written down together
+    /// with the items they came with.
     pub(crate) fn enqueue_only(
         self: &Arc<Self>,
         arrivals: &mut Vec<Arrival>,
+        along: &[(u32, Seen)],
         dead: &mut Vec<(Stored, DeathReason)>,
     ) -> Enqueued {
         let mut enqueued = Enqueued {
             position: LogPosition::NONE,
             long: false,
             rejected: Vec::new(),
+            duplicates: Vec::new(),
         };
+        let ids = self.ids_of(arrivals);
         let mut after = Aftermath::default();
         let mut state = self.state.lock();
         if state.deleted {
             arrivals.clear();
             return enqueued;
         }
-        if self.declaration.settings.overflow == Overflow::DropHead {
-            self.take_in(&mut state, arrivals.drain(..), &mut enqueued, &mut after);
+        if !ids.is_empty() || !along.is_empty() {
+            let outcome = (&mut enqueued, &mut after);
+            self.take_in_once(&mut state, arrivals, ids, along, outcome);
+        } else if self.declaration.settings.overflow == Overflow::DropHead {
+            let arrivals = arrivals.drain(..);
+            self.take_in(&mut state, arrivals, &[], &mut enqueued, &mut after);
         } else {
             // Whether there is room for a message depends on where the one before it went.
             for arrival in arrivals.drain(..) {
@@ -72,6 +83,7 @@ impl QueueCell {
                     self.take_in(
                         &mut state,
                         std::iter::once(arrival),
+                        &[],
                         &mut enqueued,
                         &mut after,
                     );
@@ -94,6 +106,7 @@ impl QueueCell {
         self: &Arc<Self>,
         state: &mut State,
         arrivals: impl ExactSizeIterator<Item = Arrival>,
+        seen: &[Seen],
         enqueued: &mut Enqueued,
         after: &mut Aftermath,
     ) {
@@ -117,7 +130,12 @@ impl QueueCell {
             arrival.incoming
         }));
         if !runs.list.is_empty() {
-            enqueued.position = self.log.append_enqueued(self.id, &runs.list);
+            let position = if seen.is_empty() {
+                self.log.append_enqueued(self.id, &runs.list)
+            } else {
+                self.log.append_seen(self.id, &runs.list, seen)
+            };
+            enqueued.position = enqueued.position.max(position);
             if all_at_once {
                 state.noted = Sequence(next.0.saturating_sub(1));
             }

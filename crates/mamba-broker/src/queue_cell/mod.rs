@@ -10,6 +10,7 @@ mod deadlines;
 mod in_flight;
 mod journal;
 mod memory;
+mod once;
 mod relocation;
 
 use std::{
@@ -35,6 +36,7 @@ use crate::{
     arguments,
     commit::{Commit, CommitState},
     dead_letters,
+    deduplication::{DeduplicationCounts, Memory, Rules},
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
     paging::{Job, Paging},
@@ -78,6 +80,8 @@ pub struct QueueCell {
     generation: Arc<AtomicU64>,
     /// Its own definition, on its way to the disk or there.
     definition: OnceLock<Arc<Commit>>,
+    /// It takes each message once.
+    deduplication: Option<Rules>,
     /// `x-expires`.
     expires_ms: Option<u64>,
     /// When the queue expires unless it is used, in milliseconds since 1970; 0 before its first lease.
@@ -94,6 +98,8 @@ pub struct QueueCell {
 struct State {
     queue: Queue<ConsumerPort>,
     effects: Effects,
+    /// What it remembers, if it takes each message once.
+    memory: Option<Box<Memory>>,
     deleted: bool,
     /// The log knows of everything up to here that it may be delivered…
     noted: Sequence,
@@ -134,6 +140,8 @@ pub struct QueueCounts {
     pub unacked_bytes: u64,
     /// Consumers.
     pub consumers: u64,
+    /// What it did about duplicates, if it takes each message once.
+    pub deduplication: Option<DeduplicationCounts>,
 }
 
 fn narrow(octets: usize) -> u32 {
@@ -212,6 +220,7 @@ impl QueueCell {
         first: Sequence,
         log: Log,
     ) -> Arc<Self> {
+        let deduplication = Rules::of_queue(&declaration.arguments);
         Arc::new(Self {
             id,
             name,
@@ -220,6 +229,7 @@ impl QueueCell {
             state: Mutex::new(State {
                 queue: Queue::new(declaration.settings, first),
                 effects: Effects::default(),
+                memory: deduplication.as_ref().map(Memory::new).map(Box::new),
                 deleted: false,
                 noted: Sequence(0),
                 noted_at: LogPosition::NONE,
@@ -232,6 +242,7 @@ impl QueueCell {
                 waiters: Vec::new(),
             }),
             definition: OnceLock::new(),
+            deduplication,
             expires_ms: arguments::expires_ms(&declaration.arguments),
             lease_until: AtomicU64::new(0),
             declaration,
@@ -312,7 +323,7 @@ impl QueueCell {
     }
 
     /// Dead-letters what died; never under the queue's lock, because other queues' locks are taken.
-    fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> LogPosition {
+    pub(crate) fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> LogPosition {
         match self.home.upgrade() {
             Some(home) if !dead.is_empty() => dead_letters::bury(self, &home, dead),
             _ => LogPosition::NONE,
@@ -516,6 +527,7 @@ impl QueueCell {
             ready_bytes: state.queue.ready_bytes(),
             unacked_bytes: state.queue.unacked_bytes(),
             consumers: state.queue.consumer_count() as u64,
+            deduplication: state.memory.as_ref().map(|memory| memory.counts()),
         }
     }
 
@@ -558,6 +570,7 @@ impl QueueCell {
         for waiter in state.waiters.drain(..) {
             waiter.release();
         }
+        state.memory = None;
         self.paging.account(std::mem::take(&mut state.accounted), 0);
         drop(state);
         let stored = old.messages().filter_map(settled_of).collect();
