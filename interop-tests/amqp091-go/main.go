@@ -49,6 +49,7 @@ func main() {
 		{"error_530", error530},
 		{"error_540", error540},
 		{"quorum_queue", quorumQueue},
+		{"deduplication", deduplication},
 		{"recovery_after_kill", recoveryAfterKill},
 	})
 }

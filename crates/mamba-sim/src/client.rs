@@ -7,7 +7,7 @@ use mamba_codec::{
     AMQPClass, FrameKind, Method, content_header, encode_table, frame, method, protocol,
     scan_properties, write_method,
 };
-use mamba_types::{ChannelId, FieldTable, Limits};
+use mamba_types::{ChannelId, FieldTable, FieldValue, Limits};
 use protocol::{basic, channel, connection};
 
 const ONE: ChannelId = ChannelId(1);
@@ -67,6 +67,8 @@ pub struct Publish {
     pub priority: Option<u8>,
     /// Expiration in milliseconds.
     pub expiration_ms: Option<u64>,
+    /// The id it is known by.
+    pub once: Option<u64>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -165,9 +167,18 @@ impl<C> Client<C> {
         let mut header = vec![0, 60, 0, 0];
         header.extend((publish.body.len() as u64).to_be_bytes());
         let flags = 0x1000
+            | u16::from(publish.once.is_some()) << 13
             | u16::from(publish.priority.is_some()) << 11
             | u16::from(publish.expiration_ms.is_some()) << 8;
         header.extend(flags.to_be_bytes());
+        if let Some(id) = publish.once {
+            let mut headers = FieldTable::default();
+            let id = FieldValue::LongLongInt(i64::try_from(id).unwrap_or(0));
+            headers.insert("x-deduplication-header".into(), id);
+            let headers = encode_table(&headers);
+            header.extend(u32::try_from(headers.len()).unwrap_or(0).to_be_bytes());
+            header.extend(headers);
+        }
         header.push(if publish.persistent { 2 } else { 1 });
         header.extend(publish.priority);
         if let Some(expiration) = publish.expiration_ms {
@@ -364,7 +375,7 @@ fn write_frame(octets: &mut Vec<u8>, kind: u8, payload: &[u8]) {
 
 /// A field table from a list.
 #[must_use]
-pub fn table(arguments: &[(&str, mamba_types::FieldValue)]) -> FieldTable {
+pub fn table(arguments: &[(&str, FieldValue)]) -> FieldTable {
     let mut table = FieldTable::default();
     for (key, value) in arguments {
         table.insert((*key).into(), value.clone());

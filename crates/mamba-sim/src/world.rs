@@ -734,8 +734,11 @@ impl World {
                 key,
                 message,
             } => format!(
-                "client {number}: publish {} to {exchange:?}/{key}{}{}{}",
+                "client {number}: publish {}{} to {exchange:?}/{key}{}{}{}",
                 message.id,
+                message
+                    .once
+                    .map_or(String::new(), |once| format!(" (id {once})")),
                 if message.persistent {
                     ""
                 } else {
@@ -1006,11 +1009,9 @@ impl World {
             }
             Said::Commit => {
                 for (queue, incarnation, id) in places {
-                    if let Some(entry) = self.model.entry(&queue, incarnation, id)
-                        && !entry.settled
-                    {
-                        entry.confirmed = true;
-                        entry.obliged = true;
+                    let entry = self.model.entry(&queue, incarnation, id);
+                    if entry.is_some_and(|entry| !entry.settled) {
+                        self.model.confirm(&queue, incarnation, id);
                     }
                 }
                 for (queue, incarnation, id) in settled {
@@ -1208,6 +1209,7 @@ impl World {
                 spec.reject_publish = true;
             }
             5 => spec.ttl_ms = Some(rng.below(500)),
+            6..=7 => spec.once = true,
             _ => {}
         }
         spec.dead_letters = rng.once_in(3);
@@ -1305,8 +1307,10 @@ impl World {
                 .once_in(3)
                 .then(|| self.rng.next().to_le_bytes()[0] % 6);
             let expiration_ms = self.rng.once_in(15).then(|| self.rng.below(300));
+            let once = self.draw_once(id);
             let message = Publishing {
                 id,
+                once,
                 persistent,
                 priority: priority.unwrap_or(0),
                 expiration_ms,
@@ -1318,6 +1322,7 @@ impl World {
                 persistent,
                 priority,
                 expiration_ms,
+                once,
                 body: body_of(id, len),
             };
             let said = Said::Publish {
@@ -1328,6 +1333,15 @@ impl World {
             self.sessions[index].client.publish(&publish, said);
         }
         self.feed(index, usize::MAX)
+    }
+
+    /// The id of a message: its own, or that of an earlier one that is published again.
+    fn draw_once(&mut self, id: Id) -> Option<Id> {
+        if self.rng.percent(70) {
+            return self.rng.percent(80).then_some(id);
+        }
+        let again = id.saturating_sub(1 + self.rng.below(20)).max(1);
+        self.model.can_repeat(again).then_some(again)
     }
 
     fn consume(&mut self, index: usize) -> Result<(), Failed> {
@@ -1615,9 +1629,9 @@ fn lose_gets(model: &mut Model, session: &Session) {
 fn enqueue(model: &mut Model, queues: &[String], message: Publishing) -> Places {
     let mut places = Places::new();
     for name in queues {
-        model.enqueue(name, message);
+        let there = model.enqueue(name, message);
         if let Some(queue) = model.queues.get(name) {
-            places.push((name.clone(), queue.incarnation, message.id));
+            places.push((name.clone(), queue.incarnation, there));
         }
     }
     places
@@ -1648,6 +1662,9 @@ fn say_declare(session: &mut Session, spec: QueueSpec) {
     }
     if let Some(max) = spec.max_length {
         arguments.push(("x-max-length", number(max as u64)));
+    }
+    if spec.once {
+        arguments.push(("x-message-deduplication", FieldValue::Boolean(true)));
     }
     if spec.reject_publish {
         arguments.push(("x-overflow", text("reject-publish")));
