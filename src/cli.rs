@@ -11,6 +11,7 @@ use crate::{
         LogFormat,
         value::{ListenAddress, OptionalListen},
     },
+    shell::GenerateArgs,
     store::StoreArgs,
 };
 
@@ -23,7 +24,7 @@ Exit codes:
   1  could not start or had to stop: the message says why; check-config: the configuration is not valid
   2  the command line or the configuration is not valid
 
-Signals: SIGTERM and SIGINT stop the broker cleanly; a second one stops it at once.";
+Signals: SIGTERM and SIGINT stop the broker cleanly; a second one stops it at once. SIGHUP reads its certificates again.";
 
 /// An AMQP 0-9-1 broker: RabbitMQ clients use it unchanged.
 #[derive(Debug, Parser)]
@@ -66,6 +67,8 @@ pub(crate) enum Command {
         )]
         words: Vec<String>,
     },
+    /// Print the manual page, or completions for a shell
+    Generate(GenerateArgs),
     /// Print the version
     Version,
 }

@@ -12,9 +12,12 @@ mod metrics;
 mod node;
 mod process;
 mod serve;
+mod shell;
 mod store;
+mod supervisor;
 
 use std::{
+    ffi::OsString,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -35,8 +38,24 @@ const EXIT_FAILURE: u8 = 1;
 /// Wrong command line (clap's own code) or configuration.
 const EXIT_USAGE: u8 = 2;
 
+/// Names under which the binary is the tool that operators know.
+const TOOLS: [&str; 2] = ["rabbitmqctl", "rabbitmq-diagnostics"];
+
+/// The command line; called as one of [`TOOLS`], the words of `mambamq ctl`.
+fn command_line() -> Vec<OsString> {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    let is_tool = words
+        .first()
+        .and_then(|name| Path::new(name).file_name())
+        .is_some_and(|name| TOOLS.iter().any(|tool| name == *tool));
+    if is_tool {
+        words.insert(1, "ctl".into());
+    }
+    words
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(command_line());
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(arguments) => match load(arguments.config.as_deref(), arguments.overrides())
         {
@@ -78,6 +97,13 @@ fn main() -> ExitCode {
                 .map_err(|error| format!("the configuration is not valid\n{error}"))
         }),
         Command::Perf(arguments) => mamba_perf::run(*arguments),
+        Command::Generate(arguments) => match shell::generate(&arguments) {
+            Ok(text) => print(&text),
+            Err(error) => {
+                complain(&error.to_string());
+                ExitCode::from(EXIT_FAILURE)
+            }
+        },
         Command::Version => print(concat!("mambamq ", env!("CARGO_PKG_VERSION"), "\n")),
     }
 }

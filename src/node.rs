@@ -9,7 +9,7 @@ use std::{
 };
 
 use mamba_broker::{Broker, BrokerConfig};
-use mamba_server::{Server, ServerConfig};
+use mamba_server::{Server, ServerConfig, tls::Tls};
 use mamba_store::{OpenError, RecoveryReport};
 
 use crate::{
@@ -39,12 +39,17 @@ pub(crate) fn bind(
     broker: &Arc<Broker>,
     config: &Config,
     addresses: Vec<SocketAddr>,
+    tls_addresses: Vec<SocketAddr>,
+    tls: Option<Arc<Tls>>,
 ) -> Result<Server, String> {
     let shutdown_grace = Duration::from_secs(config.shutdown.grace_secs);
     Server::bind(
         Arc::clone(broker),
         ServerConfig {
             listeners: addresses,
+            tls_listeners: tls_addresses,
+            tls,
+            proxies: config.listeners.proxies.clone(),
             shutdown_grace,
         },
     )

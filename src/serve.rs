@@ -14,7 +14,10 @@ use std::{
 };
 
 use mamba_broker::{Alarms, Broker};
-use mamba_server::control::Control;
+use mamba_server::{
+    control::Control,
+    tls::{Tls, TlsError},
+};
 use mamba_store::{LogStatus, OpenError};
 use tokio::{
     runtime,
@@ -26,11 +29,15 @@ use tokio::{
 
 use crate::{
     EXIT_FAILURE, complain,
-    config::{Config, LogFormat, value::OptionalListen},
+    config::{
+        Config, LogFormat,
+        value::{ListenAddress, OptionalListen},
+    },
     logging,
     metrics::{self, Identity, http::Endpoint},
     node,
     process::{self, Readings},
+    supervisor,
 };
 
 /// How often memory and disk are compared with their alarm thresholds.
@@ -90,6 +97,8 @@ enum StartError {
     Announce(io::Error),
     #[error("{0}")]
     Address(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(
         "the operating system refused threads or signals: {0}; raise the limits of the broker's user"
     )]
@@ -103,12 +112,18 @@ enum StartError {
 }
 
 /// Tells tools that read the lock file where clients can connect.
-fn announce(broker: &Broker, amqp: &[SocketAddr], metrics: Option<SocketAddr>) -> io::Result<()> {
-    // Metrics first: who sees an amqp line may rely on all of them.
+fn announce(
+    broker: &Broker,
+    amqp: &[SocketAddr],
+    amqps: &[SocketAddr],
+    metrics: Option<SocketAddr>,
+) -> io::Result<()> {
+    // The plain ones last: who sees an amqp line may rely on all of them.
     let metrics = metrics
         .iter()
         .map(|address| ("metrics", address.to_string()));
     let lines: Vec<_> = metrics
+        .chain(amqps.iter().map(|address| ("amqps", address.to_string())))
         .chain(amqp.iter().map(|address| ("amqp", address.to_string())))
         .collect();
     let lines: Vec<_> = lines
@@ -120,12 +135,22 @@ fn announce(broker: &Broker, amqp: &[SocketAddr], metrics: Option<SocketAddr>) -
 
 async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     let started = Instant::now();
-    let mut requests = StopRequests::new(stop_with_stdin).map_err(StartError::System)?;
+    let tls = config
+        .tls
+        .to_config()
+        .map(Tls::load)
+        .transpose()?
+        .map(Arc::new);
+    let mut requests =
+        StopRequests::new(stop_with_stdin, tls.clone()).map_err(StartError::System)?;
     let broker = node::open(config)?;
 
-    let addresses = resolve_all(config)?;
-    let server = node::bind(&broker, config, addresses).map_err(StartError::Address)?;
+    let addresses = resolve_all(&config.listeners.amqp)?;
+    let tls_addresses = resolve_all(&config.listeners.amqps)?;
+    let server =
+        node::bind(&broker, config, addresses, tls_addresses, tls).map_err(StartError::Address)?;
     let listeners = server.local_addresses();
+    let tls_listeners = server.tls_addresses();
     let endpoint = bind_metrics(config).await?;
     let metrics_address = endpoint
         .as_ref()
@@ -165,11 +190,15 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     for address in &listeners {
         tracing::info!(%address, "AMQP listener ready");
     }
+    for address in &tls_listeners {
+        tracing::info!(%address, "AMQP listener with TLS ready");
+    }
     if let Some(address) = metrics_address {
         tracing::info!(%address, "metrics ready at /metrics");
     }
-    announce(&broker, &listeners, metrics_address).map_err(StartError::Announce)?;
+    announce(&broker, &listeners, &tls_listeners, metrics_address).map_err(StartError::Announce)?;
     tracing::info!(after_ms = millis(started.elapsed()), "ready for clients");
+    supervisor::ready();
 
     let reason = tokio::select! {
         reason = requests.next() => reason,
@@ -181,6 +210,7 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
         connections,
         "stopping: closing listeners and connections; a second signal stops at once"
     );
+    supervisor::stopping();
     tokio::spawn(stop_at_once(requests));
     // Both tasks are still there to be told: they end only afterwards.
     let _ = stop.send(true);
@@ -221,9 +251,9 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     Ok(())
 }
 
-fn resolve_all(config: &Config) -> Result<Vec<SocketAddr>, StartError> {
+fn resolve_all(listen: &[ListenAddress]) -> Result<Vec<SocketAddr>, StartError> {
     let mut addresses = Vec::new();
-    for listen in &config.listeners.amqp {
+    for listen in listen {
         addresses.extend(listen.resolve().map_err(StartError::Address)?);
     }
     Ok(addresses)
@@ -334,10 +364,12 @@ struct StopRequests {
     interrupt: Signal,
     hangup: Signal,
     stdin_closed: Option<oneshot::Receiver<()>>,
+    /// What is read again at a SIGHUP.
+    tls: Option<Arc<Tls>>,
 }
 
 impl StopRequests {
-    fn new(stop_with_stdin: bool) -> io::Result<Self> {
+    fn new(stop_with_stdin: bool, tls: Option<Arc<Tls>>) -> io::Result<Self> {
         let stdin_closed = if stop_with_stdin {
             Some(stdin_end()?)
         } else {
@@ -348,7 +380,23 @@ impl StopRequests {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             stdin_closed,
+            tls,
         })
+    }
+
+    /// Reads the certificates again.
+    fn reload(&self) {
+        supervisor::reloading();
+        match self.tls.as_ref().map(|tls| tls.reload()) {
+            None => tracing::warn!(
+                "SIGHUP: no certificates to read again; other changes of the configuration need a restart"
+            ),
+            Some(Ok(())) => tracing::info!(
+                "SIGHUP: certificates read again, for connections to come; other changes of the configuration need a restart"
+            ),
+            Some(Err(error)) => tracing::error!("SIGHUP: certificates stay as they were: {error}"),
+        }
+        supervisor::ready();
     }
 
     /// Waits for the next request; says what it was.
@@ -367,9 +415,7 @@ impl StopRequests {
                     self.stdin_closed = None;
                     return "standard input closed";
                 }
-                _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP ignored: the configuration cannot be reloaded yet; restart the broker to apply changes");
-                }
+                _ = self.hangup.recv() => self.reload(),
             }
         }
     }

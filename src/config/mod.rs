@@ -3,6 +3,7 @@
 //! `config/mambamq.toml` shows every key with its default, `docs/configuration.md` explains them. Every key can be set from the
 //! environment as `MAMBAMQ_<SECTION>__<KEY>`. An error names the key, where its value came from, what came and what was expected.
 
+mod tls;
 pub(crate) mod value;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use mamba_server::IpNet;
 use mamba_types::{
     Limits,
     limits::{BODY_SIZE_CAP, FRAME_MIN_SIZE},
@@ -21,7 +23,10 @@ use toml::{Spanned, Table, Value, de::DeTable, de::DeValue};
 
 use crate::logging;
 
-use self::value::{ByteSize, ListenAddress, MessageMemory, OptionalListen, Threshold};
+use self::{
+    tls::Tls,
+    value::{ByteSize, ListenAddress, MessageMemory, OptionalListen, Threshold},
+};
 
 /// What every environment variable of the broker starts with.
 const ENVIRONMENT_PREFIX: &str = "MAMBAMQ_";
@@ -32,6 +37,7 @@ const ENVIRONMENT_PREFIX: &str = "MAMBAMQ_";
 pub(crate) struct Config {
     pub(crate) node: Node,
     pub(crate) listeners: Listeners,
+    pub(crate) tls: Tls,
     pub(crate) store: Store,
     pub(crate) limits: LimitKeys,
     pub(crate) memory: Memory,
@@ -58,6 +64,9 @@ pub(crate) struct Node {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Listeners {
     pub(crate) amqp: Vec<ListenAddress>,
+    pub(crate) amqps: Vec<ListenAddress>,
+    /// Networks of proxies that say who the client is.
+    pub(crate) proxies: Vec<IpNet>,
 }
 
 /// What makes a message durable.
@@ -178,6 +187,8 @@ impl Default for Listeners {
     fn default() -> Self {
         Self {
             amqp: vec!["*:5672".parse().expect("a constant address")],
+            amqps: Vec::new(),
+            proxies: Vec::new(),
         }
     }
 }
@@ -500,9 +511,9 @@ impl Config {
         };
         demand(
             "listeners.amqp",
-            !self.listeners.amqp.is_empty(),
+            !(self.listeners.amqp.is_empty() && self.listeners.amqps.is_empty()),
             "[]",
-            "at least one address, such as \"127.0.0.1:5672\"",
+            "at least one address here or in listeners.amqps, such as \"127.0.0.1:5672\"",
         );
         if let Threshold::Relative(part) = self.alarms.memory_high_watermark {
             let holds = (0.0..=1.0).contains(&part);
@@ -550,6 +561,7 @@ impl Config {
             &format!("{level:?}"),
             "off, error, warn, info, debug or trace, or a list such as \"info,mamba_store=debug\"",
         );
+        problems.extend(self.tls.problems(!self.listeners.amqps.is_empty()));
         problems
     }
 }

@@ -339,6 +339,7 @@ fn message_sizes(page: &mut Page, s: &Snapshot) {
 /// What RabbitMQ has no name for, and what every process exports.
 fn own_families(page: &mut Page, s: &Snapshot, readings: &Readings) {
     families! { page.counter {
+        "mambamq_connections_refused_total", "Connections refused before AMQP began: by TLS, or for want of a PROXY header", s.prefaces_refused;
         "mambamq_received_bytes_total", "Octets received from clients", s.bytes_received;
         "mambamq_sent_bytes_total", "Octets sent to clients", s.bytes_sent;
         "mambamq_message_received_bytes_total", "Octets of the bodies of received messages", s.message_bytes_received;

@@ -164,6 +164,19 @@ impl Broker {
         &self.folder
     }
 
+    /// The first listener with TLS.
+    pub(crate) fn amqps(&self) -> SocketAddr {
+        let lock = fs::read_to_string(self.folder.join("node.lock")).unwrap();
+        let mut found = lock.lines().filter_map(|line| line.strip_prefix("amqps "));
+        found.next().expect("a TLS listener").parse().unwrap()
+    }
+
+    /// Sends SIGHUP and returns at once.
+    pub(crate) fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    }
+
     /// What the broker wrote to its outputs.
     pub(crate) fn log(&self) -> String {
         log(&self.folder)

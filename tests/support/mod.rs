@@ -25,6 +25,7 @@ pub(crate) mod broker;
 pub(crate) mod client;
 pub(crate) mod expect;
 pub(crate) mod method;
+pub(crate) mod tls;
 
 pub(crate) use broker::{Broker, url};
 pub(crate) use client::{

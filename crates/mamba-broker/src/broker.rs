@@ -24,13 +24,14 @@ use parking_lot::{Mutex, RwLock};
 use crate::{
     access::Access,
     commit::Commit,
-    connection::{Connection, Now},
+    connection::{Connection, Now, Origin},
     metrics::{Counts, Deduplicator, Metrics, Snapshot},
     outbox::{ConsumerPort, Notice, Outbox},
     paging::Paging,
     queue_cell::{Ended, QueueCell},
     tenants,
     timers::{Doorbell, Timers},
+    transport::TlsFacts,
     vhost::{Vhost, VhostSettings},
 };
 
@@ -176,6 +177,8 @@ pub struct Broker {
     pub(crate) store: StoreHandle,
     pub(crate) metrics: Metrics,
     session_config: Arc<SessionConfig>,
+    /// The same where TLS proves who the client is.
+    external_session_config: Arc<SessionConfig>,
     pub(crate) access: Arc<Access>,
     pub(crate) vhosts: RwLock<HashMap<Arc<str>, Arc<Vhost>>>,
     /// Held while a tenant changes: validated, applied and handed to the disk in one order.
@@ -271,7 +274,8 @@ impl Broker {
                     .collect(),
             ),
             metrics: Metrics::default(),
-            session_config: Self::session_config(&config),
+            session_config: Self::session_config(&config, &[]),
+            external_session_config: Self::session_config(&config, &["EXTERNAL"]),
             vhosts: RwLock::new(vhosts),
             connections: Mutex::default(),
             replies: RwLock::default(),
@@ -337,6 +341,27 @@ impl Broker {
         local: SocketAddr,
         now: Now,
     ) -> Option<Connection> {
+        self.connect_by(peer, local, None, now)
+    }
+
+    /// The same on a socket with TLS, after its handshake.
+    pub fn connect_secured(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        local: SocketAddr,
+        facts: TlsFacts,
+        now: Now,
+    ) -> Option<Connection> {
+        self.connect_by(peer, local, Some(Arc::new(facts)), now)
+    }
+
+    fn connect_by(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        local: SocketAddr,
+        tls: Option<Arc<TlsFacts>>,
+        now: Now,
+    ) -> Option<Connection> {
         if self.stopping.load(Ordering::Acquire) {
             return None;
         }
@@ -357,9 +382,12 @@ impl Broker {
         Some(Connection::new(
             Arc::clone(self),
             outbox,
-            Arc::clone(&self.session_config),
-            peer,
-            local,
+            if tls.as_ref().is_some_and(|tls| tls.offers_external) {
+                Arc::clone(&self.external_session_config)
+            } else {
+                Arc::clone(&self.session_config)
+            },
+            Origin { peer, local, tls },
             now,
         ))
     }
@@ -420,16 +448,26 @@ impl Broker {
         self.connections.lock().len()
     }
 
-    fn session_config(config: &BrokerConfig) -> Arc<SessionConfig> {
+    /// `more` are mechanisms that are offered besides those with passwords.
+    fn session_config(config: &BrokerConfig, more: &[&str]) -> Arc<SessionConfig> {
+        let mut mechanisms = vec!["PLAIN", "AMQPLAIN"];
+        mechanisms.extend(more);
+        mechanisms.extend(config.anonymous_user.is_some().then_some("ANONYMOUS"));
         Arc::new(SessionConfig {
             limits: config.limits.clone(),
             server_properties: Self::server_properties(config),
-            mechanisms: if config.anonymous_user.is_some() {
-                "PLAIN AMQPLAIN ANONYMOUS".to_owned()
-            } else {
-                "PLAIN AMQPLAIN".to_owned()
-            },
+            mechanisms: mechanisms.join(" "),
         })
+    }
+
+    /// Counts a connection that was refused before AMQP began: no TLS, a certificate that is not trusted, no PROXY header where
+    /// one is due.
+    pub fn count_refused_preface(&self) {
+        let mut counts = Counts {
+            prefaces_refused: 1,
+            ..Counts::default()
+        };
+        self.metrics.add(&mut counts);
     }
 
     fn server_properties(config: &BrokerConfig) -> FieldTable {

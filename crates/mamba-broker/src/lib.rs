@@ -18,6 +18,7 @@ mod paging;
 pub mod queue_cell;
 pub mod tenants;
 mod timers;
+mod transport;
 pub mod vhost;
 
 pub use access::LoginRefused;
@@ -25,3 +26,4 @@ pub use broker::{Alarms, Broker, BrokerConfig};
 pub use connection::{Connection, Now};
 pub use metrics::Snapshot;
 pub use timers::Doorbell;
+pub use transport::{PeerCertificate, TlsFacts};

@@ -106,6 +106,8 @@ macro_rules! counters {
 counters! {
     /// Connections accepted.
     connections_opened,
+    /// Connections refused before AMQP began: by TLS, or for want of a PROXY header.
+    prefaces_refused,
     /// Connections ended.
     connections_closed,
     /// Channels opened.

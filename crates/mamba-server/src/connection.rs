@@ -105,12 +105,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         consumed > 0
     }
 
-    /// Writes until the socket is full, the output empty or the turn over. True if the output is empty.
+    /// Writes until the socket is full, the output empty or the turn over. True if the output is empty and on its way.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         for _ in 0..WRITES_PER_TURN {
             let output = self.connection.output();
             if output.is_empty() {
-                return Ok(true);
+                // TLS may still hold what it has encrypted.
+                return match Pin::new(&mut self.stream).poll_flush(cx) {
+                    Poll::Ready(flushed) => flushed.map(|()| true),
+                    Poll::Pending => Ok(false),
+                };
             }
             let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(8);
             output.slices(&mut slices);
@@ -184,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if !more {
             self.connection.output().release_small();
         }
-        if out_of_output && (self.connection.is_finished() || (self.at_end && !more)) {
+        if flushed && out_of_output && (self.connection.is_finished() || (self.at_end && !more)) {
             return Ok(Poll::Ready(()));
         }
         // Delivering may have stopped at a full output: go on now that it is written.
@@ -207,6 +211,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
             }
         };
         ready!(ended);
+        // Says goodbye if there is room; a peer that does not listen need not hear it.
+        let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.connection.end();
         Poll::Ready(())
     }

@@ -8,12 +8,15 @@
     reason = "this crate is where the clock is read"
 )]
 
+mod certificate;
 mod clock;
 mod connection;
 pub mod control;
 mod housekeeping;
 mod input;
 mod listener;
+mod proxy;
+pub mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -24,7 +27,11 @@ use tokio::{
     time::timeout,
 };
 
-use self::clock::Clock;
+pub use certificate::NameSource;
+/// A network in CIDR form.
+pub use ipnet::IpNet;
+
+use self::{clock::Clock, listener::Preface, tls::Tls};
 
 /// The time, in milliseconds since 1970, for whoever assembles the node.
 #[must_use]
@@ -37,6 +44,12 @@ pub fn unix_ms() -> u64 {
 pub struct ServerConfig {
     /// Addresses to listen on; port 0 takes a free one.
     pub listeners: Vec<SocketAddr>,
+    /// Addresses to listen on for TLS; needs `tls`.
+    pub tls_listeners: Vec<SocketAddr>,
+    /// Certificates for them.
+    pub tls: Option<Arc<Tls>>,
+    /// Networks of proxies: connections from there begin with a PROXY header, which says who the client is.
+    pub proxies: Vec<IpNet>,
     /// How long clients may take to answer `connection.close` at a shutdown.
     pub shutdown_grace: Duration,
 }
@@ -68,6 +81,9 @@ pub struct BindError {
 pub struct Server {
     broker: Arc<Broker>,
     listeners: Vec<TcpListener>,
+    tls_listeners: Vec<TcpListener>,
+    plain: Preface,
+    secured: Preface,
     shutdown_grace: Duration,
 }
 
@@ -77,14 +93,28 @@ impl Server {
     /// # Errors
     /// The first address that cannot be bound.
     pub fn bind(broker: Arc<Broker>, config: ServerConfig) -> Result<Self, BindError> {
-        let listeners = config
-            .listeners
-            .into_iter()
-            .map(|address| listener::bind(address).map_err(|source| BindError { address, source }))
-            .collect::<Result<_, _>>()?;
+        let bind = |addresses: Vec<SocketAddr>| -> Result<Vec<TcpListener>, BindError> {
+            let bind =
+                |address| listener::bind(address).map_err(|source| BindError { address, source });
+            addresses.into_iter().map(bind).collect()
+        };
+        let plain = Preface {
+            tls: None,
+            proxies: config.proxies.into(),
+        };
+        let tls_listeners = match &config.tls {
+            Some(_) => bind(config.tls_listeners)?,
+            None => Vec::new(),
+        };
         Ok(Self {
             broker,
-            listeners,
+            listeners: bind(config.listeners)?,
+            tls_listeners,
+            secured: Preface {
+                tls: config.tls,
+                ..plain.clone()
+            },
+            plain,
             shutdown_grace: config.shutdown_grace,
         })
     }
@@ -92,10 +122,13 @@ impl Server {
     /// Where clients can connect.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
-        self.listeners
-            .iter()
-            .filter_map(|listener| listener.local_addr().ok())
-            .collect()
+        addresses(&self.listeners)
+    }
+
+    /// Where clients can connect with TLS.
+    #[must_use]
+    pub fn tls_addresses(&self) -> Vec<SocketAddr> {
+        addresses(&self.tls_listeners)
     }
 
     /// Serves until `stop` becomes true, then stops listening, closes every connection and returns when the last
@@ -105,12 +138,14 @@ impl Server {
         // Every connection task holds a sender: the last one to end closes the mailbox.
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let (drop_all, dropping) = watch::channel(false);
-        let accepting: Vec<_> = self
-            .listeners
-            .into_iter()
-            .map(|listener| {
+        let plain = self.listeners.into_iter().map(|l| (l, &self.plain));
+        let secured = self.tls_listeners.into_iter().map(|l| (l, &self.secured));
+        let accepting: Vec<_> = plain
+            .chain(secured)
+            .map(|(listener, preface)| {
                 tokio::spawn(listener::accept(
                     listener,
+                    preface.clone(),
                     Arc::clone(&self.broker),
                     clock,
                     Lifeline {
@@ -146,4 +181,11 @@ impl Server {
         deadlines.abort();
         drop(pagers);
     }
+}
+
+fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect()
 }

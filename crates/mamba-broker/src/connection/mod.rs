@@ -50,6 +50,7 @@ use crate::{
     outbox::{Notice, Outbox},
     pacing::Pacing,
     queue_cell::QueueCell,
+    transport::TlsFacts,
     vhost::{Vhost, VhostSeat},
 };
 
@@ -124,8 +125,17 @@ pub(crate) struct Core {
     held_back: Vec<Notice>,
     pub(crate) counts: Counts,
     pub(crate) frame_max: u32,
-    peer: SocketAddr,
-    local: SocketAddr,
+    origin: Origin,
+}
+
+/// The way a connection came.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// The client.
+    pub(crate) peer: SocketAddr,
+    /// What it connected to.
+    pub(crate) local: SocketAddr,
+    pub(crate) tls: Option<Arc<TlsFacts>>,
 }
 
 /// A reply that leaves when its change is durable. Input waits meanwhile, so that order is kept.
@@ -188,8 +198,7 @@ impl Connection {
         broker: Arc<Broker>,
         outbox: Arc<Outbox>,
         config: Arc<SessionConfig>,
-        peer: SocketAddr,
-        local: SocketAddr,
+        origin: Origin,
         now: Now,
     ) -> Self {
         let mut counts = Counts {
@@ -197,7 +206,7 @@ impl Connection {
             ..Counts::default()
         };
         broker.metrics.add(&mut counts);
-        tracing::debug!(connection = outbox.connection, %peer, "connection accepted");
+        tracing::debug!(connection = outbox.connection, peer = %origin.peer, tls = origin.tls.is_some(), "connection accepted");
         Self {
             session: Session::new(config, now.instant),
             out: Output::new(),
@@ -227,8 +236,7 @@ impl Connection {
                 held_back: Vec::new(),
                 counts,
                 frame_max: 0,
-                peer,
-                local,
+                origin,
             },
             ended: false,
             blocked: false,
@@ -380,7 +388,7 @@ impl Connection {
                 return false;
             }
             Event::Closing(violation) => {
-                tracing::warn!(connection = core.id, peer = %core.peer, reason = %violation, "connection closed: protocol violation");
+                tracing::warn!(connection = core.id, peer = %core.origin.peer, reason = %violation, "connection closed: protocol violation");
                 core.flush();
                 core.clean_up();
             }
@@ -608,10 +616,10 @@ impl Connection {
             let core = &self.core;
             match reason {
                 DropReason::HandshakeTimeout => {
-                    tracing::warn!(connection = core.id, peer = %core.peer, "connection closed: the handshake took too long");
+                    tracing::warn!(connection = core.id, peer = %core.origin.peer, "connection closed: the handshake took too long");
                 }
                 DropReason::MissedHeartbeats { interval_secs } => {
-                    tracing::warn!(connection = core.id, peer = %core.peer, "missed heartbeats from client, timeout: {interval_secs}s");
+                    tracing::warn!(connection = core.id, peer = %core.origin.peer, "missed heartbeats from client, timeout: {interval_secs}s");
                 }
                 DropReason::Refused | DropReason::ClosingTimeout => {
                     tracing::debug!(connection = core.id, ?reason, "connection closed");
@@ -646,7 +654,7 @@ impl Connection {
         core.broker.forget_connection(core.id);
         core.counts.connections_closed += 1;
         core.add_up();
-        tracing::debug!(connection = core.id, peer = %core.peer, "connection ended");
+        tracing::debug!(connection = core.id, peer = %core.origin.peer, "connection ended");
     }
 }
 
@@ -659,16 +667,22 @@ impl Drop for Connection {
 impl Core {
     fn authenticate(&mut self, login: &Login, now: Now) -> bool {
         self.counts.auth_attempts += 1;
-        let (access, from) = (&self.broker.access, self.peer.ip());
+        let (access, from) = (&self.broker.access, self.origin.peer.ip());
         let anonymous = self.broker.config.anonymous_user.as_deref();
+        let tls = self.origin.tls.clone();
+        let peer = tls.as_ref().and_then(|tls| tls.peer.as_ref());
+        let certified = peer.and_then(|peer| peer.user.as_deref());
         let (name, outcome) = match (&login.credentials, anonymous) {
             (Credentials::Password { user, password }, _) => (
                 user.as_str(),
                 access.login(user.as_bytes(), &password.0, from, now.unix_ms),
             ),
             (Credentials::Anonymous, Some(user)) => (user, access.vouched_for(user, from)),
-            // The transport proves nobody's name yet.
-            (Credentials::External | Credentials::Anonymous, _) => ("", Err(LoginRefused::Nobody)),
+            (Credentials::External, _) => match certified {
+                Some(user) => (user, access.vouched_for(user, from)),
+                None => ("", Err(LoginRefused::Nobody)),
+            },
+            (Credentials::Anonymous, None) => ("", Err(LoginRefused::Nobody)),
         };
         let client = login
             .client_properties
@@ -678,14 +692,14 @@ impl Core {
             .unwrap_or_default();
         match outcome {
             Ok(user) => {
-                tracing::info!(connection = self.id, peer = %self.peer, local = %self.local, user = %user.name, client, "logged in");
+                tracing::info!(connection = self.id, peer = %self.origin.peer, local = %self.origin.local, user = %user.name, client, "logged in");
                 self.user = Some(Arc::clone(&user.name));
                 true
             }
             Err(reason) => {
                 self.counts.auth_failures += 1;
                 tracing::warn!(
-                    connection = self.id, peer = %self.peer, user = name, mechanism = %login.mechanism, %reason,
+                    connection = self.id, peer = %self.origin.peer, user = name, mechanism = %login.mechanism, %reason,
                     "login refused"
                 );
                 false
@@ -966,7 +980,7 @@ impl Core {
             [b'A', b'M', b'Q', b'P', 3 | 0, 1, 0, 0] => "AMQP 1.0 is not spoken here, only 0-9-1",
             _ => "only AMQP 0-9-1 is spoken here",
         };
-        tracing::warn!(connection = self.id, peer = %self.peer, ?octets, hint, "wrong protocol header");
+        tracing::warn!(connection = self.id, peer = %self.origin.peer, ?octets, hint, "wrong protocol header");
     }
 }
 
