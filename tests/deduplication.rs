@@ -555,6 +555,29 @@ mod exchange {
     }
 
     #[test]
+    fn dead_letters_pass() {
+        let client = Client::connect();
+        let (work, letters) = (name(), name());
+        let mut publisher = Publisher::on(&client, 1);
+        let exchange = declare(&publisher.channel, "topic", once(), [&letters]);
+        let dead = [
+            ("x-dead-letter-exchange", text(&exchange)),
+            ("x-dead-letter-routing-key", text("k")),
+        ];
+        publisher.channel.queue(&work, "durable", table(dead));
+        publisher.channel.bind(&work, &exchange, "work");
+        for id in ["a", "a", "b"] {
+            assert!(publisher.put(&exchange, "work", &with_id(id), id));
+        }
+        for _ in 0..2 {
+            let got = publisher.channel.get(&work, "").expect("a message");
+            publisher.channel.send(&reject(got.tag, ""));
+        }
+        eventually("both have died", || publisher.channel.ready(&letters) == 2);
+        assert_eq!(publisher.channel.drain(&letters), ["a", "b"]);
+    }
+
+    #[test]
     fn only_what_is_published_to_it_counts() {
         let client = Client::connect();
         let queue = name();
