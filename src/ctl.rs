@@ -1,8 +1,10 @@
-//! `mambamq ctl COMMAND`: rabbitmqctl's commands for users, virtual hosts, permissions and limits, over the control socket of
-//! a broker on this machine. Arguments, output and exit codes are rabbitmqctl's.
+//! `mambamq ctl COMMAND`: rabbitmqctl's commands for users, virtual hosts, permissions, limits and policies, over the
+//! control socket of a broker on this machine. Arguments, output and exit codes are rabbitmqctl's.
 
 mod output;
+mod policies;
 mod tenants;
+mod topology;
 
 use std::{
     io::{self, BufRead, Write},
@@ -62,9 +64,18 @@ struct Invocation {
 }
 
 /// Options without a value that only some commands know.
-const FLAGS: [&str; 3] = ["--pre-hashed-password", "--global", "--clear-password"];
+const FLAGS: [&str; 6] = [
+    "--pre-hashed-password",
+    "--global",
+    "--clear-password",
+    "--online",
+    "--offline",
+    "--local",
+];
 /// Options with a value that only some commands know.
-const VALUES: [&str; 6] = [
+const VALUES: [&str; 8] = [
+    "--priority",
+    "--apply-to",
     "--description",
     "--tags",
     "--default-queue-type",
@@ -162,7 +173,7 @@ impl Invocation {
         } else {
             "too many arguments."
         };
-        let usage = tenants::usage(&self.command).unwrap_or_default();
+        let usage = usage(&self.command).unwrap_or_default();
         Failure::new(
             EX_USAGE,
             format!(
@@ -249,6 +260,42 @@ fn say(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
+/// Commands with how they are called, and who does them.
+type Part = (
+    &'static [(&'static str, &'static str)],
+    fn(&mut Node, &Invocation) -> Done,
+);
+
+const PARTS: [Part; 3] = [
+    (&tenants::COMMANDS, tenants::perform),
+    (&policies::COMMANDS, policies::perform),
+    (&topology::COMMANDS, topology::perform),
+];
+
+/// How a command is called; `None` if there is none of that name.
+fn usage(command: &str) -> Option<&'static str> {
+    let mut all = PARTS.iter().flat_map(|(commands, _)| commands.iter());
+    all.find_map(|(name, usage)| (*name == command).then_some(*usage))
+}
+
+fn performer(command: &str) -> Option<fn(&mut Node, &Invocation) -> Done> {
+    PARTS.iter().find_map(|(commands, perform)| {
+        let known = commands.iter().any(|(name, _)| *name == command);
+        known.then_some(*perform)
+    })
+}
+
+/// All commands.
+fn help() -> String {
+    let mut text = "Usage\n\nmambamq ctl [--data-dir <folder>] [--quiet] <command> [<command options>]\n\nAvailable commands:\n\n".to_owned();
+    for (_, usage) in PARTS.iter().flat_map(|(commands, _)| commands.iter()) {
+        text.push_str("   ");
+        text.push_str(usage);
+        text.push('\n');
+    }
+    text
+}
+
 /// Runs one command. `data_dir` finds the folder of the broker when none was given.
 pub(crate) fn run(
     words: Vec<String>,
@@ -256,19 +303,19 @@ pub(crate) fn run(
 ) -> ExitCode {
     let outcome = Invocation::parse(words).and_then(|mut invocation| {
         if invocation.command.is_empty() || invocation.command == "help" {
-            say(&tenants::help());
+            say(&help());
             return Ok(());
         }
-        if tenants::usage(&invocation.command).is_none() {
+        let Some(perform) = performer(&invocation.command) else {
             return Err(Failure::new(
                 EX_USAGE,
                 format!(
                     "\nCommand '{}' not found. \n\n{}",
                     invocation.command,
-                    tenants::help()
+                    help()
                 ),
             ));
-        }
+        };
         if let Some(done) = tenants::without_node(&invocation) {
             return done;
         }
@@ -276,7 +323,7 @@ pub(crate) fn run(
             .map_err(|error| Failure::new(EX_USAGE, format!("Error: {error}")))?;
         let control = Control::connect(&folder)
             .map_err(|error| Failure::new(EX_UNAVAILABLE, format!("Error: {error}")))?;
-        tenants::perform(&mut Node(control), &invocation)
+        perform(&mut Node(control), &invocation)
     });
     match outcome {
         Ok(()) => ExitCode::from(EX_OK),

@@ -3,45 +3,12 @@
 //! Everything is set up through the command line. Against another broker (`MAMBAMQ_TEST_URL`) name its tool:
 //! `MAMBAMQ_TEST_CTL="rabbitmqctl -q"`.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers may unwrap like the test"
-)]
-
 mod support;
 
-use std::process::{Command, Output};
-
-use support::*;
-
-/// Runs the tool against this broker's folder, or the other broker's own tool.
-fn run(broker: Option<&Broker>, words: &[&str]) -> Output {
-    if let Ok(tool) = std::env::var("MAMBAMQ_TEST_CTL") {
-        let mut tool = tool.split_whitespace();
-        let mut command = Command::new(tool.next().unwrap());
-        return command.args(tool).args(words).output().unwrap();
-    }
-    let folder = broker.unwrap_or_else(|| broker::shared()).folder();
-    let mut command = broker::bare_command();
-    command.arg("ctl").arg("--data-dir").arg(folder);
-    command.args(words).output().unwrap()
-}
-
-#[track_caller]
-fn ctl_on(broker: Option<&Broker>, words: &[&str]) -> String {
-    let output = run(broker, words);
-    assert!(output.status.success(), "{words:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[track_caller]
-fn ctl(words: &[&str]) -> String {
-    ctl_on(None, words)
-}
-
-fn leaked(text: String) -> &'static str {
-    Box::leak(text.into_boxed_str())
-}
+use support::{
+    ctl::{ctl, ctl_on, leaked, run},
+    *,
+};
 
 /// A user and a virtual host of one test, gone after it.
 struct Tenant {

@@ -110,6 +110,8 @@ pub(crate) struct LimitKeys {
     pub(crate) consumers_per_channel_max: usize,
     pub(crate) connections_max: usize,
     pub(crate) unacked_max: usize,
+    /// Milliseconds, under RabbitMQ's name; 0: what each type of queue has by itself.
+    pub(crate) consumer_timeout: u64,
 }
 
 /// What the broker keeps in memory.
@@ -221,6 +223,7 @@ impl Default for LimitKeys {
             consumers_per_channel_max,
             connections_max,
             unacked_max,
+            consumer_timeout_ms,
         } = Limits::default();
         Self {
             frame_max,
@@ -237,6 +240,7 @@ impl Default for LimitKeys {
             consumers_per_channel_max,
             connections_max,
             unacked_max,
+            consumer_timeout: consumer_timeout_ms.unwrap_or(0),
         }
     }
 }
@@ -259,6 +263,7 @@ impl LimitKeys {
             consumers_per_channel_max: self.consumers_per_channel_max,
             connections_max: self.connections_max,
             unacked_max: self.unacked_max,
+            consumer_timeout_ms: Some(self.consumer_timeout).filter(|timeout| *timeout > 0),
         }
     }
 }
@@ -493,6 +498,13 @@ impl Config {
             1,
             memory,
             "deliveries",
+        );
+        range(
+            "limits.consumer_timeout",
+            limits.consumer_timeout,
+            0,
+            315_360_000_000,
+            "milliseconds",
         );
         if let MessageMemory::Fixed(size) = self.memory.messages {
             range("memory.messages", size.0, 1 << 20, 64 << 30, "octets");

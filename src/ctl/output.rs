@@ -1,8 +1,8 @@
-//! Tables as rabbitmqctl prints them.
+//! Tables as rabbitmqctl prints them, and JSON as it takes it.
 
 use serde_json::{Map, Value};
 
-use super::{Invocation, say};
+use super::{EX_UNAVAILABLE, Failure, Invocation, say};
 
 /// Shape of a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,33 @@ impl Format {
             _ => None,
         }
     }
+}
+
+/// The objects of a list that the broker gave.
+pub(super) fn rows(answer: &Value) -> &[Value] {
+    answer.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// An argument that is JSON.
+pub(super) fn json(text: &str) -> Result<Value, Failure> {
+    serde_json::from_str(text).map_err(|_| no_json(text))
+}
+
+/// An argument that is a JSON object.
+pub(super) fn json_object(text: &str) -> Result<Value, Failure> {
+    let value = json(text)?;
+    value
+        .is_object()
+        .then_some(value)
+        .ok_or_else(|| no_json(text))
+}
+
+fn no_json(text: &str) -> Failure {
+    let text = text.replace('"', "\\\"");
+    let reason = format!(
+        "Could not parse JSON document: {{error,{{failed_to_decode_json,<<\"{text}\">>}}}}"
+    );
+    Failure::error(EX_UNAVAILABLE, reason)
 }
 
 /// Prints the columns of a list of objects: (heading, key).
@@ -90,6 +117,24 @@ pub(super) fn message(invocation: &Invocation, text: &str) {
         Format::Json | Format::JsonStream => {
             say(&format!("{{\"message\":{}}}", Value::from(text)));
         }
+    }
+}
+
+/// A value as a term: texts in quotes, objects as lists of pairs.
+pub(super) fn term(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => {
+            let pairs = fields.iter();
+            let pairs: Vec<String> = pairs
+                .map(|(name, value)| format!("{{\"{name}\",{}}}", term(value)))
+                .collect();
+            format!("[{}]", pairs.join(","))
+        }
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(term).collect();
+            format!("[{}]", items.join(","))
+        }
+        other => other.to_string(),
     }
 }
 

@@ -7,8 +7,8 @@ use super::{
     output::{self, Format},
 };
 
-/// Commands and how they are called.
-const COMMANDS: [(&str, &str); 30] = [
+/// The commands of this file and how they are called.
+pub(super) const COMMANDS: [(&str, &str); 32] = [
     (
         "add_user",
         "add_user <username> [<password>] [--pre-hashed-password]",
@@ -93,8 +93,6 @@ const COMMANDS: [(&str, &str); 30] = [
         "set_global_parameter",
         "set_global_parameter <name> <value>",
     ),
-];
-const MORE_COMMANDS: [(&str, &str); 2] = [
     ("clear_global_parameter", "clear_global_parameter <name>"),
     ("list_global_parameters", "list_global_parameters"),
 ];
@@ -109,25 +107,6 @@ const VHOST_COLUMNS: [&str; 7] = [
     "protected_from_deletion",
     "cluster_state",
 ];
-
-/// How a command is called; `None` if there is none of that name.
-pub(super) fn usage(command: &str) -> Option<&'static str> {
-    COMMANDS
-        .iter()
-        .chain(&MORE_COMMANDS)
-        .find_map(|(name, usage)| (*name == command).then_some(*usage))
-}
-
-/// All commands.
-pub(super) fn help() -> String {
-    let mut text = "Usage\n\nmambamq ctl [--data-dir <folder>] [--quiet] <command> [<command options>]\n\nAvailable commands:\n\n".to_owned();
-    for (_, usage) in COMMANDS.iter().chain(&MORE_COMMANDS) {
-        text.push_str("   ");
-        text.push_str(usage);
-        text.push('\n');
-    }
-    text
-}
 
 /// Commands that need no broker.
 pub(super) fn without_node(invocation: &Invocation) -> Option<Done> {
@@ -242,27 +221,11 @@ fn users(node: &mut Node, invocation: &Invocation) -> Done {
             output::list(
                 invocation,
                 &[("user", "user"), ("tags", "tags")],
-                rows(&users),
+                output::rows(&users),
             );
         }
     }
     Ok(())
-}
-
-fn rows(answer: &Value) -> &[Value] {
-    answer.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn definition(text: &str) -> Result<Value, Failure> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => Ok(Value::Object(object)),
-        _ => Err(Failure::error(
-            EX_UNAVAILABLE,
-            format!(
-                "Could not parse JSON document: {{error,{{failed_to_decode_json,<<\"{text}\">>}}}}"
-            ),
-        )),
-    }
 }
 
 fn user_limits(node: &mut Node, invocation: &Invocation) -> Done {
@@ -273,7 +236,7 @@ fn user_limits(node: &mut Node, invocation: &Invocation) -> Done {
             banner(format!(
                 "Setting user limits to \"{limits}\" for user \"{user}\" ..."
             ));
-            let limits = definition(limits)?;
+            let limits = output::json_object(limits)?;
             node.ask("set_user_limits", json!({"name": user, "limits": limits}))?;
         }
         "clear_user_limits" => {
@@ -312,7 +275,7 @@ fn vhost_limits(node: &mut Node, invocation: &Invocation) -> Done {
             banner(format!(
                 "Setting vhost limits to \"{limits}\" for vhost \"{vhost}\" ..."
             ));
-            let limits = definition(limits)?;
+            let limits = output::json_object(limits)?;
             node.ask("set_vhost_limits", json!({"name": vhost, "limits": limits}))?;
         }
         "clear_vhost_limits" => {
@@ -339,7 +302,7 @@ fn vhost_limits(node: &mut Node, invocation: &Invocation) -> Done {
 
 /// Those who have limits, the limits as a text of JSON.
 fn list_limits(invocation: &Invocation, answer: &Value, heading: &str, key: &str) {
-    let with_limits: Vec<Value> = rows(answer)
+    let with_limits: Vec<Value> = output::rows(answer)
         .iter()
         .filter(|row| row["limits"] != json!({}))
         .map(|row| json!({key: row[key], "limits": row["limits"].to_string()}))
@@ -352,7 +315,7 @@ fn list_limits(invocation: &Invocation, answer: &Value, heading: &str, key: &str
 }
 
 fn show_limits(invocation: &Invocation, answer: &Value, key: &str, name: &str) -> Option<()> {
-    let row = rows(answer).iter().find(|row| row[key] == name)?;
+    let row = output::rows(answer).iter().find(|row| row[key] == name)?;
     output::message(invocation, &row["limits"].to_string());
     Some(())
 }
@@ -445,7 +408,7 @@ fn list_vhosts(node: &mut Node, invocation: &Invocation) -> Done {
         vhost["cluster_state"] = "running".into();
     }
     let columns: Vec<(&str, &str)> = columns.iter().map(|name| (*name, *name)).collect();
-    output::list(invocation, &columns, rows(&vhosts));
+    output::list(invocation, &columns, output::rows(&vhosts));
     Ok(())
 }
 
@@ -477,7 +440,7 @@ fn permissions(node: &mut Node, invocation: &Invocation) -> Done {
                 "Setting permissions for user \"{user}\" in all virtual hosts ..."
             ));
             let vhosts = node.ask("list_vhosts", Value::Null)?;
-            for vhost in rows(&vhosts) {
+            for vhost in output::rows(&vhosts) {
                 set(
                     node,
                     "set_permissions",
@@ -496,7 +459,7 @@ fn permissions(node: &mut Node, invocation: &Invocation) -> Done {
             invocation.exactly::<0>()?;
             banner(format!("Listing permissions for vhost \"{vhost}\" ..."));
             let found = node.ask("list_permissions", json!({"vhost": vhost}))?;
-            output::list(invocation, &PERMISSION_COLUMNS, rows(&found));
+            output::list(invocation, &PERMISSION_COLUMNS, output::rows(&found));
         }
         _ => {
             let [user] = invocation.exactly()?;
@@ -504,7 +467,7 @@ fn permissions(node: &mut Node, invocation: &Invocation) -> Done {
             let found = node.ask("list_user_permissions", json!({"user": user}))?;
             let mut columns = PERMISSION_COLUMNS;
             columns[0] = ("vhost", "vhost");
-            output::list(invocation, &columns, rows(&found));
+            output::list(invocation, &columns, output::rows(&found));
         }
     }
     Ok(())
@@ -569,7 +532,7 @@ fn topics(node: &mut Node, invocation: &Invocation) -> Done {
                 "Listing topic permissions for vhost \"{vhost}\" ..."
             ));
             let found = node.ask("list_topic_permissions", json!({"vhost": vhost}))?;
-            output::list(invocation, &columns, rows(&found));
+            output::list(invocation, &columns, output::rows(&found));
         }
         _ => {
             let [user] = invocation.exactly()?;
@@ -577,7 +540,7 @@ fn topics(node: &mut Node, invocation: &Invocation) -> Done {
             let found = node.ask("list_user_topic_permissions", json!({"user": user}))?;
             let mut columns = columns;
             columns[0] = ("vhost", "vhost");
-            output::list(invocation, &columns, rows(&found));
+            output::list(invocation, &columns, output::rows(&found));
         }
     }
     Ok(())
@@ -591,10 +554,7 @@ fn parameters(node: &mut Node, invocation: &Invocation) -> Done {
             banner(format!(
                 "Setting global runtime parameter \"{name}\" to \"{value}\" ..."
             ));
-            let value: Value = serde_json::from_str(value).map_err(|_| {
-                let text = format!("Could not parse JSON document: {{error,{{failed_to_decode_json,<<\"{value}\">>}}}}");
-                Failure::error(EX_UNAVAILABLE, text)
-            })?;
+            let value = output::json(value)?;
             node.ask(
                 "set_global_parameter",
                 json!({"name": name, "value": value}),
@@ -617,7 +577,7 @@ fn parameters(node: &mut Node, invocation: &Invocation) -> Done {
             output::list(
                 invocation,
                 &[("name", "name"), ("value", "value")],
-                rows(&found),
+                output::rows(&found),
             );
         }
     }

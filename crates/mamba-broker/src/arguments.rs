@@ -1,6 +1,7 @@
 //! Queue and consumer arguments: what they may be, what they mean, and when two declarations are the same
 //! (`spec: semantics §5–6, errors §2`).
 
+use mamba_policy::{Applied, QueueSettings, QueueType};
 use mamba_queue::{Overflow, QueueKind, Settings};
 use mamba_types::{
     FieldTable, FieldValue, SoftError, Violation,
@@ -33,6 +34,9 @@ enum Check {
     Text,
     DeadLetterKey,
     AnyInteger,
+    QueueMode,
+    QueueVersion,
+    Anything,
     MaxAge,
 }
 
@@ -116,13 +120,9 @@ const KNOWN: &[Known] = &[
         },
     ),
     known("x-single-active-consumer", CLASSIC | QUORUM, Check::Boolean),
-    known(
-        "x-queue-mode",
-        CLASSIC,
-        Check::Word(&["default", "lazy"], "invalid_queue_mode"),
-    ),
-    known("x-queue-version", CLASSIC, Check::AnyInteger),
-    known("x-queue-master-locator", CLASSIC, Check::Text),
+    known("x-queue-mode", CLASSIC, Check::QueueMode),
+    known("x-queue-version", CLASSIC, Check::QueueVersion),
+    known("x-queue-master-locator", CLASSIC, Check::Anything),
     known(
         "x-queue-leader-locator",
         CLASSIC | QUORUM | STREAM,
@@ -132,7 +132,7 @@ const KNOWN: &[Known] = &[
     known("x-quorum-initial-group-size", QUORUM, POSITIVE),
     known("x-max-in-memory-length", QUORUM, COUNT),
     known("x-max-in-memory-bytes", QUORUM, COUNT),
-    known("x-consumer-timeout", QUORUM, COUNT),
+    known("x-consumer-timeout", CLASSIC | QUORUM, COUNT),
     known("x-consumer-disconnected-timeout", QUORUM, COUNT),
     known(
         "x-delayed-retry-type",
@@ -271,44 +271,53 @@ pub(crate) fn settings(
     if kind == QueueKind::Quorum {
         check_quorum(flags, printed, named_by_client)?;
     }
-    let integer = |key| get(arguments, key).and_then(table::integer);
-    let unsigned = |key| integer(key).and_then(|number| u64::try_from(number).ok());
-    let delivery_limit = match (kind, integer("x-delivery-limit")) {
-        (QueueKind::Classic, _) => None,
-        (QueueKind::Quorum, None) => Some(QUORUM_DELIVERY_LIMIT),
-        (QueueKind::Quorum, Some(limit)) => u32::try_from(limit).ok(),
-    };
-    Ok(Settings {
+    let declared = Settings {
         kind,
         single_active_consumer: matches!(
             get(arguments, "x-single-active-consumer"),
             Some(FieldValue::Boolean(true))
         ),
-        max_priority: integer("x-max-priority")
+        max_priority: get(arguments, "x-max-priority")
+            .and_then(table::integer)
             .and_then(|max| u8::try_from(max).ok())
             .unwrap_or(0),
-        delivery_limit,
-        message_ttl_ms: unsigned("x-message-ttl"),
-        max_length: unsigned("x-max-length"),
-        max_length_bytes: unsigned("x-max-length-bytes"),
-        overflow: overflow(arguments, kind),
-        dead_letters: get(arguments, "x-dead-letter-exchange").is_some(),
-    })
+        ..Settings::default()
+    };
+    let alone = QueueSettings::new(queue_type(kind), arguments, &Applied::default());
+    Ok(effective(declared, &alone))
 }
 
-fn overflow(arguments: &FieldTable, kind: QueueKind) -> Overflow {
-    match (get(arguments, "x-overflow").and_then(table::text), kind) {
-        (Some("reject-publish"), _) => Overflow::RejectPublish,
-        (Some("reject-publish-dlx"), QueueKind::Classic) => Overflow::RejectPublishDeadLetter,
-        _ => Overflow::DropHead,
+/// The type that policies know a queue by.
+pub(crate) const fn queue_type(kind: QueueKind) -> QueueType {
+    match kind {
+        QueueKind::Classic => QueueType::Classic,
+        QueueKind::Quorum => QueueType::Quorum,
     }
 }
 
-/// `x-expires`, in milliseconds.
-pub(crate) fn expires_ms(arguments: &FieldTable) -> Option<u64> {
-    get(arguments, "x-expires")
-        .and_then(table::integer)
-        .and_then(|ms| u64::try_from(ms).ok())
+/// What holds for a queue that was declared so, once its arguments and its policies are joined (`spec: semantics §23`).
+pub(crate) fn effective(declared: Settings, joined: &QueueSettings) -> Settings {
+    let kind = declared.kind;
+    Settings {
+        delivery_limit: match (kind, joined.delivery_limit) {
+            (QueueKind::Classic, None) => None,
+            (QueueKind::Quorum, None) => Some(QUORUM_DELIVERY_LIMIT),
+            (_, Some(limit)) => u32::try_from(limit.value).ok(),
+        },
+        message_ttl_ms: joined.message_ttl_ms.map(|ttl| ttl.value),
+        max_length: joined.max_length.map(|max| max.value),
+        max_length_bytes: joined.max_length_bytes.map(|max| max.value),
+        overflow: match (joined.overflow.map(|overflow| overflow.value), kind) {
+            (Some(mamba_policy::Overflow::RejectPublish), _) => Overflow::RejectPublish,
+            (Some(mamba_policy::Overflow::RejectPublishDlx), QueueKind::Classic) => {
+                Overflow::RejectPublishDeadLetter
+            }
+            (Some(_) | None, _) => Overflow::DropHead,
+        },
+        dead_letters: joined.dead_letter_exchange.is_some(),
+        consumer_timeout_ms: joined.consumer_timeout_ms.map(|timeout| timeout.value),
+        ..declared
+    }
 }
 
 fn check_quorum(flags: &Flags, printed: &str, named_by_client: bool) -> Result<(), Violation> {
@@ -342,6 +351,17 @@ fn check_value(check: Check, value: &FieldValue, arguments: &FieldTable) -> Resu
             table::text(value).map(drop).ok_or_else(unacceptable)
         }
         Check::AnyInteger => expect_integer(value).map(drop),
+        Check::Anything => Ok(()),
+        Check::QueueMode => match table::text(value) {
+            Some("default" | "lazy") => Ok(()),
+            Some(mode) => Err(format!("\"unsupported queue mode '{mode}'\"")),
+            None => Err(unacceptable()),
+        },
+        Check::QueueVersion => match expect_integer(value)? {
+            1 | 2 => Ok(()),
+            negative if negative < 0 => Err(format!("{{value_negative,{negative}}}")),
+            version => Err(format!("\"unsupported queue version '{version}'\"")),
+        },
         Check::Integer { min, max, above } => {
             let number = expect_integer(value)?;
             if number < 0 {
@@ -433,6 +453,25 @@ fn equal(left: &FieldValue, right: &FieldValue) -> bool {
     };
     table::same_value(left, right)
         || matches!((timestamp(left), timestamp(right)), (Some(l), Some(r)) if l == r)
+}
+
+/// A consumer's `x-consumer-timeout`, in milliseconds.
+///
+/// # Errors
+/// 406 when it is no number from 0 on.
+pub(crate) fn consumer_timeout_ms(
+    arguments: &FieldTable,
+    printed: &str,
+) -> Result<Option<u64>, Violation> {
+    let Some(value) = get(arguments, "x-consumer-timeout") else {
+        return Ok(None);
+    };
+    check_value(COUNT, value, arguments).map_err(|reason| {
+        precondition(format!(
+            "invalid arg 'x-consumer-timeout' for {printed}: {reason}"
+        ))
+    })?;
+    Ok(table::integer(value).and_then(|ms| u64::try_from(ms).ok()))
 }
 
 /// A consumer's `x-priority`.

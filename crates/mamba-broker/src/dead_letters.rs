@@ -3,73 +3,96 @@
 //! The targets have the message in the log before the source lets go of it: both entries lie in one log, in this
 //! order, so that no crash can lose the message between the two queues.
 
-use std::{collections::VecDeque, sync::Arc};
-
-use mamba_codec::{
-    Change, HeaderChange, Properties, content_header, encode_table, rewrite_header,
-    scan_properties, table as parse_table,
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
 };
-use mamba_queue::{DeathReason, Stored};
-use mamba_routing::{MessageProperties, RouteInput, Routes};
+
+use bytes::Bytes;
+use mamba_codec::{
+    Change, HeaderChange, Properties, content_header, rewrite_header, scan_properties, table_get,
+};
+use mamba_queue::{DeathReason, Incoming, Stored};
+use mamba_routing::{RouteInput, Routes, Stamp};
 use mamba_store::Settled;
 use mamba_types::{
-    FieldTable, FieldValue, Limits, LogPosition, Message, RecordMeta,
-    table::{self, FieldArray, ShortString},
+    Limits, LogPosition, Message, RecordMeta,
+    message::{begin, finish},
 };
 
 use crate::{
-    arguments,
-    queue_cell::{Arrival, QueueCell, QueueRef},
+    death::{Death, is_cycle},
+    lazy_properties::LazyProperties,
+    queue_cell::{Arrival, DeadLetterTarget, QueueCell, QueueRef},
     vhost::Vhost,
 };
 
-const DEATHS: &str = "x-death";
+/// Letters go to their queues when there are so many of them…
+const BATCH_MESSAGES_MAX: usize = 2048;
+/// … or so many octets of records.
+const BATCH_BYTES_MAX: usize = 65_536;
+/// Octets of a content header before its properties: class, weight, body size.
+const PROPERTIES_AT: usize = 12;
+
+/// Dead letters of a queue, to be published.
+type Work = VecDeque<(Arc<QueueCell>, Vec<(Stored, DeathReason)>)>;
 
 /// Publishes dead messages of `source` to its dead-letter exchange, then settles them. What dies of that in turn is
 /// worked off here as well: a long chain of queues costs time, not stack.
-/// Returns the log position that makes all of it durable.
 pub(crate) fn bury(
     source: &Arc<QueueCell>,
     vhost: &Vhost,
     dead: Vec<(Stored, DeathReason)>,
-) -> LogPosition {
-    let mut position = LogPosition::NONE;
-    let mut work = VecDeque::from([(Arc::clone(source), dead)]);
+) -> Buried {
+    let mut buried = Buried::default();
+    let mut work = Work::from([(Arc::clone(source), dead)]);
     while let Some((source, dead)) = work.pop_front() {
-        let mut settled: Vec<Settled> = Vec::new();
+        let mut settled: Vec<Settled> =
+            dead.iter().map(|(stored, _)| settled_one(stored)).collect();
+        settled.sort_unstable_by_key(|settled| settled.sequence);
         #[cfg(feature = "mutants")]
         if mamba_store::mutants::on(mamba_store::mutants::Mutant::SettledFirst) {
-            settled.extend(dead.iter().map(|(stored, _)| settled_one(stored)));
-            settled.sort_unstable_by_key(|settled| settled.sequence);
             source.buried(&std::mem::take(&mut settled));
         }
-        for (stored, reason) in dead {
-            let burial = Burial::of(&source, &stored.message, reason, vhost);
-            for queue in burial.targets(vhost) {
-                let message = burial.message.clone();
-                let log = queue.log();
-                let appended = queue
-                    .stores(message.persistent())
-                    .then(|| log.append_messages(message.record().clone()));
-                let at = appended
-                    .as_ref()
-                    .map_or(LogPosition::NONE, mamba_store::Appended::at);
-                let mut died = Vec::new();
-                queue.enqueue_only(&mut vec![Arrival::alone(message, at)], &[], &mut died);
-                if !died.is_empty() {
-                    work.push_back((queue, died));
-                }
+        let mut letters = Letters::default();
+        let mut kind: Option<Kind> = None;
+        // Without a target, a policy took it away since: the messages are dropped.
+        let target = source.dead_letter_target();
+        for (stored, reason) in &dead {
+            let Some(target) = &target else { break };
+            let message = &stored.message;
+            let known = kind.take().filter(|kind| kind.fits(message, *reason));
+            let known = known.unwrap_or_else(|| Kind::of(&source, target, message, *reason, vhost));
+            if !letters.have_room_for(message, &known) {
+                letters.send(&source, &mut work, &mut buried.long);
             }
-            settled.push(settled_one(&stored));
+            letters.write(message, &known, vhost.unix_ms());
+            kind = Some(known);
         }
-        #[cfg(feature = "mutants")]
-        if mamba_store::mutants::on(mamba_store::mutants::Mutant::SettledFirst) {
-            continue;
+        letters.send(&source, &mut work, &mut buried.long);
+        if !settled.is_empty() {
+            buried.position = buried.position.max(source.buried(&settled));
         }
-        settled.sort_unstable_by_key(|settled| settled.sequence);
-        position = position.max(source.buried(&settled));
     }
-    position
+    buried
+}
+
+/// What became of dead letters.
+#[derive(Debug)]
+pub(crate) struct Buried {
+    /// The log position that makes all of it durable.
+    pub(crate) position: LogPosition,
+    /// Queues with consumers that have grown long by them, and how many letters they got.
+    pub(crate) long: Vec<(Arc<QueueCell>, usize)>,
+}
+
+impl Default for Buried {
+    fn default() -> Self {
+        Self {
+            position: LogPosition::NONE,
+            long: Vec::new(),
+        }
+    }
 }
 
 fn settled_one(stored: &Stored) -> Settled {
@@ -80,240 +103,242 @@ fn settled_one(stored: &Stored) -> Settled {
     }
 }
 
-/// A message as it leaves its queue for good.
-struct Burial {
+/// What becomes of messages with the same address and properties that die in one queue for one reason. Those that die
+/// together are mostly of one kind: their headers are written and their route is found once.
+struct Kind {
+    /// One of them.
     message: Message,
-    exchange: String,
-    keys: Vec<Vec<u8>>,
-    headers: FieldTable,
     reason: DeathReason,
+    exchange: String,
+    routing_key: Vec<u8>,
+    /// The new properties.
+    properties: Vec<u8>,
+    queues: Vec<Arc<QueueCell>>,
+    /// Whether messages of this kind all go the same way, and as long as these are current.
+    cacheable: bool,
+    stamps: Vec<Stamp>,
 }
 
-impl Burial {
-    fn of(source: &QueueCell, message: &Message, reason: DeathReason, vhost: &Vhost) -> Self {
-        let arguments = &source.declaration.arguments;
-        let text = |key| arguments::get(arguments, key).and_then(table::text);
-        let exchange = text("x-dead-letter-exchange")
-            .unwrap_or_default()
-            .to_owned();
+impl Kind {
+    fn of(
+        source: &QueueCell,
+        target: &DeadLetterTarget,
+        message: &Message,
+        reason: DeathReason,
+        vhost: &Vhost,
+    ) -> Self {
         let limits = Limits::default();
         let properties = content_header(message.header())
             .ok()
             .and_then(|header| scan_properties(header.properties, &limits).ok())
             .unwrap_or_default();
-        let mut headers = parsed_headers(&properties, &limits);
-        let original_keys = routing_keys(message, &headers);
-        let entry = Death {
-            queue: &source.name,
+        let old_keys = routing_keys(message, &properties);
+        let expiration = message.expiration_ms().map(|ms| ms.to_string());
+        let death = Death {
+            queue: source.name.as_bytes(),
             reason: reason.word(),
             exchange: message.exchange(),
-            keys: &original_keys,
-            expiration: properties.expiration,
+            keys: &old_keys,
+            expiration: expiration.as_deref().map(str::as_bytes),
             unix_secs: vhost.unix_ms() / 1000,
         };
-        entry.record(&mut headers, message.dead_lettered());
-        let keys = text("x-dead-letter-routing-key")
-            .map_or(original_keys, |key| vec![key.as_bytes().to_vec()]);
-        let encoded = encode_table(&headers);
+        let headers = death.recorded_in(
+            properties.headers.unwrap_or_default(),
+            message.dead_lettered(),
+        );
+        let keys = match &target.routing_key {
+            Some(key) => vec![key.as_bytes()],
+            None => old_keys,
+        };
         let change = HeaderChange {
-            headers: Change::Set(&encoded),
+            headers: Change::Set(&headers),
             expiration: Change::Remove,
             ..HeaderChange::default()
         };
-        let header = rewrite_header(message.header(), &change);
-        let meta = RecordMeta {
-            dead_lettered: true,
-            expiration_ms: None,
-            accepted_at_ms: vhost.unix_ms(),
-            ..message.meta()
+        let properties = Properties {
+            headers: Some(&headers),
+            ..properties
         };
-        let first_key = keys.first().map(Vec::as_slice).unwrap_or_default();
-        let message = Message::build(
-            meta,
-            exchange.as_bytes(),
-            first_key,
-            &header,
-            message.body(),
-        );
-        Self {
-            message,
-            exchange,
-            keys,
-            headers,
-            reason,
-        }
-    }
-
-    /// The queues it goes to. A missing exchange, or a queue it has died in before without ever being rejected,
-    /// takes nothing.
-    fn targets(&self, vhost: &Vhost) -> Vec<Arc<QueueCell>> {
-        let keys: Vec<&[u8]> = self.keys.iter().map(Vec::as_slice).collect();
         let mut routes: Routes<QueueRef> = Routes::new();
-        let known = Known {
-            headers: &self.headers,
-        };
         let input = RouteInput {
             keys: &keys,
-            properties: &known,
+            properties: &LazyProperties::new(&properties, &limits),
         };
-        if vhost
+        // A missing exchange takes nothing.
+        let found = vhost
             .table
             .read()
-            .route(&self.exchange, &input, &mut routes)
-            .is_err()
-        {
-            return Vec::new();
-        }
-        let allowed = |queue: &Arc<QueueCell>| {
-            let cycle = self.reason != DeathReason::Rejected && self.is_cycle(&queue.name);
+            .route(&target.exchange, &input, &mut routes)
+            .is_ok();
+        let is_allowed = |queue: &Arc<QueueCell>| {
+            let cycle =
+                reason != DeathReason::Rejected && is_cycle(&headers, queue.name.as_bytes());
             if cycle {
-                tracing::warn!(vhost = %queue.vhost, queue = %queue.name, "a message went round in a cycle of dead-letter exchanges and is dropped");
+                tracing::warn!(vhost = %queue.vhost, queue = %queue.name, "messages went round in a cycle of dead-letter exchanges and are dropped");
             }
             !cycle
         };
-        routes
-            .queues
-            .drain(..)
-            .map(|queue| queue.0)
-            .filter(allowed)
-            .collect()
-    }
-
-    fn is_cycle(&self, queue: &str) -> bool {
-        for death in deaths(&self.headers) {
-            if text_of(death, "reason") == Some("rejected") {
-                return false;
-            }
-            if text_of(death, "queue") == Some(queue) {
-                return true;
-            }
+        Self {
+            message: message.clone(),
+            reason,
+            exchange: target.exchange.clone(),
+            routing_key: keys.first().copied().unwrap_or_default().to_vec(),
+            properties: rewrite_header(message.header(), &change).split_off(PROPERTIES_AT),
+            queues: routes
+                .queues
+                .drain(..)
+                .map(|queue| queue.0)
+                .filter(is_allowed)
+                .collect(),
+            cacheable: found && routes.cacheable,
+            stamps: std::mem::take(&mut routes.stamps),
         }
-        false
     }
-}
 
-struct Known<'a> {
-    headers: &'a FieldTable,
-}
-
-impl MessageProperties for Known<'_> {
-    fn headers(&self) -> Option<&FieldTable> {
-        Some(self.headers)
+    fn fits(&self, message: &Message, reason: DeathReason) -> bool {
+        let known = &self.message;
+        self.cacheable
+            && self.reason == reason
+            && known.dead_lettered() == message.dead_lettered()
+            && known.address() == message.address()
+            && known.header().get(PROPERTIES_AT..) == message.header().get(PROPERTIES_AT..)
+            && self.stamps.iter().all(Stamp::is_current)
     }
-}
-
-fn parsed_headers(properties: &Properties<'_>, limits: &Limits) -> FieldTable {
-    properties
-        .headers
-        .and_then(|octets| parse_table(octets, limits).ok())
-        .unwrap_or_default()
 }
 
 /// The publish's key and those of CC; BCC was removed when it came.
-fn routing_keys(message: &Message, headers: &FieldTable) -> Vec<Vec<u8>> {
-    let mut keys = vec![message.routing_key().to_vec()];
-    if let Some(FieldValue::FieldArray(more)) = headers.inner().get("CC") {
-        keys.extend(
-            more.as_slice()
-                .iter()
-                .filter_map(table::octets)
-                .map(<[u8]>::to_vec),
-        );
-    }
+fn routing_keys<'a>(message: &'a Message, properties: &Properties<'a>) -> Vec<&'a [u8]> {
+    let more = properties
+        .headers
+        .and_then(|headers| table_get(headers, b"CC"))
+        .and_then(|value| value.array());
+    let mut keys = vec![message.routing_key()];
+    keys.extend(more.into_iter().flatten().filter_map(|key| key.string()));
     keys
 }
 
-fn deaths(headers: &FieldTable) -> impl Iterator<Item = &FieldTable> {
-    let entries = match headers.inner().get(DEATHS) {
-        Some(FieldValue::FieldArray(entries)) => entries.as_slice(),
-        _ => &[],
-    };
-    entries.iter().filter_map(|entry| match entry {
-        FieldValue::FieldTable(death) => Some(death),
-        _ => None,
-    })
+/// Letters on their way to their queues: each is written once, each queue gets all of its letters in one step.
+#[derive(Default)]
+struct Letters {
+    /// Records for the log…
+    stored: Vec<u8>,
+    /// … and for memory only.
+    transient: Vec<u8>,
+    count: usize,
+    /// Each queue with the places of its letters, and which queue stands where.
+    targets: Vec<(Arc<QueueCell>, Vec<Place>)>,
+    known: HashMap<u64, usize, foldhash::fast::FixedState>,
 }
 
-fn text_of<'a>(death: &'a FieldTable, key: &str) -> Option<&'a str> {
-    death.inner().get(key).and_then(table::text)
+#[derive(Clone, Copy)]
+struct Place {
+    stored: bool,
+    offset: usize,
+    len: usize,
 }
 
-/// One death, on its way into the headers.
-struct Death<'a> {
-    queue: &'a str,
-    reason: &'static str,
-    exchange: &'a [u8],
-    keys: &'a [Vec<u8>],
-    expiration: Option<&'a [u8]>,
-    unix_secs: u64,
-}
+impl Letters {
+    /// Whether another letter fits; a large one goes alone.
+    const fn have_room_for(&self, message: &Message, kind: &Kind) -> bool {
+        let octets = message.record_len() + kind.properties.len();
+        self.count < BATCH_MESSAGES_MAX
+            && self.stored.len() + self.transient.len() + octets <= BATCH_BYTES_MAX
+    }
 
-impl Death<'_> {
-    /// Adds it in front; a repeated death in the same queue for the same reason counts up instead. History that a
-    /// publisher made up is replaced.
-    fn record(&self, headers: &mut FieldTable, history_is_ours: bool) {
-        let mut entries: Vec<FieldTable> = if history_is_ours {
-            deaths(headers).cloned().collect()
+    /// Writes what becomes of a message.
+    fn write(&mut self, message: &Message, kind: &Kind, now_ms: u64) {
+        if kind.queues.is_empty() {
+            return;
+        }
+        let meta = RecordMeta {
+            dead_lettered: true,
+            expiration_ms: None,
+            accepted_at_ms: now_ms,
+            ..message.meta()
+        };
+        let stored = kind
+            .queues
+            .iter()
+            .any(|queue| queue.stores(meta.persistent));
+        let buffer = if stored {
+            &mut self.stored
         } else {
-            Vec::new()
+            &mut self.transient
         };
-        let same = |death: &FieldTable| {
-            text_of(death, "queue") == Some(self.queue)
-                && text_of(death, "reason") == Some(self.reason)
-        };
-        let entry = match entries.iter().position(same) {
-            Some(at) => {
-                let mut entry = entries.remove(at);
-                let count = entry
-                    .inner()
-                    .get("count")
-                    .and_then(table::integer)
-                    .unwrap_or(0);
-                entry.insert(
-                    "count".into(),
-                    FieldValue::LongLongInt(count.saturating_add(1)),
-                );
-                entry
-            }
-            None => self.entry(),
-        };
-        entries.insert(0, entry);
-        let array: Vec<FieldValue> = entries.into_iter().map(FieldValue::FieldTable).collect();
-        headers.insert(
-            DEATHS.into(),
-            FieldValue::FieldArray(FieldArray::from(array)),
+        let mut header = Vec::with_capacity(PROPERTIES_AT + kind.properties.len());
+        header.extend(message.header().iter().take(PROPERTIES_AT));
+        header.extend_from_slice(&kind.properties);
+        let body = message.body();
+        let body_len = u32::try_from(body.len()).expect("a record's body is at most 512 MiB");
+        let offset = begin(
+            buffer,
+            meta,
+            kind.exchange.as_bytes(),
+            &kind.routing_key,
+            &header,
+            body_len,
         );
-        let exchange = String::from_utf8_lossy(self.exchange);
-        for (name, value) in [
-            ("queue", self.queue),
-            ("reason", self.reason),
-            ("exchange", &*exchange),
-        ] {
-            let value = FieldValue::LongString(value.into());
-            let first = ShortString::from(format!("x-first-death-{name}"));
-            if !history_is_ours || !headers.contains_key(first.as_str()) {
-                headers.insert(first, value.clone());
-            }
-            headers.insert(ShortString::from(format!("x-last-death-{name}")), value);
+        buffer.extend_from_slice(body);
+        if stored {
+            finish(buffer, offset);
+        }
+        let place = Place {
+            stored,
+            offset,
+            len: buffer.len() - offset,
+        };
+        self.count += 1;
+        for queue in &kind.queues {
+            let at = *self.known.entry(queue.id.0).or_insert_with(|| {
+                self.targets.push((Arc::clone(queue), Vec::new()));
+                self.targets.len() - 1
+            });
+            self.targets[at].1.push(place);
         }
     }
 
-    fn entry(&self) -> FieldTable {
-        let text = |octets: &[u8]| FieldValue::LongString(octets.to_vec().into());
-        let keys: Vec<FieldValue> = self.keys.iter().map(|key| text(key)).collect();
-        let mut entry = FieldTable::default();
-        entry.insert("count".into(), FieldValue::LongLongInt(1));
-        entry.insert("reason".into(), text(self.reason.as_bytes()));
-        entry.insert("queue".into(), text(self.queue.as_bytes()));
-        entry.insert("time".into(), FieldValue::Timestamp(self.unix_secs));
-        entry.insert("exchange".into(), text(self.exchange));
-        entry.insert(
-            "routing-keys".into(),
-            FieldValue::FieldArray(FieldArray::from(keys)),
-        );
-        if let Some(expiration) = self.expiration {
-            entry.insert("original-expiration".into(), text(expiration));
+    /// Hands the letters of `source` to their queues; adds what dies of that to `work`, and queues that have grown long to `long`.
+    fn send(
+        &mut self,
+        source: &QueueCell,
+        work: &mut Work,
+        long: &mut Vec<(Arc<QueueCell>, usize)>,
+    ) {
+        let stored = Bytes::copy_from_slice(&self.stored);
+        let transient = Bytes::copy_from_slice(&self.transient);
+        self.stored.clear();
+        self.transient.clear();
+        self.known.clear();
+        self.count = 0;
+        // Held until all of it is enqueued.
+        let appended = (!stored.is_empty()).then(|| source.log().append_messages(stored.clone()));
+        let base = appended
+            .as_ref()
+            .map_or(LogPosition::NONE, mamba_store::Appended::at);
+        for (queue, places) in self.targets.drain(..) {
+            let arrival = |place: Place| {
+                let chunk = if place.stored { &stored } else { &transient };
+                let record = chunk.slice(place.offset..place.offset + place.len);
+                let message = Message::from_record(record);
+                let at = if place.stored && queue.stores(message.persistent()) {
+                    LogPosition(base.0 + place.offset as u64)
+                } else {
+                    LogPosition::NONE
+                };
+                Arrival {
+                    incoming: Incoming { message, at },
+                    item: 0,
+                }
+            };
+            let mut arrivals: Vec<Arrival> = places.into_iter().map(arrival).collect();
+            let mut died = Vec::new();
+            let count = arrivals.len();
+            if queue.enqueue_only(&mut arrivals, &[], &mut died).long {
+                long.push((Arc::clone(&queue), count));
+            }
+            if !died.is_empty() {
+                work.push_back((queue, died));
+            }
         }
-        entry
     }
 }

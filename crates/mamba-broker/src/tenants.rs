@@ -11,10 +11,11 @@ use mamba_auth::{
     Directory, HashAlgorithm, InvalidHash, InvalidPattern, Limit, PasswordHash, Permissions, Tags,
     TooManyTags, TopicPermissions, User, UserLimits, VhostLimits,
 };
+use mamba_policy::ValidationError;
 use mamba_store::{
     BindingDefinition, DefinitionChange, ExchangeDefinition, GlobalParameterDefinition, OpenError,
-    PermissionDefinition, QueueDefinition, Store, StoreError, StoredDefinitions,
-    TopicPermissionDefinition, UserDefinition, VhostDefinition,
+    ParameterDefinition, PermissionDefinition, PolicyDefinition, QueueDefinition, Store,
+    StoreError, StoredDefinitions, TopicPermissionDefinition, UserDefinition, VhostDefinition,
 };
 use parking_lot::MutexGuard;
 use serde_json::{Map, Value};
@@ -67,7 +68,10 @@ pub enum TenantError {
     /// The virtual host refuses.
     #[error("Cannot delete virtual host '{0}': it is protected from deletion")]
     Protected(String),
-    /// There is no such global parameter.
+    /// What is no policy.
+    #[error(transparent)]
+    Policy(#[from] ValidationError),
+    /// There is no such policy or parameter.
     #[error("Parameter does not exist")]
     NoSuchParameter,
     /// The change is in effect and could not be stored.
@@ -313,7 +317,7 @@ impl Broker {
     }
 
     /// Hands changes to the disk in the order they were made in, and waits for them outside that order.
-    fn keep(
+    pub(crate) fn keep(
         &self,
         changing: MutexGuard<'_, ()>,
         changes: Vec<DefinitionChange>,
@@ -566,7 +570,7 @@ impl Broker {
         }
     }
 
-    fn known_vhost(&self, name: &str) -> Result<Arc<Vhost>, TenantError> {
+    pub(crate) fn known_vhost(&self, name: &str) -> Result<Arc<Vhost>, TenantError> {
         self.vhost(name)
             .ok_or_else(|| TenantError::NoSuchVhost(name.to_owned()))
     }
@@ -740,6 +744,8 @@ fn everything_in(vhost: &str) -> Vec<DefinitionChange> {
         DefinitionChange::delete_all::<QueueDefinition>(parts),
         DefinitionChange::delete_all::<PermissionDefinition>(parts),
         DefinitionChange::delete_all::<TopicPermissionDefinition>(parts),
+        DefinitionChange::delete_all::<PolicyDefinition>(parts),
+        DefinitionChange::delete_all::<ParameterDefinition>(parts),
         DefinitionChange::delete(&VhostDefinition {
             name: vhost.to_owned(),
             ..VhostDefinition::default()
@@ -919,7 +925,7 @@ pub(crate) fn settings(stored: &VhostDefinition) -> VhostSettings {
     }
 }
 
-/// Each virtual host with its exchanges, queues and bindings.
+/// Each virtual host with what lies in it.
 pub(crate) fn by_vhost(
     definitions: StoredDefinitions,
 ) -> Vec<(VhostDefinition, StoredDefinitions)> {
@@ -928,6 +934,8 @@ pub(crate) fn by_vhost(
         queues,
         bindings,
         vhosts,
+        policies,
+        parameters,
         ..
     } = definitions;
     let index: HashMap<String, usize> = vhosts
@@ -962,6 +970,18 @@ pub(crate) fn by_vhost(
         match index.get(&binding.vhost) {
             Some(&vhost) => all[vhost].1.bindings.push(binding),
             None => lost("binding", &binding.vhost, &binding.source),
+        }
+    }
+    for policy in policies {
+        match index.get(&policy.vhost) {
+            Some(&vhost) => all[vhost].1.policies.push(policy),
+            None => lost("policy", &policy.vhost, &policy.name),
+        }
+    }
+    for parameter in parameters {
+        match index.get(&parameter.vhost) {
+            Some(&vhost) => all[vhost].1.parameters.push(parameter),
+            None => lost("parameter", &parameter.vhost, &parameter.name),
         }
     }
     all

@@ -3,7 +3,7 @@
 //! Lock order: the routing table, then a queue, then an outbox, then the log's staging area.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -12,13 +12,15 @@ use std::{
 
 use mamba_auth::VhostLimits;
 use mamba_codec::{encode_table, table as parse_table};
-use mamba_routing::{Binding, Declared, Destination, ExchangeSpec, Removed, RoutingTable};
+use mamba_policy::PolicySet;
+pub use mamba_routing::{Binding, Destination, ExchangeSpec};
+use mamba_routing::{Declared, Removed, RoutingTable};
 use mamba_store::{
     BindingDefinition, DefinitionChange, DestinationKind, ExchangeDefinition, QueueDefinition,
     Recovered, Store, StoredDefinitions, VhostDefinition,
 };
 use mamba_types::{FieldTable, HardError, Limits, QueueId, Violation};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::{
     access,
@@ -26,6 +28,7 @@ use crate::{
     broker::Broker,
     deduplication::ExchangeIds,
     paging::Paging,
+    policies,
     queue_cell::{Declaration, QueueCell, QueueRef},
     timers::Timers,
 };
@@ -56,6 +59,11 @@ pub struct Vhost {
     /// What the exchanges that take each message once have seen. Changed under the table's lock.
     ids: RwLock<HashMap<Arc<str>, Arc<ExchangeIds>>>,
     settings: RwLock<Arc<VhostSettings>>,
+    policies: RwLock<Arc<PolicySet>>,
+    /// Held while policies are applied to what is there: the last one to hold it applies the latest.
+    pub(crate) applying: Mutex<()>,
+    /// Runtime parameters of extensions, by component and name.
+    pub(crate) parameters: RwLock<BTreeMap<(String, String), serde_json::Value>>,
     /// Open connections.
     connections: AtomicUsize,
     /// It is being deleted or gone: nothing new may be made in it. Written under the table's lock.
@@ -82,6 +90,9 @@ impl Vhost {
             table: RwLock::new(RoutingTable::new(name, seed)),
             ids: RwLock::default(),
             settings: RwLock::new(Arc::new(settings)),
+            policies: RwLock::default(),
+            applying: Mutex::default(),
+            parameters: RwLock::default(),
             connections: AtomicUsize::new(0),
             deleted: AtomicBool::new(false),
             unix_ms: AtomicU64::new(unix_ms),
@@ -98,6 +109,17 @@ impl Vhost {
 
     pub(crate) fn set_settings(&self, settings: VhostSettings) {
         *self.settings.write() = Arc::new(settings);
+    }
+
+    /// Its policies and operator policies.
+    #[must_use]
+    pub fn policies(&self) -> Arc<PolicySet> {
+        Arc::clone(&self.policies.read())
+    }
+
+    /// From now on what is declared follows these; what is there has to be told.
+    pub(crate) fn set_policies(&self, policies: PolicySet) {
+        *self.policies.write() = Arc::new(policies);
     }
 
     /// Open connections.
@@ -178,6 +200,22 @@ impl Vhost {
             .collect()
     }
 
+    /// All exchanges as they were declared, by name, the default exchange first.
+    #[must_use]
+    pub fn exchanges(&self) -> Vec<ExchangeSpec> {
+        let table = self.table.read();
+        table
+            .exchanges()
+            .map(|exchange| exchange.spec().clone())
+            .collect()
+    }
+
+    /// All explicit bindings.
+    #[must_use]
+    pub fn bindings(&self) -> Vec<Binding> {
+        self.table.read().bindings().cloned().collect()
+    }
+
     /// Brings back what survived a restart. Definitions that contradict each other are logged and left out.
     pub(crate) fn recover(
         self: &Arc<Self>,
@@ -185,6 +223,13 @@ impl Vhost {
         definitions: StoredDefinitions,
         recovered: &mut Recovered,
     ) {
+        self.set_policies(policies::stored(&definitions.policies));
+        *self.parameters.write() = definitions
+            .parameters
+            .into_iter()
+            .map(|stored| ((stored.component, stored.name), stored.value))
+            .collect();
+        let policies = self.policies();
         let mut table = self.table.write();
         let left_out = |what: &str, name: &str, why: &Violation| {
             tracing::error!(vhost = %self.name, name, reason = %why, "a stored {what} cannot be restored and is left out");
@@ -211,6 +256,13 @@ impl Vhost {
                 Ok(_) => {}
                 Err(why) => left_out("exchange", &exchange.name, &why),
             }
+        }
+        let names: Vec<Arc<str>> = table
+            .exchanges()
+            .map(|exchange| Arc::clone(&exchange.spec().name))
+            .collect();
+        for name in names {
+            policies::apply_to_exchange(&policies, &mut table, &name);
         }
         for queue in definitions.queues.iter() {
             let arguments = decode(&queue.arguments);

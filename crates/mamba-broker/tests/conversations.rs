@@ -30,14 +30,18 @@ impl World {
         clippy::disallowed_methods,
         reason = "any instant will do as the beginning"
     )]
-    fn open(folder: &TempDir, unix_ms: u64) -> Self {
-        let broker = Broker::open(BrokerConfig::new(folder.path()), 7, unix_ms).unwrap();
+    fn open_with(config: BrokerConfig, unix_ms: u64) -> Self {
+        let broker = Broker::open(config, 7, unix_ms).unwrap();
         while broker.page_in_once() {}
         Self {
             broker,
             started: Instant::now(),
             passed: Duration::from_millis(unix_ms - START_MS),
         }
+    }
+
+    fn open(folder: &TempDir, unix_ms: u64) -> Self {
+        Self::open_with(BrokerConfig::new(folder.path()), unix_ms)
     }
 
     fn now(&self) -> Now {
@@ -202,6 +206,16 @@ impl Client<'_> {
         self.send(ONE, AMQPClass::Queue(queue::AMQPMethod::Declare(declare)));
     }
 
+    fn delete(&mut self, name: &str) {
+        let delete = queue::Delete {
+            queue: name.into(),
+            ..queue::Delete::default()
+        };
+        self.heard.retain(|heard| !heard.contains("DeleteOk"));
+        self.send(ONE, AMQPClass::Queue(queue::AMQPMethod::Delete(delete)));
+        self.wait_for("DeleteOk");
+    }
+
     fn publish(&mut self, routing_key: &str, persistent: bool, body: &[u8]) {
         self.publish_in_parts(routing_key, persistent, body, usize::MAX);
     }
@@ -355,6 +369,56 @@ fn an_unused_queue_expires_and_a_used_one_does_not() {
         world.broker.next_deadline().is_none(),
         "nothing is left of it"
     );
+}
+
+/// A delivery without acknowledgement that never left a connection was written to the log again although its queue had been deleted
+/// meanwhile. Then its old place was given up a second time, and the new one never: it kept its file for ever.
+#[test]
+fn what_a_deleted_queue_does_not_take_back_leaves_the_log() {
+    let folder = TempDir::new().unwrap();
+    let config = BrokerConfig {
+        log_file_size: 4096,
+        ..BrokerConfig::new(folder.path())
+    };
+    let world = World::open_with(config, START_MS);
+    let mut owner = world.client();
+    owner.declare("q", true, &[]);
+    owner.declare("other", true, &[]);
+    let mut consumer = world.client();
+    consumer.consume("q", true);
+    owner.select_confirms();
+    owner.publish("q", true, b"on its way");
+    owner.wait_for("Ack");
+    // Its log file is closed.
+    owner.publish("other", true, &[b'x'; 8192]);
+    owner.publish("other", true, b"x");
+    owner.delete("q");
+    owner.delete("other");
+    drop(consumer);
+    assert_eq!(world.broker.snapshot().log_live_bytes, 0);
+}
+
+/// A quorum queue's time to live used to begin with its first use only: unused, it stayed; and when one of its messages expired
+/// before that, the whole queue went with it.
+#[test]
+fn a_quorum_queue_expires_after_its_declaration_and_not_before() {
+    let folder = TempDir::new().unwrap();
+    let mut world = World::open(&folder, START_MS);
+    let mut client = world.client();
+    let arguments = [
+        ("x-queue-type", text("quorum")),
+        ("x-expires", int(1000)),
+        ("x-message-ttl", int(100)),
+    ];
+    client.declare("short", true, &arguments);
+    client.publish("short", true, b"gone in a moment");
+    drop(client);
+    let exists = |world: &World| world.broker.vhost("/").unwrap().queue("short").is_some();
+    world.pass(Duration::from_millis(100));
+    assert!(exists(&world), "it went with its message");
+    assert_eq!(world.ready("short"), 0);
+    world.pass(Duration::from_millis(900));
+    assert!(!exists(&world), "it stays though nobody used it");
 }
 
 /// Each hop of a chain of dead-letter queues used to take a frame of the stack: a client could end the process.

@@ -36,7 +36,7 @@ pub use method::{Method, MethodError, PublishArgs, class_method, method};
 pub use output::{Output, SHARE_FROM};
 pub use table::{
     ArrayItems, RawValue, TABLE_DEPTH_CAP, TableEntries, TableError, check_table, encode_table,
-    table, table_entries, table_get,
+    put_entry, put_value, table, table_entries, table_get, with_entries,
 };
 pub use write::{
     Parts, Returned, write_ack, write_deliver, write_get_ok, write_heartbeat, write_method,

@@ -190,6 +190,46 @@ pub fn encode_table(table: &FieldTable) -> Vec<u8> {
     octets
 }
 
+/// Appends an entry to table octets. For tables whose order says something, or that are mostly copied.
+pub fn put_entry(to: &mut Vec<u8>, name: &[u8], value: RawValue<'_>) {
+    short(to, name);
+    put_value(to, value);
+}
+
+/// Table octets with these entries set; they and the table are in the order of their names, and so is the result. Other entries are copied
+/// as they are.
+#[must_use]
+pub fn with_entries(octets: &[u8], entries: &[(&[u8], RawValue<'_>)]) -> Vec<u8> {
+    let added: usize = entries
+        .iter()
+        .map(|(name, value)| name.len() + value.octets.len() + 6)
+        .sum();
+    let mut merged = Vec::with_capacity(octets.len() + added);
+    let mut rest = entries.iter().peekable();
+    for (name, value) in table_entries(octets) {
+        while let Some((own, value)) = rest.next_if(|(own, _)| *own <= name) {
+            put_entry(&mut merged, own, *value);
+        }
+        if !entries.iter().any(|(own, _)| *own == name) {
+            put_entry(&mut merged, name, value);
+        }
+    }
+    for (own, value) in rest {
+        put_entry(&mut merged, own, *value);
+    }
+    merged
+}
+
+/// Appends an item to the octets of an array.
+pub fn put_value(to: &mut Vec<u8>, value: RawValue<'_>) {
+    to.push(value.tag);
+    if matches!(value.tag, b'S' | b'x' | b'A' | b'F') {
+        let len = u32::try_from(value.octets.len()).unwrap_or(u32::MAX);
+        to.extend_from_slice(&len.to_be_bytes());
+    }
+    to.extend_from_slice(value.octets);
+}
+
 /// How many more levels may open, and how many there may be in all.
 #[derive(Clone, Copy)]
 struct Depth {

@@ -11,6 +11,8 @@ use crate::{
 
 /// Octets a delivery is taken to cost its connection beyond the record itself.
 const DELIVERY_OVERHEAD: usize = 64;
+/// Changes of the time to live that messages in the queue may outlast with the time they came with.
+const EARLIER_TTLS_MAX: usize = 16;
 
 /// Which family of rules a queue follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub enum QueueKind {
     Quorum,
 }
 
-/// What the queue's declaration fixed.
+/// What holds for a queue: the first three for ever, the others until [`Queue::configure`] says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The family of rules.
@@ -36,6 +38,8 @@ pub struct Settings {
     pub dead_letters: bool,
     /// `x-message-ttl`, in milliseconds.
     pub message_ttl_ms: Option<u64>,
+    /// `x-consumer-timeout`: how long a delivery may stay unsettled, in milliseconds; 0 for ever. The queue's owner watches it.
+    pub consumer_timeout_ms: Option<u64>,
     /// `x-max-length`: ready messages.
     pub max_length: Option<u64>,
     /// `x-max-length-bytes`: octets of ready bodies.
@@ -102,6 +106,7 @@ impl Default for Settings {
             delivery_limit: None,
             dead_letters: false,
             message_ttl_ms: None,
+            consumer_timeout_ms: None,
             max_length: None,
             max_length_bytes: None,
             overflow: Overflow::DropHead,
@@ -293,8 +298,15 @@ pub struct Queue<P> {
     call: u64,
     /// Some message came with a time of its own.
     has_expirations: bool,
+    /// Times to live that earlier settings gave to messages, each with the first sequence it does not hold for,
+    /// ascending. Empty unless the time was changed while messages were here.
+    earlier_ttls: Vec<(Sequence, Option<u64>)>,
     /// Paged messages before this one come from before a restart: nobody knows whether they have a time of their own.
     unknown_to: Sequence,
+    /// The time as told last, in milliseconds since 1970.
+    now_ms: u64,
+    /// Messages from this one on have just come: those without any time to wait may still be delivered.
+    fresh_from: Sequence,
     window: Window,
 }
 
@@ -311,14 +323,43 @@ impl<P: Port> Queue<P> {
             returns: 0,
             call: 0,
             has_expirations: false,
+            earlier_ttls: Vec::new(),
             unknown_to: Sequence(0),
+            now_ms: 0,
+            fresh_from: first,
             window: Window::DEFAULT,
         }
     }
 
-    /// What the declaration fixed.
+    /// What holds now.
     pub const fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Changes what holds; kind, levels and single active consumer stay as they were declared. Messages that are
+    /// here keep the time to live they came with (`spec: semantics §7`). Call [`Self::expire`] and [`Self::trim`]
+    /// after.
+    pub fn configure(&mut self, settings: Settings) {
+        let before = self.settings;
+        self.settings = Settings {
+            kind: before.kind,
+            single_active_consumer: before.single_active_consumer,
+            max_priority: before.max_priority,
+            ..settings
+        };
+        if before.message_ttl_ms == settings.message_ttl_ms {
+            return;
+        }
+        if self.ready.is_empty() && self.unacked.len() == 0 {
+            self.earlier_ttls.clear();
+            return;
+        }
+        self.has_expirations |= before.message_ttl_ms.is_some();
+        if self.earlier_ttls.len() == EARLIER_TTLS_MAX {
+            // The oldest messages go on with the time of those after them.
+            self.earlier_ttls.remove(0);
+        }
+        self.earlier_ttls.push((self.next, before.message_ttl_ms));
     }
 
     /// The sequence number the next message will get.
@@ -441,6 +482,7 @@ impl<P: Port> Queue<P> {
     /// Call [`Self::expire`] after, which asks for the messages whose time may be over.
     pub fn restore_paged(&mut self, run: PagedRun) {
         self.next = self.next.max(run.to);
+        self.fresh_from = self.next;
         self.unknown_to = self.unknown_to.max(run.to);
         self.ready.push_paged(run);
     }
@@ -521,6 +563,7 @@ impl<P: Port> Queue<P> {
     /// Puts back what survived a restart, in order, before anything else happens.
     pub fn restore(&mut self, stored: Stored) {
         self.next = self.next.max(stored.sequence.next());
+        self.fresh_from = self.next;
         let priority = self.priority_of(&stored.message);
         self.has_expirations |= stored.message.expiration_ms().is_some();
         self.ready.push(priority, stored);
@@ -530,6 +573,7 @@ impl<P: Port> Queue<P> {
     /// Call [`Self::dispatch`] after.
     pub fn enqueue(&mut self, incoming: impl IntoIterator<Item = Incoming>) -> Sequence {
         let first = self.next;
+        self.fresh_from = first;
         for Incoming { message, at } in incoming {
             let sequence = self.next;
             self.next = sequence.next();
@@ -560,10 +604,11 @@ impl<P: Port> Queue<P> {
     }
 
     /// When a message of this queue expires, in milliseconds since 1970: the smaller of the queue's time and its own.
-    fn deadline(&self, message: &Message) -> Option<u64> {
-        let own = message.expiration_ms();
-        let ttl = own.into_iter().chain(self.settings.message_ttl_ms).min()?;
-        Some(message.accepted_at_ms().saturating_add(ttl))
+    fn deadline(&self, stored: &Stored) -> Option<u64> {
+        let own = stored.message.expiration_ms();
+        let queue = ttl_of(&self.settings, &self.earlier_ttls, stored.sequence);
+        let ttl = own.into_iter().chain(queue).min()?;
+        Some(stored.message.accepted_at_ms().saturating_add(ttl))
     }
 
     /// The next moment at which [`Self::expire`] finds something, in milliseconds since 1970. Messages expire only
@@ -574,33 +619,37 @@ impl<P: Port> Queue<P> {
         }
         self.ready
             .heads()
-            .filter_map(|stored| self.deadline(&stored.message))
+            .filter_map(|stored| self.deadline(stored))
             .min()
     }
 
     /// Takes out the messages at the head whose time is over, and asks for heads that must be read in to know theirs.
     /// Call it after [`Self::dispatch`], so that a message
-    /// without any time to wait still reaches a consumer that is ready.
+    /// without any time to wait still reaches a consumer that is ready when it comes.
     pub fn expire(&mut self, now_ms: u64, effects: &mut Effects) {
-        self.expire_from(now_ms, 0, effects);
+        self.fresh_from = self.next;
+        self.expire_waited(now_ms, effects);
     }
 
     /// Takes out the messages at the head that have waited their time. Call it before [`Self::dispatch`].
     pub fn expire_waited(&mut self, now_ms: u64, effects: &mut Effects) {
-        self.expire_from(now_ms, 1, effects);
+        self.now_ms = now_ms;
+        self.expire_heads(effects);
     }
 
-    /// Expires what had at least `ttl_min` milliseconds.
-    fn expire_from(&mut self, now_ms: u64, ttl_min: u64, effects: &mut Effects) {
+    fn expire_heads(&mut self, effects: &mut Effects) {
         if !self.may_expire() {
             return;
         }
-        let queue_ttl = self.settings.message_ttl_ms;
+        let (now_ms, fresh_from) = (self.now_ms, self.fresh_from);
+        let (settings, earlier) = (&self.settings, self.earlier_ttls.as_slice());
         let is_over = |stored: &Stored| {
             let message = &stored.message;
-            let ttl = message.expiration_ms().into_iter().chain(queue_ttl).min();
+            let queue = ttl_of(settings, earlier, stored.sequence);
+            let ttl = message.expiration_ms().into_iter().chain(queue).min();
             ttl.is_some_and(|ttl| {
-                ttl >= ttl_min && message.accepted_at_ms().saturating_add(ttl) <= now_ms
+                (ttl > 0 || stored.sequence < fresh_from)
+                    && message.accepted_at_ms().saturating_add(ttl) <= now_ms
             })
         };
         while let Some(stored) = self.ready.pop_if(is_over) {
@@ -640,7 +689,8 @@ impl<P: Port> Queue<P> {
         }
     }
 
-    /// Hands ready messages to consumers in turn until either runs out, or the next must be read in first.
+    /// Hands ready messages to consumers in turn until either runs out, or the next must be read in first. What
+    /// comes to the head with its time over, as of the last [`Self::expire_waited`], expires instead.
     pub fn dispatch(&mut self, effects: &mut Effects) {
         if self.ready.is_empty() {
             return;
@@ -652,6 +702,7 @@ impl<P: Port> Queue<P> {
                 continue;
             }
             is_wanted = true;
+            self.expire_heads(effects);
             let Some(mut stored) = self.ready.pop() else {
                 break;
             };
@@ -872,6 +923,7 @@ impl<P: Port> Queue<P> {
         let from = settled(&stored);
         stored.sequence = self.next;
         self.next = stored.sequence.next();
+        self.fresh_from = self.next;
         if let Some(from) = from {
             effects.moved.push(Moved {
                 from,
@@ -974,6 +1026,16 @@ impl<P: Port> Queue<P> {
             last = Some(run);
         }
     }
+}
+
+/// The time to live a queue's settings gave to a message, in milliseconds.
+fn ttl_of(
+    settings: &Settings,
+    earlier: &[(Sequence, Option<u64>)],
+    sequence: Sequence,
+) -> Option<u64> {
+    let then = earlier.iter().find(|(until, _)| sequence < *until);
+    then.map_or(settings.message_ttl_ms, |(_, ttl)| *ttl)
 }
 
 fn settled(stored: &Stored) -> Option<Settled> {

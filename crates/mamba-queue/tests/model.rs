@@ -261,6 +261,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                     max_length: bounds.1,
                     max_length_bytes: bounds.2,
                     overflow: bounds.3,
+                    ..Settings::default()
                 }
             },
         )
@@ -364,6 +365,10 @@ struct Model {
     gone: usize,
     clock: u64,
     now_ms: u64,
+    /// The time as the queue was told last.
+    told_ms: u64,
+    /// Messages from this one on have just come.
+    fresh_from: Sequence,
     /// The sequence number the next message gets.
     next: Sequence,
     /// What the disk has lost without the queue's having noticed: level, sequence, octets of the body.
@@ -384,6 +389,8 @@ impl Model {
             gone: 0,
             clock: 0,
             now_ms: 5000,
+            told_ms: 0,
+            fresh_from: Sequence(1),
             next: Sequence(1),
             lost: Vec::new(),
         }
@@ -429,6 +436,7 @@ impl Model {
             let old = known.settled();
             known.sequence = self.next;
             self.next = self.next.next();
+            self.fresh_from = self.next;
             expected.moved.extend(old.map(|old| (old, known.sequence)));
             known.arrival = self.tick();
             self.ready
@@ -472,13 +480,13 @@ impl Model {
         heads.iter().filter_map(|known| self.deadline(known)).min()
     }
 
-    fn expire(&mut self, waited: bool, expected: &mut Expected) {
+    fn expire(&mut self, expected: &mut Expected) {
         loop {
             let heads: Vec<_> = self.heads().map(|(at, k)| (at, k.clone())).collect();
             let is_over = |known: &Known| {
                 let deadline = self.deadline(known);
-                deadline.is_some_and(|at| at <= self.now_ms)
-                    && !(waited && deadline == Some(known.accepted_at_ms))
+                deadline.is_some_and(|at| at <= self.told_ms)
+                    && (deadline > Some(known.accepted_at_ms) || known.sequence < self.fresh_from)
             };
             let Some((at, known)) = heads.into_iter().find(|(_, known)| is_over(known)) else {
                 return;
@@ -722,6 +730,7 @@ impl Harness {
             redelivered,
         });
         self.model.enter(known);
+        self.model.fresh_from = self.model.next;
         self.check();
     }
 
@@ -752,7 +761,7 @@ impl Harness {
                 self.read(reading, usize::MAX, None);
             }
             if !quietly {
-                self.dispatch(&mut effects);
+                self.dispatch(&mut effects, &mut expected);
                 self.model.note_what_is_paged(&self.queue);
                 self.queue.trim(&mut effects);
                 self.model.trim(&mut expected);
@@ -865,6 +874,7 @@ impl Harness {
         let runs = self.queue.live_runs(assume_delivered);
         let next = self.queue.next_sequence();
         self.queue = Queue::new(model.settings, next);
+        (model.told_ms, model.fresh_from) = (0, next);
         self.queue.set_window(WINDOW);
         self.disk.retain(|key, _| !self.volatile.contains(key));
         let mut recovered = Vec::new();
@@ -1024,6 +1034,7 @@ impl Harness {
                     }
                     model.enter(known);
                 }
+                model.fresh_from = first;
                 assert_eq!(self.queue.enqueue(incoming), first);
             }
             Command::Subscribe {
@@ -1168,7 +1179,11 @@ impl Harness {
                 } else {
                     self.queue.expire(model.now_ms, effects);
                 }
-                model.expire(waited, expected);
+                model.told_ms = model.now_ms;
+                if !waited {
+                    model.fresh_from = model.next;
+                }
+                model.expire(expected);
             }
             Command::Room { consumer, room } if !model.members.is_empty() => {
                 let member = consumer.get(&model.members);
@@ -1184,16 +1199,22 @@ impl Harness {
         }
     }
 
-    fn dispatch(&mut self, into: &mut Effects) {
+    fn dispatch(&mut self, into: &mut Effects, expected: &mut Expected) {
         self.model.note_what_is_paged(&self.queue);
         let mut effects = Effects::default();
         self.queue.dispatch(&mut effects);
         into.wanted.extend(&effects.wanted);
+        into.settled.append(&mut effects.settled);
+        into.dead.append(&mut effects.dead);
         for delivery in &effects.deliveries {
+            self.model.expire(expected);
             self.model
                 .deliver(delivery.consumer, delivery.key, &delivery.stored);
         }
         let model = &mut self.model;
+        if model.members.iter().any(|member| model.is_entitled(member)) {
+            model.expire(expected);
+        }
         for member in &mut model.members {
             let has_room = member.port.room.get() > 0;
             if effects.starved.contains(&member.id) {

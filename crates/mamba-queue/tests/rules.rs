@@ -540,23 +540,32 @@ mod requeue {
 mod time_to_live {
     use super::*;
 
-    /// Messages accepted at moment 0, with these times of their own; what is over at `now_ms` dies.
-    #[track_caller]
-    fn check(ttl_ms: Option<u64>, own_ms: &[Option<u64>], now_ms: u64, expected: &[u64]) {
+    fn queue(ttl_ms: Option<u64>) -> Queue<TestPort> {
         let settings = Settings {
             message_ttl_ms: ttl_ms,
             dead_letters: true,
             ..Settings::default()
         };
-        let mut queue = Queue::<TestPort>::new(settings, Sequence(1));
+        Queue::new(settings, Sequence(1))
+    }
+
+    /// A message accepted at moment 0 with that time of its own.
+    fn enqueue(queue: &mut Queue<TestPort>, expiration_ms: Option<u64>) {
+        let meta = RecordMeta {
+            expiration_ms,
+            ..RecordMeta::default()
+        };
+        let message = Message::build(meta, b"", b"q", &[0; 14], b"");
+        let at = LogPosition::NONE;
+        queue.enqueue([Incoming { message, at }]);
+    }
+
+    /// Messages with these times of their own; what is over at `now_ms` dies.
+    #[track_caller]
+    fn check(ttl_ms: Option<u64>, own_ms: &[Option<u64>], now_ms: u64, expected: &[u64]) {
+        let mut queue = queue(ttl_ms);
         for expiration_ms in own_ms.iter().copied() {
-            let meta = RecordMeta {
-                expiration_ms,
-                ..RecordMeta::default()
-            };
-            let message = Message::build(meta, b"", b"q", &[0; 14], b"");
-            let at = LogPosition::NONE;
-            queue.enqueue([Incoming { message, at }]);
+            enqueue(&mut queue, expiration_ms);
         }
         let mut effects = Effects::default();
         queue.expire(now_ms, &mut effects);
@@ -590,6 +599,62 @@ mod time_to_live {
         check(None, &[Some(10), None, Some(10)], 10, &[1]);
     }
 
+    /// Messages with these times of their own; those that a consumer gets which comes at `now_ms`.
+    #[track_caller]
+    fn check_delivered(own_ms: &[Option<u64>], now_ms: u64, expected: &[u64]) {
+        let mut scene = Scene::new(Settings::default());
+        for expiration_ms in own_ms.iter().copied() {
+            enqueue(&mut scene.queue, expiration_ms);
+            scene.queue.expire(0, &mut Effects::default());
+        }
+        scene.subscribe_quietly('a');
+        let mut effects = Effects::default();
+        scene.queue.expire_waited(now_ms, &mut effects);
+        scene.queue.dispatch(&mut effects);
+        let delivered = effects.deliveries.iter();
+        let delivered: Vec<_> = delivered.map(|one| one.stored.sequence.0).collect();
+        assert_eq!(delivered, expected);
+    }
+
+    /// Whatever stood behind a message without a time used to go out with it, however long its own time was over.
+    #[test]
+    fn what_comes_to_the_head_too_late_is_not_delivered() {
+        check_delivered(&[None, Some(10), None], 9, &[1, 2, 3]);
+        check_delivered(&[None, Some(10), None], 10, &[1, 3]);
+        check_delivered(&[None, Some(10), Some(10)], 10, &[1]);
+    }
+
+    #[test]
+    fn without_a_time_to_wait_only_to_who_is_there_when_it_comes() {
+        check_delivered(&[None, Some(0), None], 0, &[1, 3]);
+        check_delivered(&[None, Some(0)], 1, &[1]);
+        let mut queue = queue(Some(0));
+        let port = TestPort {
+            name: 'a',
+            room: Rc::new(Cell::new(PLENTY)),
+            admits: Rc::new(Cell::new(true)),
+        };
+        let once = Subscription {
+            prefetch: 1,
+            ..Subscription::default()
+        };
+        queue.subscribe(port, once).expect("refused");
+        let mut effects = Effects::default();
+        for _ in 0..2 {
+            enqueue(&mut queue, None);
+            queue.expire_waited(0, &mut effects);
+            queue.dispatch(&mut effects);
+            queue.expire(0, &mut effects);
+        }
+        assert_eq!((effects.deliveries.len(), effects.dead.len()), (1, 1));
+        // What comes back has waited.
+        let held = effects.deliveries[0].key.expect("it is to be acknowledged");
+        let mut effects = Effects::default();
+        queue.settle([(held, Sequence(1))], Outcome::Requeue, &mut effects);
+        queue.expire_waited(0, &mut effects);
+        assert_eq!((queue.ready_count(), effects.dead.len()), (0, 1));
+    }
+
     #[test]
     fn what_is_out_does_not_expire_and_keeps_its_deadline() {
         let mut scene = Scene::new(Settings {
@@ -606,6 +671,105 @@ mod time_to_live {
         assert_eq!(scene.queue.next_deadline(), Some(10));
         scene.queue.expire(100, &mut Effects::default());
         assert_eq!(scene.queue.ready_count(), 0);
+    }
+}
+
+mod configuration {
+    use super::*;
+
+    fn with_ttl(message_ttl_ms: Option<u64>) -> Settings {
+        Settings {
+            message_ttl_ms,
+            ..Settings::default()
+        }
+    }
+
+    /// Expires at `now_ms` and says how many are left.
+    fn left(scene: &mut Scene, now_ms: u64) -> usize {
+        scene.queue.expire(now_ms, &mut Effects::default());
+        scene.queue.ready_count()
+    }
+
+    #[test]
+    fn messages_keep_the_time_to_live_they_came_with() {
+        let mut scene = Scene::new(with_ttl(Some(10)));
+        scene.enqueue(2);
+        scene.queue.configure(with_ttl(None));
+        scene.enqueue(1);
+        scene.queue.configure(with_ttl(Some(30)));
+        scene.enqueue(1);
+        assert_eq!(scene.queue.next_deadline(), Some(10));
+        assert_eq!(left(&mut scene, 9), 4);
+        assert_eq!(left(&mut scene, 10), 2);
+        // The third one has none, and stands before the fourth.
+        assert_eq!(scene.queue.next_deadline(), None);
+        assert_eq!(left(&mut scene, 1_000), 2);
+        scene.subscribe('a', 0, 1);
+        assert_eq!(left(&mut scene, 29), 1);
+        assert_eq!(left(&mut scene, 30), 0);
+    }
+
+    #[test]
+    fn an_empty_queue_remembers_no_earlier_time() {
+        let mut scene = Scene::new(with_ttl(Some(10)));
+        scene.queue.configure(with_ttl(None));
+        assert!(!scene.queue.may_expire());
+        scene.enqueue(1);
+        assert_eq!(left(&mut scene, u64::MAX), 1);
+    }
+
+    /// Changes are remembered up to a limit; beyond it the oldest messages follow the time after theirs.
+    #[test]
+    fn many_changes() {
+        let mut scene = Scene::new(with_ttl(Some(1)));
+        for ttl in 2..=40 {
+            scene.enqueue(1);
+            scene.queue.configure(with_ttl(Some(ttl)));
+        }
+        for now_ms in 0..40 {
+            let over = usize::try_from(now_ms).unwrap();
+            // The sixteen youngest changes are exact.
+            let expected = if now_ms < 24 { 39 } else { 39 - over };
+            assert_eq!(left(&mut scene, now_ms), expected, "at {now_ms}");
+        }
+    }
+
+    #[test]
+    fn lengths_hold_from_the_change_on() {
+        let mut scene = Scene::classic();
+        scene.enqueue(4);
+        scene.queue.configure(Settings {
+            max_length: Some(1),
+            dead_letters: true,
+            ..Settings::default()
+        });
+        let mut effects = Effects::default();
+        scene.queue.trim(&mut effects);
+        let dead: Vec<u64> = effects
+            .dead
+            .iter()
+            .map(|(stored, _)| stored.sequence.0)
+            .collect();
+        assert_eq!(dead, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_was_declared_for_ever_stays() {
+        let declared = Settings {
+            kind: QueueKind::Quorum,
+            single_active_consumer: true,
+            max_priority: 3,
+            ..Settings::default()
+        };
+        let mut queue = Queue::<TestPort>::new(declared, Sequence(1));
+        queue.configure(with_ttl(Some(5)));
+        assert_eq!(
+            *queue.settings(),
+            Settings {
+                message_ttl_ms: Some(5),
+                ..declared
+            }
+        );
     }
 }
 

@@ -12,8 +12,11 @@
 //!
 //! What a command needs stands beside `command` in the same object. A new command is one more arm in `Session::perform`.
 
+mod arguments;
 mod backup;
+mod policies;
 mod tenants;
+mod topology;
 
 use std::{
     fmt,
@@ -330,24 +333,44 @@ impl Session {
                     "no backup is under way on this connection",
                 )),
             },
-            command if tenants::COMMANDS.contains(&command) => {
+            other => {
+                let Some(perform) = management(other) else {
+                    return Err(unknown(other));
+                };
                 let (node, request) = (Arc::clone(&self.node), request.clone());
-                let work =
-                    move || tenants::perform(&node.broker, &request.command, &request.arguments);
+                let work = move || perform(&node.broker, &request.command, &request.arguments);
                 tokio::task::spawn_blocking(work).await.map_err(|_| {
                     let text = "the command failed by a defect of the broker; its log has more";
                     Refusal::new("failed", text)
                 })?
             }
-            other => Err(Refusal::new(
-                "unknown_command",
-                format!(
-                    "this broker does not know the command {other:?}: it may be older or newer than the tool, use the tool of the same version ({})",
-                    env!("CARGO_PKG_VERSION")
-                ),
-            )),
         }
     }
+}
+
+fn unknown(command: &str) -> Refusal {
+    Refusal::new(
+        "unknown_command",
+        format!(
+            "this broker does not know the command {command:?}: it may be older or newer than the tool, use the tool of the same version ({})",
+            env!("CARGO_PKG_VERSION")
+        ),
+    )
+}
+
+/// Does one command of an operator; waits for the disk.
+type Perform = fn(&Broker, &str, &Map<String, Value>) -> Outcome;
+
+/// Who does a command of an operator.
+fn management(command: &str) -> Option<Perform> {
+    let parts: [(&[&str], Perform); 3] = [
+        (&tenants::COMMANDS, tenants::perform),
+        (&policies::COMMANDS, policies::perform),
+        (&topology::COMMANDS, topology::perform),
+    ];
+    parts
+        .into_iter()
+        .find_map(|(commands, perform)| commands.contains(&command).then_some(perform))
 }
 
 fn parse(line: &[u8]) -> Result<Request, Refusal> {

@@ -104,6 +104,11 @@ impl<T> Unacked<T> {
             .filter_map(|(tag, slot)| Some((*tag, slot.as_ref()?)))
     }
 
+    /// The same, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> + '_ {
+        self.slots.iter_mut().filter_map(|(_, slot)| slot.as_mut())
+    }
+
     /// Deliveries outstanding.
     #[must_use]
     pub const fn len(&self) -> usize {

@@ -5,9 +5,9 @@ use std::{collections::VecDeque, sync::Arc};
 use mamba_broker::{Broker, Connection, Now};
 use mamba_codec::{
     AMQPClass, FrameKind, Method, content_header, encode_table, frame, method, protocol,
-    scan_properties, write_method,
+    write_method,
 };
-use mamba_types::{ChannelId, FieldTable, FieldValue, Limits};
+use mamba_types::{ChannelId, FieldTable, Limits};
 use protocol::{basic, channel, connection};
 
 const ONE: ChannelId = ChannelId(1);
@@ -27,7 +27,12 @@ pub enum Heard {
         message: Delivered,
     },
     /// `basic.get-ok`.
-    GetOk(Delivered),
+    GetOk {
+        /// The message.
+        message: Delivered,
+        /// Ready messages left.
+        remaining: u32,
+    },
     /// A confirm: `basic.ack` or `basic.nack` from the broker.
     Confirm {
         /// The publish, counted from 1.
@@ -48,10 +53,14 @@ pub struct Delivered {
     pub tag: u64,
     /// Set by the broker.
     pub redelivered: bool,
+    /// Exchange it was published to, or dead-lettered to.
+    pub exchange: String,
+    /// Routing key.
+    pub routing_key: String,
+    /// Its properties as they came, flags first.
+    pub properties: Vec<u8>,
     /// The body.
     pub body: Vec<u8>,
-    /// It has been dead-lettered.
-    pub dead: bool,
 }
 
 /// A message to publish.
@@ -67,8 +76,8 @@ pub struct Publish {
     pub priority: Option<u8>,
     /// Expiration in milliseconds.
     pub expiration_ms: Option<u64>,
-    /// The id it is known by.
-    pub once: Option<u64>,
+    /// Headers; none when empty.
+    pub headers: FieldTable,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -77,8 +86,8 @@ pub struct Publish {
 struct Content {
     method: AMQPClass,
     size: usize,
+    properties: Vec<u8>,
     body: Vec<u8>,
-    dead: bool,
 }
 
 /// A connection with one channel. `C` names what was said, for who keeps the books.
@@ -153,42 +162,14 @@ impl<C> Client<C> {
 
     /// Publishes; it is taken by [`Self::feed`].
     pub fn publish(&mut self, publish: &Publish, what: C) {
-        let method = basic::Publish {
-            exchange: publish.exchange.as_str().into(),
-            routing_key: publish.routing_key.as_str().into(),
-            ..basic::Publish::default()
-        };
+        self.publish_together(std::slice::from_ref(publish), what);
+    }
+
+    /// Publishes several messages that the broker takes in one turn.
+    pub fn publish_together(&mut self, publishes: &[Publish], what: C) {
         let mut octets = Vec::new();
-        write_method(
-            &mut octets,
-            ONE,
-            &AMQPClass::Basic(basic::AMQPMethod::Publish(method)),
-        );
-        let mut header = vec![0, 60, 0, 0];
-        header.extend((publish.body.len() as u64).to_be_bytes());
-        let flags = 0x1000
-            | u16::from(publish.once.is_some()) << 13
-            | u16::from(publish.priority.is_some()) << 11
-            | u16::from(publish.expiration_ms.is_some()) << 8;
-        header.extend(flags.to_be_bytes());
-        if let Some(id) = publish.once {
-            let mut headers = FieldTable::default();
-            let id = FieldValue::LongLongInt(i64::try_from(id).unwrap_or(0));
-            headers.insert("x-deduplication-header".into(), id);
-            let headers = encode_table(&headers);
-            header.extend(u32::try_from(headers.len()).unwrap_or(0).to_be_bytes());
-            header.extend(headers);
-        }
-        header.push(if publish.persistent { 2 } else { 1 });
-        header.extend(publish.priority);
-        if let Some(expiration) = publish.expiration_ms {
-            let text = expiration.to_string();
-            header.push(u8::try_from(text.len()).unwrap_or(0));
-            header.extend(text.as_bytes());
-        }
-        write_frame(&mut octets, 2, &header);
-        for part in publish.body.chunks(BODY_FRAME) {
-            write_frame(&mut octets, 3, part);
+        for publish in publishes {
+            write_publish(&mut octets, publish);
         }
         self.said.push_back((octets, 0, what));
     }
@@ -308,8 +289,8 @@ impl<C> Client<C> {
                 self.content = Some(Content {
                     method: class,
                     size: usize::MAX,
+                    properties: Vec::new(),
                     body: Vec::new(),
-                    dead: false,
                 });
             }
             AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
@@ -327,18 +308,16 @@ impl<C> Client<C> {
             return;
         };
         content.size = usize::try_from(header.body_size).unwrap_or(usize::MAX);
-        let limits = Limits::default();
-        let headers = scan_properties(header.properties, &limits)
-            .ok()
-            .and_then(|properties| properties.headers);
-        content.dead =
-            headers.is_some_and(|headers| headers.windows(7).any(|window| window == b"x-death"));
+        content.properties = header.properties.to_vec();
     }
 
     fn finish_content(&mut self, heard: &mut Vec<Heard>) {
         let done = |content: &mut Content| content.body.len() >= content.size;
         let Some(Content {
-            method, body, dead, ..
+            method,
+            properties,
+            body,
+            ..
         }) = self.content.take_if(done)
         else {
             return;
@@ -349,20 +328,62 @@ impl<C> Client<C> {
                 message: Delivered {
                     tag: deliver.delivery_tag,
                     redelivered: deliver.redelivered,
+                    exchange: deliver.exchange.to_string(),
+                    routing_key: deliver.routing_key.to_string(),
+                    properties,
                     body,
-                    dead,
                 },
             }),
-            AMQPClass::Basic(basic::AMQPMethod::GetOk(get_ok)) => {
-                heard.push(Heard::GetOk(Delivered {
+            AMQPClass::Basic(basic::AMQPMethod::GetOk(get_ok)) => heard.push(Heard::GetOk {
+                message: Delivered {
                     tag: get_ok.delivery_tag,
                     redelivered: get_ok.redelivered,
+                    exchange: get_ok.exchange.to_string(),
+                    routing_key: get_ok.routing_key.to_string(),
+                    properties,
                     body,
-                    dead,
-                }));
-            }
+                },
+                remaining: get_ok.message_count,
+            }),
             _ => {}
         }
+    }
+}
+
+fn write_publish(octets: &mut Vec<u8>, publish: &Publish) {
+    let method = basic::Publish {
+        exchange: publish.exchange.as_str().into(),
+        routing_key: publish.routing_key.as_str().into(),
+        ..basic::Publish::default()
+    };
+    write_method(
+        octets,
+        ONE,
+        &AMQPClass::Basic(basic::AMQPMethod::Publish(method)),
+    );
+    let mut header = vec![0, 60, 0, 0];
+    header.extend((publish.body.len() as u64).to_be_bytes());
+    let has_headers = !publish.headers.inner().is_empty();
+    let flags = 0x1000
+        | u16::from(has_headers) << 13
+        | u16::from(publish.priority.is_some()) << 11
+        | u16::from(publish.expiration_ms.is_some()) << 8;
+    header.extend(flags.to_be_bytes());
+    if has_headers {
+        let table = encode_table(&publish.headers);
+        header.extend(u32::try_from(table.len()).unwrap_or(0).to_be_bytes());
+        header.extend(table);
+    }
+    header.push(if publish.persistent { 2 } else { 1 });
+    header.extend(publish.priority);
+    if let Some(expiration) = publish.expiration_ms {
+        let text = expiration.to_string();
+        header.push(u8::try_from(text.len()).unwrap_or(0));
+        header.extend(text.as_bytes());
+    }
+    write_frame(octets, 2, &header);
+    for part in publish.body.chunks(BODY_FRAME) {
+        write_frame(octets, 3, part);
     }
 }
 
@@ -375,7 +396,7 @@ fn write_frame(octets: &mut Vec<u8>, kind: u8, payload: &[u8]) {
 
 /// A field table from a list.
 #[must_use]
-pub fn table(arguments: &[(&str, FieldValue)]) -> FieldTable {
+pub fn table(arguments: &[(&str, mamba_types::FieldValue)]) -> FieldTable {
     let mut table = FieldTable::default();
     for (key, value) in arguments {
         table.insert((*key).into(), value.clone());

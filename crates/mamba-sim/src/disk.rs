@@ -21,6 +21,8 @@ use crate::rng::Rng;
 
 /// What the hardware writes at once.
 const SECTOR: usize = 512;
+/// Of so many things that were not synced, the one that is missing after a power cut that lost nothing else.
+const MISSING_AMONG: u64 = 48;
 
 /// What the disk does wrong, beside power cuts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -404,13 +406,19 @@ impl SimDisk {
             return;
         }
         let rng = &mut state.rng;
-        // Everything, nothing, or each thing by chance.
-        let manner = rng.below(6);
+        // Everything, nothing, each thing by chance, or everything but one thing.
+        let manner = rng.below(8);
+        let mut before_missing = rng.below(MISSING_AMONG);
         let mut arrived = |of: u64| match manner {
             0 => 0,
             1 => of,
             2 => of * u64::from(!rng.once_in(8)),
             3 => of * u64::from(rng.once_in(8)),
+            4 | 5 => {
+                let missing = before_missing == 0;
+                before_missing = before_missing.wrapping_sub(1);
+                of * u64::from(!missing)
+            }
             _ => rng.below(of + 1),
         };
         let done = index(arrived(state.renamings.len() as u64));

@@ -11,7 +11,7 @@ use std::{
 use mamba_broker::{Broker, BrokerConfig, Now};
 use mamba_codec::{AMQPClass, protocol};
 use mamba_store::{LogStatus, OpenError, Store, SyncMode};
-use mamba_types::FieldValue;
+use mamba_types::{FieldTable, FieldValue};
 use protocol::{basic, confirm, exchange, queue, tx};
 
 use crate::{
@@ -871,7 +871,7 @@ impl World {
                     let via = consumer_tag.trim_start_matches('c').parse().unwrap_or(0);
                     self.delivered(index, &queue, incarnation, no_ack, via, &message)?;
                 }
-                Heard::GetOk(message) => {
+                Heard::GetOk { message, .. } => {
                     let Some((Said::Get { queue, no_ack }, ..)) =
                         self.sessions[index].awaited.pop_front()
                     else {
@@ -1322,7 +1322,10 @@ impl World {
                 persistent,
                 priority,
                 expiration_ms,
-                once,
+                headers: once.map_or_else(FieldTable::default, |once| {
+                    let once = i64::try_from(once).unwrap_or(0);
+                    table(&[("x-deduplication-header", FieldValue::LongLongInt(once))])
+                }),
                 body: body_of(id, len),
             };
             let said = Said::Publish {

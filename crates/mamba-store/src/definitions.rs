@@ -196,6 +196,43 @@ pub struct GlobalParameterDefinition {
     pub value: serde_json::Value,
 }
 
+/// Whose policy it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyScope {
+    /// A user's.
+    #[default]
+    Policy,
+    /// The operator's.
+    OperatorPolicy,
+}
+
+/// A policy or operator policy of a virtual host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyDefinition {
+    /// Virtual host.
+    pub vhost: String,
+    /// Whose it is.
+    pub scope: PolicyScope,
+    /// Name among the policies of its scope.
+    pub name: String,
+    /// `pattern`, `definition`, `apply-to` and `priority`, as the HTTP API has them; opaque here.
+    pub body: serde_json::Value,
+}
+
+/// A runtime parameter of a virtual host that an extension keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParameterDefinition {
+    /// Virtual host.
+    pub vhost: String,
+    /// Who it is for.
+    pub component: String,
+    /// Name inside the component.
+    pub name: String,
+    /// Any JSON.
+    pub value: serde_json::Value,
+}
+
 /// Everything the database held at open, each list in key order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredDefinitions {
@@ -215,6 +252,10 @@ pub struct StoredDefinitions {
     pub topic_permissions: Vec<TopicPermissionDefinition>,
     /// Global parameters.
     pub global_parameters: Vec<GlobalParameterDefinition>,
+    /// Policies and operator policies.
+    pub policies: Vec<PolicyDefinition>,
+    /// Runtime parameters.
+    pub parameters: Vec<ParameterDefinition>,
 }
 
 impl StoredDefinitions {
@@ -266,6 +307,30 @@ impl Stored for GlobalParameterDefinition {
 
     fn key(&self) -> Vec<&[u8]> {
         vec![self.name.as_bytes()]
+    }
+}
+
+impl Stored for PolicyDefinition {
+    const TABLE: &'static str = "policies";
+
+    fn key(&self) -> Vec<&[u8]> {
+        let scope: &[u8] = match self.scope {
+            PolicyScope::Policy => b"p",
+            PolicyScope::OperatorPolicy => b"o",
+        };
+        vec![self.vhost.as_bytes(), scope, self.name.as_bytes()]
+    }
+}
+
+impl Stored for ParameterDefinition {
+    const TABLE: &'static str = "parameters";
+
+    fn key(&self) -> Vec<&[u8]> {
+        vec![
+            self.vhost.as_bytes(),
+            self.component.as_bytes(),
+            self.name.as_bytes(),
+        ]
     }
 }
 
@@ -800,6 +865,8 @@ fn read_all(path: &Path, database: &redb::Database) -> Result<StoredDefinitions,
         permissions: read_table(path, &read)?,
         topic_permissions: read_table(path, &read)?,
         global_parameters: read_table(path, &read)?,
+        policies: read_table(path, &read)?,
+        parameters: read_table(path, &read)?,
     })
 }
 

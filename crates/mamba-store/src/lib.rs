@@ -23,8 +23,9 @@ mod store;
 
 pub use definitions::{
     BindingDefinition, DefinitionChange, Definitions, DestinationKind, ExchangeDefinition,
-    Exported, GlobalParameterDefinition, PendingChange, PermissionDefinition, QueueDefinition,
-    Stored, StoredDefinitions, TopicPermissionDefinition, UserDefinition, VhostDefinition,
+    Exported, GlobalParameterDefinition, ParameterDefinition, PendingChange, PermissionDefinition,
+    PolicyDefinition, PolicyScope, QueueDefinition, Stored, StoredDefinitions,
+    TopicPermissionDefinition, UserDefinition, VhostDefinition,
 };
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{OpenError, StoreError};

@@ -49,6 +49,8 @@ const SLACK_FILES: u64 = 8;
 const CHECKPOINT_FILES: usize = 4;
 /// Staged octets nobody waits for that are written without delay all the same.
 const SOON_BYTES: u64 = 1 << 20;
+/// How often a wait for a sync looks whether it has come.
+const SYNC_POLL: Duration = Duration::from_millis(1);
 
 /// When an appended state counts as durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -694,7 +696,18 @@ impl Log {
     }
 
     /// All states have been written: recovery need not look at what is older, once this is durable.
+    ///
+    /// The states speak of what came before them: they must not outlive it. So what is older than the checkpoint is synced
+    /// first, which blocks the thread; not under any lock. Without effect, and [`LogPosition::NONE`], if that cannot be: the log
+    /// failed or the disk is full.
     pub fn checkpoint_done(&self, checkpoint: Checkpoint) -> LogPosition {
+        #[cfg(feature = "mutants")]
+        let hasty = crate::mutants::on(crate::mutants::Mutant::TornStateBelieved);
+        #[cfg(not(feature = "mutants"))]
+        let hasty = false;
+        if !hasty && !self.wait_synced(checkpoint.from) {
+            return LogPosition::NONE;
+        }
         let payload = Bytes::copy_from_slice(&checkpoint.from.to_le_bytes());
         let synced = self.synced();
         let mut staging = self.shared.staging.lock();
@@ -848,6 +861,11 @@ impl Log {
     /// Nothing may be appended afterwards: an entry after it makes the stop an unclean one.
     #[must_use]
     pub fn clean_stop(&self) -> bool {
+        // The entry says how far the log was synced: in every mode everything before it, so that the next start need not doubt it.
+        let end = self.shared.staged.load(Ordering::Acquire);
+        if !self.wait_synced(end) {
+            return false;
+        }
         let synced = self.synced();
         let mut staging = self.shared.staging.lock();
         staging.push_payload(Kind::CleanStop, Bytes::new(), synced);
@@ -895,6 +913,37 @@ impl Log {
             }
         }
         self.is_durable(end)
+    }
+
+    /// Has everything before `position` synced, whatever the mode, and waits for it. Returns whether it is: not if the log failed, or
+    /// the disk stays full for a second try of the writer's.
+    fn wait_synced(&self, position: u64) -> bool {
+        let is_synced = || self.shared.synced.load(Ordering::Acquire) >= position;
+        if is_synced() {
+            return true;
+        }
+        {
+            let mut staging = self.shared.staging.lock();
+            staging.sync_to = staging.sync_to.max(position);
+            let wake = staging.note(Urgency::Now);
+            drop(staging);
+            if wake {
+                self.shared.wake_writer.notify_one();
+            }
+        }
+        let patience = self.shared.disk.now() + 2 * self.shared.config.retry;
+        while !is_synced() {
+            let out_of_room = self.is_full() && self.shared.disk.now() >= patience;
+            if self.failed() || out_of_room {
+                break;
+            }
+            if self.manual.is_none() {
+                std::thread::sleep(SYNC_POLL);
+            } else if !self.turn() {
+                break;
+            }
+        }
+        is_synced()
     }
 
     fn synced(&self) -> u64 {

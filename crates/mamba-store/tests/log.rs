@@ -1110,6 +1110,89 @@ fn a_message_appended_again_is_there_once() {
     assert_eq!(messages(&log, &back, Q)[0].settled.at, at);
 }
 
+/// A message came back twice: its first copy's file was given back before the original's. Recovery found the original and the second
+/// copy, whose origin was gone, and counted the message twice.
+#[test]
+fn a_copy_of_a_copy_counts_once() {
+    let disk = MemoryDisk::default();
+    let (log, threads, _) = open_manual(&disk);
+    let fill = |from: u64| {
+        for sequence in from..from + 12 {
+            let (settled, _) = enqueue(&log, QueueId(1), sequence, &[1; 500]);
+            settle(&log, QueueId(1), settled);
+        }
+    };
+    let again = |at| {
+        let again = Relocated {
+            sequence: Sequence(1),
+            message: message(b"again"),
+            at,
+            delivery_count: 0,
+            may_be_delivered: true,
+        };
+        log.append_again(Q, 0, false, &again)
+    };
+    let (one, _) = enqueue(&log, Q, 1, b"again");
+    enqueue(&log, Q, 2, b"keeps the original's file");
+    fill(1);
+    let first = again(one.at);
+    fill(21);
+    again(first);
+    fill(41);
+    checkpoint(&log, &[(Q, &[live(1, 3, true, 0)])]);
+    drive(&log);
+    let files: Vec<_> = log.files().iter().map(|file| file.base).collect();
+    let holds = |at: LogPosition| {
+        let next = files.partition_point(|base| *base <= at);
+        files[next - 1].0 + 4096 > at.0
+    };
+    assert!(holds(one.at) && !holds(first), "{files:?}");
+    drop(threads);
+    let (log, _threads, back) = open(&disk);
+    assert_eq!(back.report.live, 2);
+    assert_eq!(flags(&log, &back), [(1, true, 0), (2, true, 0)]);
+}
+
+/// A message went to another queue, and the power cut lost its new record, but not the state of the old queue that followed it. The
+/// state was believed, and the checkpoint it was part of: the message was in neither.
+#[test]
+fn a_state_behind_a_torn_write_takes_nothing_away() {
+    for sync in [SyncMode::Fsync, SyncMode::Os] {
+        let disk = MemoryDisk::default();
+        let memory: Arc<dyn Disk> = Arc::new(disk.clone());
+        let config = LogConfig { sync, ..config() };
+        let known = |queue: QueueId| queue.0 < 100;
+        let (log, threads, _) =
+            Log::open_manual(Path::new("/log"), config.clone(), memory, &known).unwrap();
+        let (one, _) = enqueue(&log, Q, 1, b"moves");
+        // Synced, as it was when it was confirmed.
+        checkpoint(&log, &[(Q, &[live(1, 2, false, 0)])]);
+        drive(&log);
+        enqueue(&log, QueueId(8), 1, &[1; 1500]);
+        log.append_moved_on(Q, &[one]);
+        let other = [live(1, 2, false, 0)];
+        disk.set_faults(Faults {
+            sync_fails: true,
+            ..Faults::default()
+        });
+        checkpoint(&log, &[(Q, &[]), (QueueId(8), &other)]);
+        drive(&log);
+        // Of what was not synced, one sector in the middle of the new record does not arrive.
+        let mut sectors = 0;
+        let image = disk.torn(|| {
+            sectors += 1;
+            sectors != 2
+        });
+        assert!(sectors > 3, "{sectors}");
+        drop(threads);
+        let disk = MemoryDisk::from_image(&image);
+        let (log, _threads, back) = open_with(&disk, config);
+        assert!(back.report.torn_octets > 0, "{:?}", back.report);
+        assert_eq!(bodies(&log, &back, Q), [(1, b"moves".to_vec())]);
+        assert_eq!(bodies(&log, &back, QueueId(8)), []);
+    }
+}
+
 #[test]
 fn starts_do_not_pile_up_reserved_room() {
     let disk = MemoryDisk::default();

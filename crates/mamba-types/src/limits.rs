@@ -43,6 +43,9 @@ pub struct Limits {
     pub connections_max: usize,
     /// Deliveries a consumer without a prefetch limit may hold unsettled.
     pub unacked_max: usize,
+    /// How long a delivery may stay unsettled, in milliseconds, where neither queue nor consumer says; 0 means for ever. `None`: for ever on
+    /// classic queues, 30 minutes on quorum queues.
+    pub consumer_timeout_ms: Option<u64>,
 }
 
 impl Default for Limits {
@@ -61,6 +64,7 @@ impl Default for Limits {
             consumers_per_channel_max: 0,
             connections_max: 65_536,
             unacked_max: 4_000_000,
+            consumer_timeout_ms: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use mamba_queue::UnackedKey;
 use mamba_session::{ConfirmTracker, SettlementKind, Unacked};
 use mamba_types::{DeliveryTag, Message, Sequence};
 
-use super::publish::Route;
+use super::{publish::Route, timeout::Due};
 use crate::outbox::{ChannelLimit, ConsumerSlot};
 
 /// One delivery a client holds.
@@ -16,7 +16,32 @@ pub(crate) struct Held {
     pub(crate) queue: u32,
     pub(crate) key: UnackedKey,
     pub(crate) sequence: Sequence,
+    pub(crate) due: Due,
 }
+
+/// No queue's number.
+const NO_QUEUE: u32 = u32::MAX;
+
+impl Held {
+    /// What remains of a delivery that was taken from its client: its settlement will mean nothing.
+    pub(crate) const fn given_back(before: &Self) -> Self {
+        Self {
+            queue: NO_QUEUE,
+            due: Due::NEVER,
+            ..*before
+        }
+    }
+
+    /// Whether it is still the client's to settle.
+    pub(crate) const fn counts(&self) -> bool {
+        self.queue != NO_QUEUE
+    }
+}
+
+const _: () = assert!(
+    size_of::<Option<Held>>() == 24,
+    "a client may hold millions"
+);
 
 /// Confirm mode, tx mode or neither; they exclude each other (`spec: semantics §12, §19`).
 #[derive(Debug)]

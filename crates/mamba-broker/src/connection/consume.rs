@@ -7,15 +7,14 @@ use std::{
 
 use mamba_auth::{Resource, Right};
 use mamba_codec::{
-    AMQPClass, Change, HeaderChange, Output, encode_table, protocol, rewrite_header,
-    table as parse_table, write_deliver, write_method,
+    AMQPClass, Change, HeaderChange, Output, RawValue, protocol, rewrite_header, with_entries,
+    write_deliver, write_method,
 };
 use mamba_queue::{ConsumerId, Delivery, Outcome, QueueKind, Removed, Stored, Subscription};
 use mamba_session::SettlementKind;
 use mamba_store::Settled;
 use mamba_types::{
-    ChannelId, FieldTable, FieldValue, HardError, Message, QueueId, SoftError, Violation,
-    table::ShortString,
+    ChannelId, HardError, Message, QueueId, SoftError, Violation, table::ShortString,
 };
 use protocol::basic;
 
@@ -23,6 +22,7 @@ use super::{
     Core, Got,
     channel::{Channel, Held, ReplyConsumer},
     publish::REPLY_TO,
+    timeout::{Due, timeout_ms},
 };
 use crate::{
     arguments,
@@ -48,6 +48,8 @@ pub(crate) struct Consumer {
     pub(crate) id: Option<ConsumerId>,
     no_ack: bool,
     quorum: bool,
+    /// How long a delivery may stay unsettled, in milliseconds.
+    pub(crate) timeout_ms: Option<u64>,
 }
 
 impl Consumers {
@@ -290,6 +292,9 @@ impl Core {
         let printed = queue.printed();
         let kind = queue.declaration.settings.kind;
         let priority = arguments::consumer_priority(&consume.arguments, kind, &printed)?;
+        let own_timeout = arguments::consumer_timeout_ms(&consume.arguments, &printed)?;
+        let limits = &self.broker.config.limits;
+        let timeout_ms = timeout_ms(own_timeout, &queue.settings(), limits);
         let Some(channel) = self.channels.get(&id) else {
             return Ok(());
         };
@@ -317,6 +322,7 @@ impl Core {
             id: None,
             no_ack: consume.no_ack,
             quorum: kind == QueueKind::Quorum,
+            timeout_ms,
         });
         let port = ConsumerPort {
             outbox: Arc::clone(&self.outbox),
@@ -413,7 +419,21 @@ impl Core {
     /// unsettled goes back, and only then others take the consumers' place.
     pub(crate) fn give_up(&mut self, mut channel: Channel) {
         let slots: Vec<ConsumerSlot> = channel.consumers.values().copied().collect();
-        for slot in &slots {
+        self.recall(&slots);
+        if let super::channel::Mode::Transaction(transaction) = &mut channel.mode {
+            for (_, taken) in std::mem::take(transaction).settlements.into_iter().rev() {
+                channel.unacked.put_back(taken);
+            }
+        }
+        let held: Vec<Held> = channel.unacked.drain().map(|(_, held)| held).collect();
+        self.gather(ChannelId(0), held.into_iter(), SettlementKind::Requeue);
+        self.flush_settlements();
+        self.dismiss(slots);
+    }
+
+    /// Takes consumers that are about to go out of their queues' turn, and gives back what was on its way to them.
+    pub(crate) fn recall(&mut self, slots: &[ConsumerSlot]) {
+        for slot in slots {
             self.with_consumer(*slot, |queue, id| queue.change(|queue, _| queue.retire(id)));
         }
         self.outbox.take(&mut self.backlog);
@@ -433,14 +453,10 @@ impl Core {
         if freed > 0 {
             Outbox::resume(self.outbox.sent(freed));
         }
-        if let super::channel::Mode::Transaction(transaction) = &mut channel.mode {
-            for (_, taken) in std::mem::take(transaction).settlements.into_iter().rev() {
-                channel.unacked.put_back(taken);
-            }
-        }
-        let held: Vec<Held> = channel.unacked.drain().map(|(_, held)| held).collect();
-        self.gather(ChannelId(0), held.into_iter(), SettlementKind::Requeue);
-        self.flush_settlements();
+    }
+
+    /// Ends consumers; others take their place.
+    pub(crate) fn dismiss(&mut self, slots: Vec<ConsumerSlot>) {
         for slot in slots {
             let abandoned = self.unsubscribe(slot);
             self.remove_consumer(slot);
@@ -474,13 +490,7 @@ impl Core {
                     Outcome::Unsent,
                 );
             }
-            None => {
-                let settled = settled_of(&delivery.stored);
-                // A deleted queue takes nothing back: its record may go.
-                if queue.take_back(delivery.stored).is_none() {
-                    queue.sent(settled.as_slice());
-                }
-            }
+            None => queue.take_back(delivery.stored),
         }
     }
 
@@ -539,12 +549,14 @@ impl Core {
         let tag = channel.next_tag();
         if let Some(key) = fetched.key {
             let index = self.queues.retain(&queue);
+            let timeout_ms = timeout_ms(None, &settings, &self.broker.config.limits);
             channel.unacked.push(
                 tag,
                 Held {
                     queue: index,
                     key,
                     sequence: fetched.stored.sequence,
+                    due: self.deadlines.due(timeout_ms),
                 },
             );
             channel.limit.count();
@@ -596,6 +608,10 @@ impl Core {
                                 queue: consumer.queue,
                                 key,
                                 sequence: stored.sequence,
+                                due: match consumer.timeout_ms {
+                                    None => Due::NEVER,
+                                    timeout_ms => self.deadlines.due(timeout_ms),
+                                },
                             },
                         );
                     } else if let Some(settled) = settled_of(&stored) {
@@ -724,13 +740,13 @@ fn outgoing(stored: &Stored, quorum: bool, limits: &mamba_types::Limits) -> Mess
     let known = mamba_codec::content_header(message.header())
         .ok()
         .and_then(|header| mamba_codec::scan_properties(header.properties, limits).ok())
-        .and_then(|properties| parse_table(properties.headers?, limits).ok());
-    let mut headers: FieldTable = known.unwrap_or_default();
-    headers.insert(
-        "x-delivery-count".into(),
-        FieldValue::LongLongInt(i64::from(stored.returns)),
-    );
-    let encoded = encode_table(&headers);
+        .and_then(|properties| properties.headers);
+    let count = i64::from(stored.returns).to_be_bytes();
+    let count = RawValue {
+        tag: b'l',
+        octets: &count,
+    };
+    let encoded = with_entries(known.unwrap_or_default(), &[(b"x-delivery-count", count)]);
     let change = HeaderChange {
         headers: Change::Set(&encoded),
         ..HeaderChange::default()

@@ -14,6 +14,7 @@ mod channel;
 mod consume;
 mod publish;
 mod settle;
+mod timeout;
 mod topology;
 mod transaction;
 
@@ -41,6 +42,7 @@ use self::{
     consume::{Consumers, InternedQueues},
     publish::Publisher,
     settle::Settlements,
+    timeout::Deadlines,
 };
 use crate::{
     access::{Identity, LoginRefused, UserSeat},
@@ -118,6 +120,8 @@ pub(crate) struct Core {
     /// A wish to close that came while something else was sent.
     close_wish: Option<Violation>,
     able: Capabilities,
+    /// Of deliveries that are out.
+    pub(crate) deadlines: Deadlines,
     /// What the connection waits for before it reads on.
     waiting: Option<Waiting>,
     backlog: VecDeque<Notice>,
@@ -231,6 +235,7 @@ impl Connection {
                 definitions: Vec::new(),
                 close_wish: None,
                 able: Capabilities::default(),
+                deadlines: Deadlines::new(now.instant),
                 waiting: None,
                 backlog: VecDeque::new(),
                 held_back: Vec::new(),
@@ -268,6 +273,7 @@ impl Connection {
     /// Takes octets from the client; returns how many are done with.
     pub fn receive(&mut self, input: &[u8], now: Now) -> usize {
         let mut done = 0;
+        self.core.deadlines.now = now.instant;
         if let Some(login) = &self.core.login {
             login.vhost.set_time(now.unix_ms);
         }
@@ -450,6 +456,7 @@ impl Connection {
 
     /// Does what other tasks have left: deliveries, confirms, replies that waited for the disk, closing.
     pub fn pump(&mut self, now: Now) {
+        self.core.deadlines.now = now.instant;
         if self.blocked && self.core.broker.alarms().reason().is_none() {
             self.blocked = false;
             self.session.unblocked(&mut self.out);
@@ -606,12 +613,19 @@ impl Connection {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let pause = self.core.pacing.deadline();
-        self.session.deadline().into_iter().chain(pause).min()
+        let late = self.core.deadlines.deadline();
+        self.session
+            .deadline()
+            .into_iter()
+            .chain(pause)
+            .chain(late)
+            .min()
     }
 
     /// Does what is due by `now`.
     pub fn timer(&mut self, now: Now) {
         self.core.pacing.check(now.instant);
+        self.end_late(now);
         if let TimerOutcome::Dropped(reason) = self.session.timer(now.instant, &mut self.out) {
             let core = &self.core;
             match reason {

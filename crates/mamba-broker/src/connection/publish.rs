@@ -1,6 +1,6 @@
 //! From a complete `basic.publish` to the queues: checks, route, batch, enqueue, confirm.
 
-use std::{cell::OnceCell, collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use mamba_auth::{Resource, Right, TopicRight};
@@ -9,7 +9,7 @@ use mamba_codec::{
     rewrite_header, scan_properties, table as parse_table, table_entries, table_get, write_return,
 };
 use mamba_queue::Incoming;
-use mamba_routing::{MessageProperties, RouteInput, Routes, Stamp};
+use mamba_routing::{RouteInput, Routes, Stamp};
 use mamba_session::{Content, Publish};
 use mamba_types::{
     ChannelId, FieldTable, FieldValue, HardError, Limits, LogPosition, Message, RecordMeta,
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     broker::{Broker, DRAWN_LEN},
     deduplication::{ExchangeIds, Kept, Passage},
+    lazy_properties::LazyProperties,
     queue_cell::{Arrival, QueueCell, QueueRef},
     vhost::Vhost,
 };
@@ -153,7 +154,6 @@ pub(crate) struct Publisher {
 /// What the properties ask for beyond being passed on.
 struct Checked<'a> {
     meta: RecordMeta,
-    headers: Option<&'a [u8]>,
     properties: Properties<'a>,
     /// CC and BCC keys.
     extra_keys: Vec<Vec<u8>>,
@@ -445,6 +445,9 @@ impl Core {
             if enqueued.long {
                 self.pacing.note_long(queue, count);
             }
+            for (queue, count) in &enqueued.long_beyond {
+                self.pacing.note_long(queue, *count);
+            }
         };
         match batch.routes.as_slice() {
             [route] => {
@@ -475,7 +478,9 @@ impl Core {
         }
         self.counts.messages_deduplicated += duplicates.len() as u64;
         for (queue, dead) in unburied {
-            queue.bury(dead);
+            for (queue, count) in &queue.bury(dead).long {
+                self.pacing.note_long(queue, *count);
+            }
         }
         drop(chunk);
         self.stored_up_to = self.stored_up_to.max(position);
@@ -851,11 +856,7 @@ impl Publisher {
         }
         let mut keys = vec![routing_key];
         keys.extend(checked.extra_keys.iter().map(Vec::as_slice));
-        let lazy = LazyProperties {
-            checked,
-            limits,
-            parsed: OnceCell::new(),
-        };
+        let lazy = LazyProperties::new(&checked.properties, limits);
         let input = RouteInput {
             keys: &keys,
             properties: &lazy,
@@ -897,35 +898,6 @@ pub(crate) fn reply_token(routing_key: &[u8]) -> Option<&str> {
             .iter()
             .all(|octet| octet.is_ascii_alphanumeric() || b"-_".contains(octet));
     std::str::from_utf8(routing_key).ok().filter(|_| is_drawn)
-}
-
-struct LazyProperties<'a> {
-    checked: &'a Checked<'a>,
-    limits: &'a Limits,
-    parsed: OnceCell<Option<FieldTable>>,
-}
-
-impl MessageProperties for LazyProperties<'_> {
-    fn headers(&self) -> Option<&FieldTable> {
-        let parse = || {
-            self.checked
-                .headers
-                .and_then(|octets| parse_table(octets, self.limits).ok())
-        };
-        self.parsed.get_or_init(parse).as_ref()
-    }
-
-    fn message_id(&self) -> Option<&[u8]> {
-        self.checked.properties.message_id
-    }
-
-    fn correlation_id(&self) -> Option<&[u8]> {
-        self.checked.properties.correlation_id
-    }
-
-    fn timestamp(&self) -> Option<u64> {
-        self.checked.properties.timestamp
-    }
 }
 
 fn exchange_name<'a>(exchange: &'a [u8], vhost: &Vhost) -> Result<&'a str, Violation> {
@@ -1035,7 +1007,6 @@ fn check_properties<'a>(
             expiration_ms,
             accepted_at_ms: 0,
         },
-        headers: properties.headers,
         plain: rewritten.is_none() && extra_keys.is_empty(),
         properties,
         extra_keys,

@@ -62,7 +62,11 @@ impl Core {
         let gathered = &mut self.settlements.held;
         let before = gathered.len();
         unacked
-            .settle(tag, multiple, |held| gathered.push((held, outcome(kind))))
+            .settle(tag, multiple, |held| {
+                if held.counts() {
+                    gathered.push((held, outcome(kind)));
+                }
+            })
             .map_err(unknown)?;
         let count = u32::try_from(gathered.len() - before).unwrap_or(u32::MAX);
         if limit.settled(count) && !self.settlements.limited.contains(&id) {
@@ -81,7 +85,7 @@ impl Core {
         let before = self.settlements.held.len();
         self.settlements
             .held
-            .extend(held.map(|held| (held, outcome(kind))));
+            .extend(held.filter(Held::counts).map(|held| (held, outcome(kind))));
         let count = u32::try_from(self.settlements.held.len() - before).unwrap_or(u32::MAX);
         if let Some(channel) = self.channels.get(&id)
             && channel.limit.settled(count)

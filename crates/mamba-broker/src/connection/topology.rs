@@ -20,6 +20,7 @@ use crate::{
     broker::{Broker, RemovedQueue},
     commit::Commit,
     outbox::ConsumerPort,
+    policies,
     queue_cell::{Declaration, QueueCell, QueueRef},
 };
 
@@ -185,7 +186,8 @@ impl Core {
         user.check(Right::Configure, Resource::Exchange(&name))?;
         let mut table = vhost.table.write();
         vhost.check_there()?;
-        if table.exchange(&name).is_none() {
+        let is_new = table.exchange(&name).is_none();
+        if is_new {
             mamba_routing::check::not_reserved(&name)?;
             let alternate =
                 mamba_routing::check::alternate_exchange(&vhost.name, &name, &spec.arguments)?;
@@ -209,6 +211,9 @@ impl Core {
             Declared::Existing if durable => self.broker.definitions_on_their_way(),
             Declared::Existing => None,
         };
+        if is_new {
+            policies::apply_to_exchange(&vhost.policies(), &mut table, &name);
+        }
         drop(table);
         self.reply_when_durable(id, ok, commit, out);
         Ok(())
@@ -502,6 +507,7 @@ impl Core {
             self.exclusive.push(Arc::clone(&cell));
         }
         self.counts.queues_created += 1;
+        cell.renew_lease();
         self.declared(id, &cell, declare.nowait, commit, out)
     }
 
@@ -522,6 +528,7 @@ impl Core {
         out: &mut Output,
     ) -> Result<(), Violation> {
         self.counts.queues_declared += 1;
+        // Of a quorum queue, only its first declaration counts as use.
         if queue.declaration.settings.kind == QueueKind::Classic {
             queue.renew_lease();
         }

@@ -20,6 +20,8 @@ pub(crate) struct Enqueued {
     pub(crate) rejected: Vec<u32>,
     /// Items that the queue had taken before: `position` makes what they repeat safe.
     pub(crate) duplicates: Vec<u32>,
+    /// Other queues that have grown long by the dead letters of the batch, and how many they got.
+    pub(crate) long_beyond: Vec<(Arc<QueueCell>, usize)>,
 }
 
 /// A message for [`QueueCell::enqueue`].
@@ -44,8 +46,8 @@ impl QueueCell {
     /// Takes a batch of messages in.
     pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
         let mut dead = Vec::new();
-        let enqueued = self.enqueue_only(arrivals, &[], &mut dead);
-        self.bury(dead);
+        let mut enqueued = self.enqueue_only(arrivals, &[], &mut dead);
+        enqueued.long_beyond = self.bury(dead).long;
         enqueued
     }
 
@@ -62,6 +64,7 @@ impl QueueCell {
             long: false,
             rejected: Vec::new(),
             duplicates: Vec::new(),
+            long_beyond: Vec::new(),
         };
         let ids = self.ids_of(arrivals);
         let mut after = Aftermath::default();
@@ -73,7 +76,7 @@ impl QueueCell {
         if !ids.is_empty() || !along.is_empty() {
             let outcome = (&mut enqueued, &mut after);
             self.take_in_once(&mut state, arrivals, ids, along, outcome);
-        } else if self.declaration.settings.overflow == Overflow::DropHead {
+        } else if state.queue.settings().overflow == Overflow::DropHead {
             let arrivals = arrivals.drain(..);
             self.take_in(&mut state, arrivals, &[], &mut enqueued, &mut after);
         } else {
@@ -89,7 +92,7 @@ impl QueueCell {
                     );
                 } else {
                     enqueued.rejected.push(arrival.item);
-                    self.refuse(arrival, &mut after.dead);
+                    Self::refuse(&state, arrival, &mut after.dead);
                 }
             }
         }
@@ -147,8 +150,8 @@ impl QueueCell {
     }
 
     /// A message the length limit refused: dropped, or dead-lettered without ever having been in the queue.
-    pub(super) fn refuse(&self, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
-        let settings = &self.declaration.settings;
+    pub(super) fn refuse(state: &State, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
+        let settings = state.queue.settings();
         if settings.overflow == Overflow::RejectPublishDeadLetter && settings.dead_letters {
             let message = arrival.incoming.message;
             let stored = Stored {

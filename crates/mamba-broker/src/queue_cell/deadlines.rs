@@ -31,7 +31,9 @@ impl QueueCell {
 
     /// The queue is in use: its time to live begins anew.
     pub(crate) fn renew_lease(self: &Arc<Self>) {
-        if let (Some(expires_ms), Some(home)) = (self.expires_ms, self.home.upgrade()) {
+        if let Some(expires_ms) = self.expires_ms()
+            && let Some(home) = self.home.upgrade()
+        {
             let until = home.unix_ms().saturating_add(expires_ms);
             self.lease_until.store(until, Ordering::Release);
             home.timers.add(until, self);
@@ -39,7 +41,7 @@ impl QueueCell {
     }
 
     pub(super) fn lease_is_over(self: &Arc<Self>, now_ms: u64) -> bool {
-        if self.expires_ms.is_none() {
+        if self.expires_ms().is_none() {
             return false;
         }
         if self.counts().consumers > 0 {

@@ -200,8 +200,8 @@ impl QueueCell {
     }
 
     /// Takes back a delivery without acknowledgement that never left. A checkpoint may have taken it for gone, and its file with it:
-    /// it is written again.
-    pub(crate) fn take_back(self: &Arc<Self>, mut stored: Stored) -> Option<()> {
+    /// it is written again. A deleted queue takes nothing back: the new record may go at once.
+    pub(crate) fn take_back(self: &Arc<Self>, mut stored: Stored) {
         if stored.at != LogPosition::NONE {
             self.in_flight.lock().remove(settled_of(&stored).as_slice());
             let level = self.declaration.settings.level_of(&stored.message);
@@ -215,7 +215,10 @@ impl QueueCell {
             };
             stored.at = self.log.append_again(self.id, level, volatile, &again);
         }
-        self.change(|queue, _| queue.give_back(stored))
+        let settled = settled_of(&stored);
+        if self.change(|queue, _| queue.give_back(stored)).is_none() {
+            self.log.append_settled(self.id, settled.as_slice());
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod journal;
 mod memory;
 mod once;
 mod relocation;
+mod settings;
 
 use std::{
     fmt,
@@ -28,14 +29,15 @@ use mamba_queue::{
 use mamba_routing::QueueHandle;
 use mamba_store::{Log, RecoveredRun, Settled};
 use mamba_types::{FieldTable, LogPosition, QueueId, Sequence};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use in_flight::InFlight;
+use settings::Effective;
 
 use crate::{
     arguments,
     commit::{Commit, CommitState},
-    dead_letters,
+    dead_letters::{self, Buried},
     deduplication::{DeduplicationCounts, Memory, Rules},
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
@@ -44,6 +46,7 @@ use crate::{
 };
 
 pub(crate) use arrival::Arrival;
+pub(crate) use settings::DeadLetterTarget;
 
 /// Times `basic.get` tells the log of one message only, before it tells of more ahead.
 const GETS_EXACT: u64 = 8;
@@ -61,7 +64,7 @@ pub struct Declaration {
     pub auto_delete: bool,
     /// The arguments as declared, with `x-queue-type` made explicit.
     pub arguments: FieldTable,
-    /// What the arguments mean to the queue.
+    /// What the arguments mean to the queue, without its policies.
     pub settings: Settings,
 }
 
@@ -82,8 +85,10 @@ pub struct QueueCell {
     definition: OnceLock<Arc<Commit>>,
     /// It takes each message once.
     deduplication: Option<Rules>,
-    /// `x-expires`.
-    expires_ms: Option<u64>,
+    /// Where dead letters go now.
+    dead_letter_target: RwLock<Option<Arc<DeadLetterTarget>>>,
+    /// How long it may be unused, in milliseconds; 0: for ever.
+    expires_ms: AtomicU64,
     /// When the queue expires unless it is used, in milliseconds since 1970; 0 before its first lease.
     lease_until: AtomicU64,
     log: Log,
@@ -221,13 +226,18 @@ impl QueueCell {
         log: Log,
     ) -> Arc<Self> {
         let deduplication = Rules::of_queue(&declaration.arguments);
+        let Effective {
+            settings,
+            dead_letter_target,
+            expires_ms,
+        } = Effective::of(&declaration, &name, &home.policies());
         Arc::new(Self {
             id,
             name,
             vhost: Arc::clone(&home.name),
             home: Arc::downgrade(home),
             state: Mutex::new(State {
-                queue: Queue::new(declaration.settings, first),
+                queue: Queue::new(settings, first),
                 effects: Effects::default(),
                 memory: deduplication.as_ref().map(Memory::new).map(Box::new),
                 deleted: false,
@@ -243,7 +253,8 @@ impl QueueCell {
             }),
             definition: OnceLock::new(),
             deduplication,
-            expires_ms: arguments::expires_ms(&declaration.arguments),
+            dead_letter_target: RwLock::new(dead_letter_target),
+            expires_ms: AtomicU64::new(expires_ms),
             lease_until: AtomicU64::new(0),
             declaration,
             generation: Arc::new(AtomicU64::new(0)),
@@ -270,6 +281,12 @@ impl QueueCell {
     /// Whether it follows the rules of quorum queues.
     pub(crate) fn is_quorum(&self) -> bool {
         self.declaration.settings.kind == QueueKind::Quorum
+    }
+
+    /// Its `x-queue-type`.
+    #[must_use]
+    pub const fn type_name(&self) -> &'static str {
+        arguments::queue_type(self.declaration.settings.kind).name()
     }
 
     /// `queue 'q' in vhost '/'`, as error texts name it.
@@ -319,14 +336,14 @@ impl QueueCell {
         for run in after.dropped {
             self.log.dropped(self.id, run.level, run.from, run.to);
         }
-        self.bury(after.dead)
+        self.bury(after.dead).position
     }
 
     /// Dead-letters what died; never under the queue's lock, because other queues' locks are taken.
-    pub(crate) fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> LogPosition {
+    pub(crate) fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> Buried {
         match self.home.upgrade() {
             Some(home) if !dead.is_empty() => dead_letters::bury(self, &home, dead),
-            _ => LogPosition::NONE,
+            _ => Buried::default(),
         }
     }
 

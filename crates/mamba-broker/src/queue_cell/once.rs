@@ -33,7 +33,7 @@ impl QueueCell {
         (enqueued, after): (&mut Enqueued, &mut Aftermath),
     ) {
         let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
-        let all_admitted = self.declaration.settings.overflow == Overflow::DropHead;
+        let all_admitted = state.queue.settings().overflow == Overflow::DropHead;
         let mut admitted = Vec::new();
         let mut seen = Vec::new();
         let ids = ids.into_iter().chain(std::iter::repeat(None));
@@ -47,7 +47,7 @@ impl QueueCell {
             }
             if !all_admitted && !state.queue.admits(arrival.incoming.message.body_len()) {
                 enqueued.rejected.push(arrival.item);
-                self.refuse(arrival, &mut after.dead);
+                Self::refuse(state, arrival, &mut after.dead);
                 continue;
             }
             let at = arrival.incoming.at;

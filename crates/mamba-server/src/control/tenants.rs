@@ -5,7 +5,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use mamba_auth::{HashAlgorithm, PasswordHash, Tags};
 use mamba_broker::{
     Broker,
     tenants::{
@@ -16,7 +15,10 @@ use mamba_broker::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Outcome, Refusal};
+use super::{
+    Outcome, Refusal,
+    arguments::{Arguments, done, refused},
+};
 use crate::unix_ms;
 
 /// The commands of this file. They wait for the disk.
@@ -49,101 +51,9 @@ pub(super) const COMMANDS: [&str; 26] = [
     "list_global_parameters",
 ];
 
-/// What came beside the command.
-struct Arguments<'a>(&'a Map<String, Value>);
-
-impl<'a> Arguments<'a> {
-    fn text(&self, name: &str) -> Result<&'a str, Refusal> {
-        self.optional(name)?.ok_or_else(|| {
-            Refusal::new(
-                "bad_request",
-                format!("the command needs a string {name:?}"),
-            )
-        })
-    }
-
-    fn optional(&self, name: &str) -> Result<Option<&'a str>, Refusal> {
-        match self.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(Refusal::new(
-                "bad_request",
-                format!("{name:?} has to be a string"),
-            )),
-        }
-    }
-
-    fn flag(&self, name: &str) -> Option<bool> {
-        self.0.get(name).and_then(Value::as_bool)
-    }
-
-    fn list(&self, name: &str) -> Result<Option<Vec<&'a str>>, Refusal> {
-        let refusal = || {
-            Refusal::new(
-                "bad_request",
-                format!("{name:?} has to be a list of strings"),
-            )
-        };
-        match self.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Array(items)) => items
-                .iter()
-                .map(|item| item.as_str().ok_or_else(refusal))
-                .collect::<Result<_, _>>()
-                .map(Some),
-            Some(_) => Err(refusal()),
-        }
-    }
-
-    fn object(&self, name: &str) -> Result<&'a Map<String, Value>, Refusal> {
-        let value = self.0.get(name).and_then(Value::as_object);
-        value.ok_or_else(|| {
-            Refusal::new(
-                "bad_request",
-                format!("the command needs an object {name:?}"),
-            )
-        })
-    }
-
-    fn tags(&self) -> Result<Tags, Refusal> {
-        Tags::new(self.list("tags")?.unwrap_or_default()).map_err(|error| refused(error.into()))
-    }
-
-    fn password(&self) -> Result<NewPassword<'a>, Refusal> {
-        if let Some(hash) = self.optional("password_hash")? {
-            let algorithm = match self.optional("hashing_algorithm")? {
-                None => HashAlgorithm::default(),
-                Some(name) => HashAlgorithm::by_name(name).ok_or_else(|| {
-                    Refusal::new("bad_request", format!("unknown hashing algorithm {name:?}"))
-                })?,
-            };
-            return PasswordHash::from_text(algorithm, hash)
-                .map(NewPassword::Hashed)
-                .map_err(|error| refused(error.into()));
-        }
-        self.text("password").map(NewPassword::Plain)
-    }
-}
-
-fn refused(error: TenantError) -> Refusal {
-    let code = match &error {
-        TenantError::UserExists(_) => "exists",
-        TenantError::NoSuchUser(_) => "no_such_user",
-        TenantError::NoSuchVhost(_) => "no_such_vhost",
-        TenantError::NoSuchParameter => "no_such_parameter",
-        TenantError::Pattern(_) => "invalid_pattern",
-        TenantError::Limits(_) => "invalid_limits",
-        TenantError::QueueType(_) => "invalid_queue_type",
-        TenantError::Protected(_) => "protected",
-        TenantError::Name(_) | TenantError::Tags(_) | TenantError::Hash(_) => "bad_request",
-        TenantError::Storage(_) | TenantError::Random(_) => "failed",
-    };
-    Refusal::new(code, error.to_string())
-}
-
 /// Does one command; blocks until it is durable.
 pub(super) fn perform(broker: &Broker, command: &str, arguments: &Map<String, Value>) -> Outcome {
-    let arguments = Arguments(arguments);
+    let arguments = Arguments::of(arguments);
     let outcome = users(broker, command, &arguments)
         .or_else(|| vhosts(broker, command, &arguments))
         .or_else(|| permissions(broker, command, &arguments))
@@ -368,7 +278,7 @@ fn tenant<'a>(
 fn parameters(broker: &Broker, command: &str, arguments: &Arguments<'_>) -> Option<Outcome> {
     Some(match command {
         "set_global_parameter" => (|| {
-            let value = arguments.0.get("value").cloned().unwrap_or(Value::Null);
+            let value = arguments.value("value").clone();
             done(
                 broker
                     .set_global_parameter(arguments.text("name")?, value)
@@ -385,8 +295,4 @@ fn parameters(broker: &Broker, command: &str, arguments: &Arguments<'_>) -> Opti
             .collect()),
         _ => return None,
     })
-}
-
-fn done(outcome: Result<(), TenantError>) -> Outcome {
-    outcome.map(|()| json!({})).map_err(refused)
 }

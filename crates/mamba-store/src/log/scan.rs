@@ -14,7 +14,7 @@ use mamba_types::{LogPosition, QueueId, Sequence};
 use super::{
     LogConfig, SeenId,
     files::FileInfo,
-    index::{Covered, ExtentKey, Index, IndexFault, OpenIndex, Run, SealedIndex, Totals},
+    index::{Covered, ExtentKey, Index, IndexFault, OpenIndex, Run, SealedIndex, Summary, Totals},
     live::{Flags, Live, LiveRange},
     writer::{SPARE, SPARES_MAX},
 };
@@ -108,6 +108,20 @@ pub(crate) fn scan(
         spares: listing.spares,
         checkpoint: scan.checkpoint.max(scan.newest_checkpoint),
     })
+}
+
+/// Whether a checkpoint was written when what its states speak of was synced: they must not outlive it.
+fn is_founded(from: u64, header: &Header) -> bool {
+    #[cfg(feature = "mutants")]
+    if torn_state_believed() {
+        return true;
+    }
+    from <= header.synced
+}
+
+#[cfg(feature = "mutants")]
+fn torn_state_believed() -> bool {
+    crate::mutants::on(crate::mutants::Mutant::TornStateBelieved)
 }
 
 /// Makes the index of one log file from the log. What is not of account any more may be in it.
@@ -597,6 +611,7 @@ impl<'a> Scan<'a> {
                 && let Ok(payload) = reader.payload(at, &header)
                 && let Some(from) = read_checkpoint(payload)
                 && from <= header.position
+                && is_founded(from, &header)
             {
                 checkpoints.push((from, solid_from));
             }
@@ -775,6 +790,8 @@ impl<'a> Scan<'a> {
         let counts = position >= self.checkpoint;
         // What is missing may be why a message left its queue: its copy in another one.
         let settles = counts && !self.is_behind_a_torn_write(position);
+        #[cfg(feature = "mutants")]
+        let settles = settles || counts && torn_state_believed() && header.kind == Kind::State;
         match header.kind {
             Kind::File | Kind::CleanStop => {}
             Kind::Messages => {
@@ -834,6 +851,8 @@ impl<'a> Scan<'a> {
                     }
                 }
             }
+            // What it says has left may have gone to where something is missing, as with SETTLED.
+            Kind::State if counts && !settles => {}
             Kind::State => {
                 if let Some((queue, items)) = StateItem::read_all(reader.payload(at, header)?) {
                     self.watermarks.remove(&queue);
@@ -853,7 +872,9 @@ impl<'a> Scan<'a> {
                     self.were_durable(*from, end)
                         || self.solid_from.max(self.checkpoint) <= *from && *from <= position
                 };
-                if let Some(from) = from.filter(whole) {
+                // Nor of what its states speak of.
+                let founded = |from: &u64| is_founded(*from, header);
+                if let Some(from) = from.filter(whole).filter(founded) {
                     self.newest_checkpoint = self.newest_checkpoint.max(from);
                 }
             }
@@ -1048,7 +1069,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Of a message in two places one counts: the original until its file is moved or gone, then its last copy.
+    /// Of a message in several places one counts: the original until its file is moved or gone, then its last copy.
     fn copies(&mut self) {
         let mut settled = BTreeSet::new();
         for file in &mut self.files {
@@ -1059,44 +1080,57 @@ impl<'a> Scan<'a> {
                 settled.insert(file.base);
             }
         }
-        let mut groups: BTreeMap<ExtentKey, Vec<usize>> = BTreeMap::new();
-        for (index, file) in self.files.iter_mut().enumerate() {
+        let mut copied = BTreeSet::new();
+        for file in &mut self.files {
             file.index.retain(|key| {
                 !key.volatile
                     && key
                         .copied_from
                         .is_none_or(|origin| !settled.contains(&origin))
             });
-            for (key, _) in file.index.extents() {
-                if key.copied_from.is_some() {
-                    groups.entry(key).or_default().push(index);
+            let extents = file.index.extents().into_iter();
+            let copies = extents.filter(|(key, _)| key.copied_from.is_some());
+            copied.extend(copies.map(|(key, _)| (key.queue, key.level)));
+        }
+        if copied.is_empty() {
+            return;
+        }
+        let mut places: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (index, file) in self.files.iter().enumerate().rev() {
+            for (key, summary) in file.index.extents() {
+                let of = (key.queue, key.level);
+                if copied.contains(&of) {
+                    places.entry(of).or_default().push((index, key, summary));
                 }
             }
         }
-        // A crash may have cut a first try to empty the file short.
-        for (key, holders) in groups.into_iter().filter(|(_, holders)| holders.len() > 1) {
-            if let Err(fault) = self.last_copies(key, &holders) {
+        for mut places in places.into_values() {
+            // Originals first, then copies from the last one on.
+            places.sort_by_key(|(_, key, _)| key.copied_from.is_some());
+            if let Err(fault) = self.one_place_each(&places) {
                 let error = io::Error::from(fault);
                 tracing::warn!(%error, "copies of messages cannot be compared: they may count twice until they are gone");
             }
         }
     }
 
-    /// Leaves of each message that several files hold a copy of the youngest one.
-    fn last_copies(&mut self, key: ExtentKey, holders: &[usize]) -> Result<(), IndexFault> {
+    /// Of messages of one level that are in several places leaves the first one. A crash may have cut a first try to empty a file
+    /// short; and the file between an original and a copy of its copy may be gone before both.
+    fn one_place_each(&mut self, places: &[(usize, ExtentKey, Summary)]) -> Result<(), IndexFault> {
         let mut covered = Covered::default();
-        for index in holders.iter().rev() {
-            let file = &self.files[*index];
-            let summary = file
-                .index
-                .extents()
-                .into_iter()
-                .find(|(other, _)| *other == key);
-            let Some((_, summary)) = summary else {
-                continue;
+        for (number, (index, key, summary)) in places.iter().enumerate() {
+            let is_doubtful = covered.overlaps(summary.first, summary.to);
+            let (first, to) = (summary.first, summary.to);
+            let matters = |(_, later, other): &(usize, ExtentKey, Summary)| {
+                later.copied_from.is_some() && other.overlaps(first, to)
             };
-            let runs = file.index.runs_of(self.disk, key, 0, usize::MAX)?;
-            if covered.overlaps(summary.first, summary.to) {
+            if !is_doubtful && !places[number + 1..].iter().any(matters) {
+                continue;
+            }
+            let runs = self.files[*index]
+                .index
+                .runs_of(self.disk, *key, 0, usize::MAX)?;
+            if is_doubtful && key.copied_from.is_some() {
                 let mut reader = self.reader(*index)?;
                 let mut rest = Parts::default();
                 for run in &runs {
@@ -1110,7 +1144,7 @@ impl<'a> Scan<'a> {
                 }
                 self.files[*index]
                     .index
-                    .replace(self.disk, key, rest.runs)?;
+                    .replace(self.disk, *key, rest.runs)?;
             }
             for run in runs {
                 covered.add(run.first, run.to());

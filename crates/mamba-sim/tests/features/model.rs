@@ -1,0 +1,1021 @@
+//! What a virtual host's queues have to do, in plain lists: slow, and right by inspection.
+//!
+//! The model says which message is next and what becomes of it. It does not say which of several consumers gets it: that
+//! it reads off what was delivered, and demands that this consumer was entitled to it. Everything delivered has to be
+//! asked for in that way: what is left over was not due.
+//!
+//! Where the specification leaves open which of two queues acts first, the model does what the broker does: queues a
+//! message is routed to by their place in the routing table, queues with something due by age, dead letters of dead
+//! letters after those that came before them.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
+
+use mamba_types::{
+    FieldTable, FieldValue,
+    table::{self, FieldArray, ShortString},
+};
+
+/// What the broker did that it must not do.
+pub(crate) type Wrong = String;
+
+/// The exchange publishers use besides the default one: direct, with an alternate exchange.
+pub(crate) const MAIN: &str = "main";
+/// Its alternate exchange: fanout.
+pub(crate) const REST: &str = "rest";
+/// An exchange for dead letters: fanout.
+pub(crate) const DEAD: &str = "dead";
+/// An exchange that does not exist.
+pub(crate) const MISSING: &str = "missing";
+
+/// What gives way at a length limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overflow {
+    DropHead,
+    RejectPublish,
+    RejectPublishDeadLetter,
+}
+
+/// Where dead letters go.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DeadLetters {
+    pub(crate) exchange: String,
+    pub(crate) key: Option<String>,
+}
+
+/// A queue as it is declared.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Spec {
+    pub(crate) name: String,
+    pub(crate) quorum: bool,
+    pub(crate) durable: bool,
+    pub(crate) auto_delete: bool,
+    pub(crate) single_active: bool,
+    pub(crate) max_priority: u8,
+    pub(crate) ttl: Option<u64>,
+    pub(crate) expires: Option<u64>,
+    pub(crate) max_length: Option<u64>,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) overflow: Overflow,
+    pub(crate) dead_letters: Option<DeadLetters>,
+    /// Of a quorum queue; negative is none.
+    pub(crate) delivery_limit: Option<i64>,
+    /// Exchanges and keys it is bound by.
+    pub(crate) bindings: Vec<(String, String)>,
+}
+
+/// A message, wherever it is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Message {
+    pub(crate) id: u64,
+    pub(crate) exchange: String,
+    pub(crate) key: String,
+    pub(crate) persistent: bool,
+    pub(crate) priority: Option<u8>,
+    pub(crate) expiration: Option<u64>,
+    pub(crate) headers: FieldTable,
+    pub(crate) size: usize,
+    /// When it came to where it is.
+    pub(crate) at: u64,
+    pub(crate) dead_lettered: bool,
+}
+
+/// A message as a client sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) id: u64,
+    pub(crate) size: usize,
+    pub(crate) exchange: String,
+    pub(crate) key: String,
+    pub(crate) persistent: bool,
+    pub(crate) priority: Option<u8>,
+    pub(crate) expiration: Option<u64>,
+    pub(crate) headers: FieldTable,
+    pub(crate) redelivered: bool,
+}
+
+/// A delivery, with its tag.
+#[derive(Clone, Debug)]
+pub(crate) struct Got {
+    pub(crate) tag: u64,
+    pub(crate) seen: Seen,
+}
+
+/// Everything that was delivered and has not been accounted for: by client and consumer, in order.
+pub(crate) type Observed = BTreeMap<(usize, u64), VecDeque<Got>>;
+
+/// How a client answers a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    Ack,
+    Requeue,
+    Discard,
+}
+
+/// Why a message left its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    Acked,
+    /// Handed over without acknowledgement.
+    Handed,
+    Purged,
+    Rejected,
+    Expired,
+    MaxLength,
+    DeliveryLimit,
+    /// The node was stopped, and it was not stored.
+    Transient,
+}
+
+impl Fate {
+    /// The word in `x-death`; none when it is no death.
+    fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Rejected => Some("rejected"),
+            Self::Expired => Some("expired"),
+            Self::MaxLength => Some("maxlen"),
+            Self::DeliveryLimit => Some("delivery_limit"),
+            Self::Acked | Self::Handed | Self::Purged | Self::Transient => None,
+        }
+    }
+}
+
+/// A message in a queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) message: Message,
+    /// Unique, and growing in the order of arrival.
+    pub(crate) arrival: u64,
+    /// In a quorum queue: its rank among those that came back.
+    pub(crate) returned: Option<u64>,
+    pub(crate) returns: u32,
+    pub(crate) redelivered: bool,
+}
+
+/// A delivery that is not settled.
+#[derive(Clone, Debug)]
+pub(crate) struct Out {
+    pub(crate) entry: Entry,
+    pub(crate) client: usize,
+    pub(crate) tag: u64,
+    /// `None`: it was asked for.
+    pub(crate) consumer: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Consumer {
+    pub(crate) client: usize,
+    pub(crate) tag: u64,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) prefetch: u16,
+    pub(crate) priority: i64,
+    /// It is about to go.
+    pub(crate) retired: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    pub(crate) spec: Spec,
+    /// Grows with every declaration of a new queue.
+    pub(crate) age: u64,
+    pub(crate) ready: Vec<Entry>,
+    pub(crate) out: Vec<Out>,
+    /// In the order they came.
+    pub(crate) consumers: Vec<Consumer>,
+    pub(crate) active: Option<u64>,
+    pub(crate) unused_until: Option<u64>,
+    pub(crate) entered: u64,
+    pub(crate) fates: BTreeMap<Fate, u64>,
+}
+
+type Deaths = Vec<(Message, Fate)>;
+
+impl Queue {
+    fn level(&self, message: &Message) -> u8 {
+        message.priority.unwrap_or(0).min(self.spec.max_priority)
+    }
+
+    fn place(&self, entry: &Entry) -> (Reverse<u8>, bool, u64) {
+        let rank = entry.returned.unwrap_or(entry.arrival);
+        (
+            Reverse(self.level(&entry.message)),
+            entry.returned.is_none(),
+            rank,
+        )
+    }
+
+    /// The first ready message of each level, the highest level first.
+    fn heads(&self) -> Vec<usize> {
+        let mut heads: BTreeMap<Reverse<u8>, usize> = BTreeMap::new();
+        for (index, entry) in self.ready.iter().enumerate() {
+            let head = heads.entry(self.place(entry).0).or_insert(index);
+            if self.place(entry) < self.place(&self.ready[*head]) {
+                *head = index;
+            }
+        }
+        heads.into_values().collect()
+    }
+
+    /// The ready message that is next.
+    fn next(&self) -> Option<usize> {
+        self.heads().first().copied()
+    }
+
+    fn ttl(&self, message: &Message) -> Option<u64> {
+        self.spec.ttl.into_iter().chain(message.expiration).min()
+    }
+
+    fn deadline(&self, message: &Message) -> Option<u64> {
+        Some(message.at + self.ttl(message)?)
+    }
+
+    /// The first message of some level whose time is over. What has no time to wait is not, when it came as `fresh_from` or later.
+    fn expired(&self, now: u64, fresh_from: u64) -> Option<usize> {
+        self.heads().into_iter().find(|index| {
+            let Entry {
+                message, arrival, ..
+            } = &self.ready[*index];
+            self.deadline(message).is_some_and(|at| at <= now)
+                && (self.ttl(message) > Some(0) || *arrival < fresh_from)
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.ready
+            .iter()
+            .map(|entry| entry.message.size as u64)
+            .sum()
+    }
+
+    fn is_over(&self, more: u64, more_bytes: u64) -> bool {
+        let Spec {
+            max_length,
+            max_bytes,
+            ..
+        } = self.spec;
+        max_length.is_some_and(|max| self.ready.len() as u64 + more > max)
+            || max_bytes.is_some_and(|max| self.bytes() + more_bytes > max)
+    }
+
+    pub(crate) fn unacked_of(&self, consumer: u64) -> usize {
+        let of = |out: &&Out| out.consumer == Some(consumer);
+        self.out.iter().filter(of).count()
+    }
+
+    /// Who may have the next message.
+    fn entitled(&self) -> Vec<&Consumer> {
+        let waits_for_better = |consumer: &Consumer| {
+            let best = self.consumers.iter().map(|other| other.priority).max();
+            self.spec.quorum && best > Some(consumer.priority)
+        };
+        let able: Vec<&Consumer> = self
+            .consumers
+            .iter()
+            .filter(|consumer| {
+                let unacked = self.unacked_of(consumer.tag);
+                let has_credit = consumer.no_ack
+                    || consumer.prefetch == 0
+                    || unacked < usize::from(consumer.prefetch);
+                let is_active = !self.spec.single_active
+                    || self.active == Some(consumer.tag) && !waits_for_better(consumer);
+                !consumer.retired && has_credit && is_active
+            })
+            .collect();
+        let best = able.iter().map(|consumer| consumer.priority).max();
+        able.into_iter()
+            .filter(|consumer| Some(consumer.priority) == best)
+            .collect()
+    }
+
+    /// Single active consumer: somebody else may have to take over.
+    fn take_over(&mut self) {
+        if !self.spec.single_active {
+            return;
+        }
+        let is_there = |tag: u64| self.consumers.iter().any(|consumer| consumer.tag == tag);
+        self.active = self.active.filter(|tag| is_there(*tag));
+        // The first of the highest priority.
+        let best = self
+            .consumers
+            .iter()
+            .rev()
+            .max_by_key(|consumer| consumer.priority);
+        let Some(best) = best else { return };
+        let Some(active) = self
+            .consumers
+            .iter()
+            .find(|consumer| Some(consumer.tag) == self.active)
+        else {
+            self.active = Some(best.tag);
+            return;
+        };
+        if self.spec.quorum && best.priority > active.priority && self.unacked_of(active.tag) == 0 {
+            self.active = Some(best.tag);
+        }
+    }
+
+    /// The entry leaves the queue for good.
+    fn leave(&mut self, entry: Entry, fate: Fate, deaths: &mut Deaths) {
+        *self.fates.entry(fate).or_default() += 1;
+        if fate.word().is_some() && self.spec.dead_letters.is_some() {
+            deaths.push((entry.message, fate));
+        }
+    }
+
+    fn renew(&mut self, now: u64) {
+        self.unused_until = self.spec.expires.map(|expires| now + expires);
+    }
+
+    /// The message as a client is to see it.
+    fn shown(&self, entry: &Entry) -> Seen {
+        let Message {
+            id,
+            exchange,
+            key,
+            persistent,
+            priority,
+            expiration,
+            headers,
+            size,
+            ..
+        } = entry.message.clone();
+        let mut headers = headers;
+        if self.spec.quorum && entry.returns > 0 {
+            let count = FieldValue::LongLongInt(i64::from(entry.returns));
+            headers.insert("x-delivery-count".into(), count);
+        }
+        Seen {
+            id,
+            size,
+            exchange,
+            key,
+            persistent,
+            priority,
+            expiration,
+            headers,
+            redelivered: entry.redelivered,
+        }
+    }
+
+    fn check(&self) -> Result<(), Wrong> {
+        let name = &self.spec.name;
+        let gone: u64 = self.fates.values().sum();
+        let here = (self.ready.len() + self.out.len()) as u64;
+        if here + gone != self.entered {
+            return Err(format!(
+                "{name}: {here} here, {:?} gone, {} came",
+                self.fates, self.entered
+            ));
+        }
+        let places: BTreeSet<u64> = self
+            .ready
+            .iter()
+            .chain(self.out.iter().map(|out| &out.entry))
+            .map(|entry| entry.arrival)
+            .collect();
+        if (places.len() as u64) < here {
+            return Err(format!("{name}: a message is in two places"));
+        }
+        if self.spec.overflow == Overflow::DropHead && self.is_over(0, 0) {
+            return Err(format!("{name} is longer than its limit"));
+        }
+        Ok(())
+    }
+}
+
+/// A virtual host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) now: u64,
+    pub(crate) queues: BTreeMap<String, Queue>,
+    /// The routing table's order of queues.
+    slots: Vec<Option<String>>,
+    free: Vec<usize>,
+    ages: u64,
+    arrivals: u64,
+    returns: u64,
+    /// What clients hold, by client and delivery tag: the queue and its age.
+    pub(crate) held: BTreeMap<(usize, u64), (String, u64)>,
+}
+
+fn text(text: &str) -> FieldValue {
+    FieldValue::LongString(text.into())
+}
+
+/// The routing keys of a message: its own, and those of CC.
+fn keys_of(message: &Message) -> Vec<String> {
+    let mut keys = vec![message.key.clone()];
+    if let Some(FieldValue::FieldArray(more)) = message.headers.inner().get("CC") {
+        let more = more.as_slice().iter().filter_map(table::text);
+        keys.extend(more.map(str::to_owned));
+    }
+    keys
+}
+
+fn deaths_of(headers: &FieldTable) -> Vec<FieldTable> {
+    let Some(FieldValue::FieldArray(deaths)) = headers.inner().get("x-death") else {
+        return Vec::new();
+    };
+    let tables = deaths.as_slice().iter().filter_map(|death| match death {
+        FieldValue::FieldTable(death) => Some(death.clone()),
+        _ => None,
+    });
+    tables.collect()
+}
+
+fn has(death: &FieldTable, key: &str, value: &str) -> bool {
+    death.inner().get(key) == Some(&text(value))
+}
+
+impl Model {
+    /// The model at this moment, without queues.
+    pub(crate) fn new(now: u64) -> Self {
+        Self {
+            now,
+            ..Self::default()
+        }
+    }
+
+    fn queue(&mut self, name: &str) -> Result<&mut Queue, Wrong> {
+        self.queues
+            .get_mut(name)
+            .ok_or_else(|| format!("no queue {name}"))
+    }
+
+    /// Where a message goes, in order.
+    pub(crate) fn route(&self, exchange: &str, keys: &[String]) -> Vec<String> {
+        let bound = |exchange: &str| -> BTreeSet<&String> {
+            let fits = |(from, key): &(String, String)| {
+                from == exchange && (exchange != MAIN || keys.contains(key))
+            };
+            self.queues
+                .values()
+                .filter(|queue| queue.spec.bindings.iter().any(fits))
+                .map(|queue| &queue.spec.name)
+                .collect()
+        };
+        let names: BTreeSet<&String> = match exchange {
+            "" => self
+                .queues
+                .keys()
+                .filter(|name| keys.contains(name))
+                .collect(),
+            MAIN if bound(MAIN).is_empty() => bound(REST),
+            other => bound(other),
+        };
+        let slots = self.slots.iter().flatten();
+        slots.filter(|name| names.contains(name)).cloned().collect()
+    }
+
+    /// A queue is declared. Returns its ready messages and consumers.
+    pub(crate) fn declare(&mut self, spec: &Spec) -> (u64, u64) {
+        let now = self.now;
+        if let Some(queue) = self.queues.get_mut(&spec.name) {
+            if !queue.spec.quorum {
+                queue.renew(now);
+            }
+            return (queue.ready.len() as u64, queue.consumers.len() as u64);
+        }
+        self.ages += 1;
+        self.take_slot(&spec.name);
+        let mut queue = Queue {
+            spec: spec.clone(),
+            age: self.ages,
+            ready: Vec::new(),
+            out: Vec::new(),
+            consumers: Vec::new(),
+            active: None,
+            unused_until: None,
+            entered: 0,
+            fates: BTreeMap::new(),
+        };
+        queue.renew(now);
+        self.queues.insert(spec.name.clone(), queue);
+        (0, 0)
+    }
+
+    fn take_slot(&mut self, name: &str) {
+        match self.free.pop() {
+            Some(slot) => self.slots[slot] = Some(name.to_owned()),
+            None => self.slots.push(Some(name.to_owned())),
+        }
+    }
+
+    /// A queue is deleted. Returns its ready messages.
+    pub(crate) fn delete(&mut self, name: &str) -> u64 {
+        let Some(queue) = self.queues.remove(name) else {
+            return 0;
+        };
+        let slot = self
+            .slots
+            .iter()
+            .position(|slot| slot.as_deref() == Some(name));
+        if self.queues.is_empty() {
+            self.slots.clear();
+            self.free.clear();
+        } else if let Some(slot) = slot {
+            self.slots[slot] = None;
+            self.free.push(slot);
+        }
+        queue.ready.len() as u64
+    }
+
+    /// Messages are published together, with the same keys. Says which of them were taken by all queues.
+    pub(crate) fn publish(
+        &mut self,
+        messages: &[Message],
+        observed: &mut Observed,
+    ) -> Result<Vec<bool>, Wrong> {
+        let mut taken = vec![true; messages.len()];
+        let Some(first) = messages.first() else {
+            return Ok(taken);
+        };
+        for name in self.route(&first.exchange, &keys_of(first)) {
+            let (rejected, deaths) = self.enqueue(&name, messages.to_vec(), observed)?;
+            for index in rejected {
+                taken[index] = false;
+            }
+            self.bury(&name, deaths, observed)?;
+        }
+        Ok(taken)
+    }
+
+    /// Messages come to a queue. Returns those it refuses, and what died of it.
+    fn enqueue(
+        &mut self,
+        name: &str,
+        messages: Vec<Message>,
+        observed: &mut Observed,
+    ) -> Result<(Vec<usize>, Deaths), Wrong> {
+        let (mut rejected, mut deaths) = (Vec::new(), Deaths::new());
+        let mut fresh_from = self.arrivals + 1;
+        for (index, mut message) in messages.into_iter().enumerate() {
+            message.at = self.now;
+            self.arrivals += 1;
+            let arrival = self.arrivals;
+            let queue = self.queue(name)?;
+            let overflow = queue.spec.overflow;
+            if overflow != Overflow::DropHead && queue.is_over(1, message.size as u64) {
+                rejected.push(index);
+                if overflow == Overflow::RejectPublishDeadLetter
+                    && queue.spec.dead_letters.is_some()
+                {
+                    deaths.push((message, Fate::MaxLength));
+                }
+                continue;
+            }
+            queue.entered += 1;
+            queue.ready.push(Entry {
+                message,
+                arrival,
+                returned: None,
+                returns: 0,
+                redelivered: false,
+            });
+            if overflow != Overflow::DropHead {
+                deaths.extend(self.run(name, fresh_from, observed)?);
+                fresh_from = self.arrivals + 1;
+            }
+        }
+        deaths.extend(self.run(name, fresh_from, observed)?);
+        Ok((rejected, deaths))
+    }
+
+    /// Whatever a queue has to do after any change: messages are delivered, expire, give way. Those from `fresh_from` on have just
+    /// come. Returns what died.
+    fn run(
+        &mut self,
+        name: &str,
+        fresh_from: u64,
+        observed: &mut Observed,
+    ) -> Result<Deaths, Wrong> {
+        let now = self.now;
+        let queue = self.queue(name)?;
+        let mut deaths = Deaths::new();
+        let mut handed = Vec::new();
+        let age = queue.age;
+        loop {
+            queue.take_over();
+            // What has no time to wait may still be delivered.
+            while let Some(over) = queue.expired(now, fresh_from) {
+                let entry = queue.ready.remove(over);
+                queue.leave(entry, Fate::Expired, &mut deaths);
+            }
+            let entitled = queue.entitled();
+            let (Some(next), false) = (queue.next(), entitled.is_empty()) else {
+                break;
+            };
+            let shown = queue.shown(&queue.ready[next]);
+            let is_next = |consumer: &&&Consumer| {
+                observed
+                    .get(&(consumer.client, consumer.tag))
+                    .and_then(VecDeque::front)
+                    .is_some_and(|got| got.seen == shown)
+            };
+            let Some(&consumer) = entitled.iter().find(is_next) else {
+                return Err(format!(
+                    "{name}: {shown:?} was due to be delivered to one of {entitled:?}; what came is {observed:?}"
+                ));
+            };
+            let consumer = consumer.clone();
+            let got = observed
+                .get_mut(&(consumer.client, consumer.tag))
+                .and_then(VecDeque::pop_front)
+                .ok_or("nothing was observed")?;
+            let entry = queue.ready.remove(next);
+            if consumer.no_ack {
+                queue.leave(entry, Fate::Handed, &mut deaths);
+                continue;
+            }
+            handed.push((consumer.client, got.tag));
+            queue.out.push(Out {
+                entry,
+                client: consumer.client,
+                tag: got.tag,
+                consumer: Some(consumer.tag),
+            });
+        }
+        while let Some(over) = queue.expired(now, u64::MAX) {
+            let entry = queue.ready.remove(over);
+            queue.leave(entry, Fate::Expired, &mut deaths);
+        }
+        while queue.spec.overflow == Overflow::DropHead
+            && queue.is_over(0, 0)
+            && let Some(next) = queue.next()
+        {
+            let entry = queue.ready.remove(next);
+            queue.leave(entry, Fate::MaxLength, &mut deaths);
+        }
+        for key in handed {
+            self.held.insert(key, (name.to_owned(), age));
+        }
+        Ok(deaths)
+    }
+
+    /// What died in a queue goes to where its dead letters go, and what dies of that as well.
+    fn bury(&mut self, name: &str, deaths: Deaths, observed: &mut Observed) -> Result<(), Wrong> {
+        let mut work = VecDeque::from([(name.to_owned(), deaths)]);
+        while let Some((name, deaths)) = work.pop_front() {
+            for (message, fate) in deaths {
+                let (Some(to), Some(reason)) =
+                    (self.queue(&name)?.spec.dead_letters.clone(), fate.word())
+                else {
+                    continue;
+                };
+                let message = self.dead_letter(&name, message, reason, &to);
+                let keys = match &to.key {
+                    Some(key) => vec![key.clone()],
+                    None => keys_of(&message),
+                };
+                for target in self.route(&to.exchange, &keys) {
+                    if fate != Fate::Rejected && goes_round(&message, &target) {
+                        continue;
+                    }
+                    let (_, died) = self.enqueue(&target, vec![message.clone()], observed)?;
+                    if !died.is_empty() {
+                        work.push_back((target, died));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The message as it leaves for the dead-letter exchange.
+    fn dead_letter(
+        &self,
+        queue: &str,
+        mut message: Message,
+        reason: &str,
+        to: &DeadLetters,
+    ) -> Message {
+        let mut deaths = match message.dead_lettered {
+            true => deaths_of(&message.headers),
+            // What a publisher says about earlier deaths is not believed.
+            false => Vec::new(),
+        };
+        let same = |death: &FieldTable| has(death, "queue", queue) && has(death, "reason", reason);
+        let mut death = match deaths.iter().position(same) {
+            Some(index) => deaths.remove(index),
+            None => {
+                let mut death = FieldTable::default();
+                let keys: Vec<_> = keys_of(&message).iter().map(|key| text(key)).collect();
+                death.insert("count".into(), FieldValue::LongLongInt(0));
+                death.insert("reason".into(), text(reason));
+                death.insert("queue".into(), text(queue));
+                death.insert("time".into(), FieldValue::Timestamp(self.now / 1000));
+                death.insert("exchange".into(), text(&message.exchange));
+                death.insert("routing-keys".into(), FieldValue::FieldArray(keys.into()));
+                if let Some(expiration) = message.expiration {
+                    death.insert("original-expiration".into(), text(&expiration.to_string()));
+                }
+                death
+            }
+        };
+        let count = death.inner().get("count").and_then(table::integer);
+        let count = FieldValue::LongLongInt(count.unwrap_or(0) + 1);
+        death.insert("count".into(), count);
+        deaths.insert(0, death);
+        let array: Vec<_> = deaths.into_iter().map(FieldValue::FieldTable).collect();
+        let array = FieldValue::FieldArray(FieldArray::from(array));
+        message.headers.insert("x-death".into(), array);
+        for (what, value) in [
+            ("queue", queue),
+            ("reason", reason),
+            ("exchange", &message.exchange),
+        ] {
+            let first = format!("x-first-death-{what}");
+            if !message.dead_lettered || !message.headers.contains_key(&first) {
+                message
+                    .headers
+                    .insert(ShortString::from(first), text(value));
+            }
+            let last = ShortString::from(format!("x-last-death-{what}"));
+            message.headers.insert(last, text(value));
+        }
+        message.dead_lettered = true;
+        message.expiration = None;
+        message.exchange.clone_from(&to.exchange);
+        if let Some(key) = &to.key {
+            message.key.clone_from(key);
+        }
+        message
+    }
+
+    /// A consumer comes. False if it is refused.
+    pub(crate) fn consume(
+        &mut self,
+        name: &str,
+        consumer: Consumer,
+        observed: &mut Observed,
+    ) -> Result<bool, Wrong> {
+        let queue = self.queue(name)?;
+        if !queue.spec.quorum {
+            let alone = queue.consumers.is_empty() && !queue.spec.single_active;
+            let taken = queue.consumers.iter().any(|other| other.exclusive);
+            if taken || consumer.exclusive && !alone {
+                return Ok(false);
+            }
+        }
+        queue.consumers.push(consumer);
+        if queue.active.is_none() && queue.spec.single_active {
+            queue.active = queue.consumers.last().map(|consumer| consumer.tag);
+        }
+        self.go_on(name, Deaths::new(), observed)?;
+        Ok(true)
+    }
+
+    /// What follows a change of a queue.
+    fn go_on(
+        &mut self,
+        name: &str,
+        mut deaths: Deaths,
+        observed: &mut Observed,
+    ) -> Result<(), Wrong> {
+        deaths.extend(self.run(name, u64::MAX, observed)?);
+        self.bury(name, deaths, observed)
+    }
+
+    /// A consumer goes.
+    pub(crate) fn cancel(
+        &mut self,
+        name: &str,
+        tag: u64,
+        observed: &mut Observed,
+    ) -> Result<(), Wrong> {
+        let now = self.now;
+        let queue = self.queue(name)?;
+        queue.consumers.retain(|consumer| consumer.tag != tag);
+        let was_last = queue.consumers.is_empty();
+        if was_last {
+            queue.renew(now);
+        }
+        let is_over = was_last && queue.spec.auto_delete;
+        self.go_on(name, Deaths::new(), observed)?;
+        if is_over {
+            self.delete(name);
+        }
+        Ok(())
+    }
+
+    /// `basic.get`, and what came of it: the delivery and the number of ready messages left.
+    pub(crate) fn get(
+        &mut self,
+        name: &str,
+        client: usize,
+        no_ack: bool,
+        came: Option<(Got, u32)>,
+        observed: &mut Observed,
+    ) -> Result<(), Wrong> {
+        let now = self.now;
+        let queue = self.queue(name)?;
+        queue.renew(now);
+        let mut deaths = Deaths::new();
+        while let Some(over) = queue.expired(now, u64::MAX) {
+            let entry = queue.ready.remove(over);
+            queue.leave(entry, Fate::Expired, &mut deaths);
+        }
+        let due = queue.next().map(|next| queue.ready.remove(next));
+        let left = queue.ready.len();
+        match (due, came) {
+            (None, None) => {}
+            (Some(entry), Some((got, remaining)))
+                if queue.shown(&entry) == got.seen && left == remaining as usize =>
+            {
+                if no_ack {
+                    queue.leave(entry, Fate::Handed, &mut deaths);
+                } else {
+                    let age = queue.age;
+                    queue.out.push(Out {
+                        entry,
+                        client,
+                        tag: got.tag,
+                        consumer: None,
+                    });
+                    self.held.insert((client, got.tag), (name.to_owned(), age));
+                }
+            }
+            (due, came) => {
+                let due = due.map(|entry| queue.shown(&entry));
+                return Err(format!(
+                    "{name}: {due:?} was due, with {left} left; {came:?} came"
+                ));
+            }
+        }
+        self.go_on(name, deaths, observed)
+    }
+
+    /// A client settles deliveries.
+    pub(crate) fn settle(
+        &mut self,
+        client: usize,
+        tags: &[u64],
+        how: How,
+        observed: &mut Observed,
+    ) -> Result<(), Wrong> {
+        let mut by_queue: BTreeMap<(u64, String), Vec<u64>> = BTreeMap::new();
+        for tag in tags {
+            let Some((name, age)) = self.held.remove(&(client, *tag)) else {
+                return Err(format!("client {client} does not hold {tag}"));
+            };
+            by_queue.entry((age, name)).or_default().push(*tag);
+        }
+        for ((age, name), tags) in by_queue {
+            let mut returns = self.returns;
+            let mut arrivals = self.arrivals;
+            let Some(queue) = self.queues.get_mut(&name).filter(|queue| queue.age == age) else {
+                continue;
+            };
+            let mut deaths = Deaths::new();
+            for tag in tags {
+                let is_it = |out: &Out| out.client == client && out.tag == tag;
+                let Some(index) = queue.out.iter().position(is_it) else {
+                    return Err(format!("{name} does not know of {client}'s {tag}"));
+                };
+                let mut entry = queue.out.remove(index).entry;
+                match how {
+                    How::Ack => queue.leave(entry, Fate::Acked, &mut deaths),
+                    How::Discard => queue.leave(entry, Fate::Rejected, &mut deaths),
+                    How::Requeue => {
+                        entry.returns += 1;
+                        entry.redelivered = true;
+                        let limit = queue.spec.delivery_limit.unwrap_or(20);
+                        if !queue.spec.quorum {
+                            queue.ready.push(entry);
+                        } else if limit < 0 {
+                            // To the end.
+                            arrivals += 1;
+                            entry.arrival = arrivals;
+                            entry.returned = None;
+                            queue.ready.push(entry);
+                        } else if i64::from(entry.returns) > limit {
+                            queue.leave(entry, Fate::DeliveryLimit, &mut deaths);
+                        } else {
+                            returns += 1;
+                            entry.returned = Some(returns);
+                            queue.ready.push(entry);
+                        }
+                    }
+                }
+            }
+            self.returns = returns;
+            self.arrivals = arrivals;
+            self.go_on(&name, deaths, observed)?;
+        }
+        Ok(())
+    }
+
+    /// A client is gone, its channel or its connection.
+    pub(crate) fn leave(&mut self, client: usize, observed: &mut Observed) -> Result<(), Wrong> {
+        let mut gone = Vec::new();
+        for queue in self.queues.values_mut() {
+            for consumer in &mut queue.consumers {
+                if consumer.client == client {
+                    consumer.retired = true;
+                    gone.push((consumer.tag, queue.spec.name.clone()));
+                }
+            }
+        }
+        let held = self.held.keys().filter(|(holder, _)| *holder == client);
+        let held: Vec<u64> = held.map(|(_, tag)| *tag).collect();
+        self.settle(client, &held, How::Requeue, observed)?;
+        gone.sort();
+        for (tag, name) in gone {
+            self.cancel(&name, tag, observed)?;
+        }
+        Ok(())
+    }
+
+    /// Drops everything ready; returns how many.
+    pub(crate) fn purge(&mut self, name: &str, observed: &mut Observed) -> Result<u64, Wrong> {
+        let queue = self.queue(name)?;
+        let ready = std::mem::take(&mut queue.ready);
+        let count = ready.len() as u64;
+        *queue.fates.entry(Fate::Purged).or_default() += count;
+        self.go_on(name, Deaths::new(), observed)?;
+        Ok(count)
+    }
+
+    /// The next moment at which something is due.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        let lease = |queue: &Queue| queue.unused_until.filter(|_| queue.consumers.is_empty());
+        let messages = |queue: &Queue| {
+            let heads = queue.heads().into_iter();
+            heads
+                .filter_map(|head| queue.deadline(&queue.ready[head].message))
+                .min()
+        };
+        self.queues
+            .values()
+            .flat_map(|queue| lease(queue).into_iter().chain(messages(queue)))
+            .min()
+    }
+
+    /// It is `now`: whatever is due happens.
+    pub(crate) fn tick(&mut self, now: u64, observed: &mut Observed) -> Result<(), Wrong> {
+        self.now = now;
+        let mut by_age: Vec<(u64, String)> = self
+            .queues
+            .values()
+            .map(|queue| (queue.age, queue.spec.name.clone()))
+            .collect();
+        by_age.sort();
+        for (_, name) in by_age {
+            self.go_on(&name, Deaths::new(), observed)?;
+            let queue = self.queue(&name)?;
+            if queue.consumers.is_empty() && queue.unused_until.is_some_and(|until| until <= now) {
+                self.delete(&name);
+            }
+        }
+        Ok(())
+    }
+
+    /// The node is stopped and started again; its clients have gone before.
+    pub(crate) fn restart(&mut self) -> Result<(), Wrong> {
+        let now = self.now;
+        self.held.clear();
+        self.queues.retain(|_, queue| queue.spec.durable);
+        self.slots.clear();
+        self.free.clear();
+        for name in self.queues.keys().cloned().collect::<Vec<_>>() {
+            self.take_slot(&name);
+        }
+        for queue in self.queues.values_mut() {
+            let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut queue.ready)
+                .into_iter()
+                .partition(|entry| queue.spec.quorum || entry.message.persistent);
+            queue.ready = kept;
+            *queue.fates.entry(Fate::Transient).or_default() += lost.len() as u64;
+            for entry in &mut queue.ready {
+                // The order of coming back is forgotten: what came back is older than the rest.
+                entry.returned = None;
+            }
+            queue.renew(now);
+        }
+        // What stands at the head now may be over.
+        for name in self.queues.keys().cloned().collect::<Vec<_>>() {
+            self.go_on(&name, Deaths::new(), &mut Observed::new())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Wrong> {
+        self.queues.values().try_for_each(Queue::check)
+    }
+}
+
+/// Whether the message died in `queue` before, and was never rejected since.
+fn goes_round(message: &Message, queue: &str) -> bool {
+    for death in deaths_of(&message.headers) {
+        if has(&death, "reason", "rejected") {
+            return false;
+        }
+        if has(&death, "queue", queue) {
+            return true;
+        }
+    }
+    false
+}

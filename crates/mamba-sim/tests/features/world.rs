@@ -1,0 +1,787 @@
+//! The real broker beside the model: both are told the same, then compared.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mamba_broker::{Broker, BrokerConfig, Now};
+use mamba_codec::{AMQPClass, protocol, scan_properties, table as parse_table};
+use mamba_sim::{
+    client::{Client, Delivered, Heard, Publish, table},
+    disk::{Crash, SimDisk},
+};
+use mamba_store::Store;
+use mamba_types::{FieldTable, FieldValue, Limits};
+use proptest::sample::Index;
+use protocol::{basic, confirm, exchange, queue};
+
+use crate::model::{
+    Consumer, DEAD, Got, How, MAIN, Message, Model, Observed, Overflow, REST, Seen, Spec, Wrong,
+};
+
+const START_MS: u64 = 1_700_000_000_000;
+/// Turns after which everything must have come to rest.
+const TURNS_MAX: usize = 10_000;
+/// Octets of a body at least: its number.
+pub(crate) const BODY_MIN: usize = 8;
+
+/// Where a message is published to.
+#[derive(Clone, Debug)]
+pub(crate) enum To {
+    /// The queue of that number.
+    Queue(usize),
+    /// The direct exchange, with the key of that number; its alternate exchange takes the rest.
+    Main(usize),
+    /// The fanout exchange.
+    Rest,
+}
+
+/// What happens.
+#[derive(Clone, Debug)]
+pub(crate) enum Command {
+    Publish {
+        client: usize,
+        to: To,
+        count: usize,
+        persistent: bool,
+        priority: Option<u8>,
+        expiration: Option<u64>,
+        size: usize,
+        /// A queue in the CC header.
+        cc: Option<usize>,
+        /// It comes with headers, among them made-up deaths.
+        headers: bool,
+    },
+    Consume {
+        client: usize,
+        queue: usize,
+        no_ack: bool,
+        exclusive: bool,
+        prefetch: u16,
+        priority: i64,
+    },
+    Cancel(Index),
+    Get {
+        client: usize,
+        queue: usize,
+        no_ack: bool,
+    },
+    Settle {
+        client: usize,
+        pick: Index,
+        multiple: bool,
+        how: How,
+    },
+    Recover(usize),
+    Leave(usize),
+    Purge(usize),
+    Delete(usize),
+    Declare(usize),
+    Pass(u64),
+    Restart,
+    Maintain,
+}
+
+/// How a world is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) specs: Vec<Spec>,
+    /// Octets of messages in memory.
+    pub(crate) memory: usize,
+    pub(crate) log_file_size: u64,
+}
+
+struct Session {
+    client: Client<()>,
+    published: u64,
+    /// The last delivery tag.
+    last_tag: u64,
+}
+
+pub(crate) struct World {
+    plan: Plan,
+    disk: SimDisk,
+    broker: Option<Arc<Broker>>,
+    started: Instant,
+    passed: u64,
+    sessions: BTreeMap<usize, Session>,
+    model: Model,
+    next_id: u64,
+    next_tag: u64,
+}
+
+/// What was heard besides deliveries.
+type Replies = Vec<(usize, Heard)>;
+
+fn body_of(id: u64, size: usize) -> Vec<u8> {
+    let mut body = id.to_le_bytes().to_vec();
+    body.resize(size, id.to_le_bytes()[0]);
+    body
+}
+
+fn seen(delivered: &Delivered) -> Result<Seen, Wrong> {
+    let broken = || format!("what came is broken: {delivered:?}");
+    let limits = Limits::default();
+    let properties = scan_properties(&delivered.properties, &limits).map_err(|_| broken())?;
+    let headers = match properties.headers {
+        Some(headers) => parse_table(headers, &limits).map_err(|_| broken())?,
+        None => FieldTable::default(),
+    };
+    let expiration = properties.expiration.map(|octets| {
+        let text = std::str::from_utf8(octets).ok()?;
+        text.parse().ok()
+    });
+    let id = delivered.body.first_chunk().ok_or_else(broken)?;
+    let id = u64::from_le_bytes(*id);
+    if delivered.body != body_of(id, delivered.body.len()) {
+        return Err(broken());
+    }
+    Ok(Seen {
+        id,
+        size: delivered.body.len(),
+        exchange: delivered.exchange.clone(),
+        key: delivered.routing_key.clone(),
+        persistent: properties.delivery_mode == Some(2),
+        priority: properties.priority,
+        expiration: expiration
+            .map(|parsed| parsed.ok_or_else(broken))
+            .transpose()?,
+        headers,
+        redelivered: delivered.redelivered,
+    })
+}
+
+impl World {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "any instant will do as the beginning; only differences are looked at"
+    )]
+    pub(crate) fn new(plan: Plan) -> Result<Self, Wrong> {
+        let mut world = Self {
+            plan,
+            disk: SimDisk::new(1),
+            broker: None,
+            started: Instant::now(),
+            passed: 0,
+            sessions: BTreeMap::new(),
+            model: Model::new(START_MS),
+            next_id: 1,
+            next_tag: 1,
+        };
+        world.start()?;
+        world.say(0, &exchange_declare(REST, "fanout", None))?;
+        world.say(0, &exchange_declare(MAIN, "direct", Some(REST)))?;
+        world.say(0, &exchange_declare(DEAD, "fanout", None))?;
+        for index in 0..world.plan.specs.len() {
+            world.run(&Command::Declare(index))?;
+        }
+        Ok(world)
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            instant: self.started + Duration::from_millis(self.passed),
+            unix_ms: START_MS + self.passed,
+        }
+    }
+
+    fn broker(&self) -> Result<&Arc<Broker>, Wrong> {
+        self.broker.as_ref().ok_or_else(|| "no broker".to_owned())
+    }
+
+    fn start(&mut self) -> Result<(), Wrong> {
+        let mut config = BrokerConfig::new(PathBuf::from("/data"));
+        config.log_file_size = self.plan.log_file_size;
+        config.message_memory = self.plan.memory;
+        let disk = Arc::new(self.disk.clone());
+        let opened = Broker::open_on(
+            config,
+            |config| Store::open_manual(config, disk),
+            7,
+            self.now().unix_ms,
+        );
+        self.broker = Some(opened.map_err(|error| format!("the broker does not start: {error}"))?);
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), Wrong> {
+        let broker = self.broker.take().ok_or("no broker")?;
+        if !broker.stop() {
+            return Err("the broker did not stop cleanly".to_owned());
+        }
+        drop(broker);
+        self.disk.crash(Crash::Power);
+        Ok(())
+    }
+
+    /// The client of that number, connected if it is not.
+    fn session(&mut self, number: usize) -> Result<&mut Session, Wrong> {
+        if !self.sessions.contains_key(&number) {
+            let broker = self.broker()?;
+            let client = Client::connect(broker, self.now()).ok_or("nobody can connect")?;
+            let session = Session {
+                client,
+                published: 0,
+                last_tag: 0,
+            };
+            self.sessions.insert(number, session);
+            let select = confirm::AMQPMethod::Select(confirm::Select { nowait: false });
+            self.say(number, &AMQPClass::Confirm(select))?;
+        }
+        let session = self.sessions.get_mut(&number);
+        session.ok_or_else(|| "no session".to_owned())
+    }
+
+    /// Says one thing and lets everything come to rest. Returns the deliveries and the other things heard.
+    fn say(&mut self, client: usize, method: &AMQPClass) -> Result<(Observed, Replies), Wrong> {
+        self.session(client)?.client.say(method, ());
+        self.rest()
+    }
+
+    /// Lets the broker do what it has to do, until nothing happens any more.
+    fn rest(&mut self) -> Result<(Observed, Replies), Wrong> {
+        let now = self.now();
+        let (mut observed, mut replies) = (Observed::new(), Replies::new());
+        for _ in 0..TURNS_MAX {
+            let mut idle = match &self.broker {
+                Some(broker) => !(broker.store().turn() | broker.page_in_once()),
+                None => true,
+            };
+            for (number, session) in &mut self.sessions {
+                idle &= session.client.feed(usize::MAX, now).is_empty();
+                for heard in session.client.hear(now) {
+                    idle = false;
+                    match heard {
+                        Heard::Deliver {
+                            consumer_tag,
+                            message,
+                        } => {
+                            let tag = consumer_tag.trim_start_matches('c').parse();
+                            let tag = tag.map_err(|_| format!("an unknown tag {consumer_tag}"))?;
+                            let got = session.got(&message)?;
+                            observed.entry((*number, tag)).or_default().push_back(got);
+                        }
+                        other => replies.push((*number, other)),
+                    }
+                }
+            }
+            if idle {
+                return Ok((observed, replies));
+            }
+        }
+        Err("the broker never comes to rest".to_owned())
+    }
+
+    /// Everything a command has come to must be what the model says.
+    fn compare(&self, observed: &Observed) -> Result<(), Wrong> {
+        if let Some((lane, got)) = observed.iter().find(|(_, got)| !got.is_empty()) {
+            return Err(format!("{lane:?} got what was not due: {got:?}"));
+        }
+        self.model.check()?;
+        let vhost = self.broker()?.vhost("/").ok_or("no virtual host")?;
+        let there: Vec<String> = vhost.queues().iter().map(|q| q.name.to_string()).collect();
+        let due: Vec<&String> = self.model.queues.keys().collect();
+        if there.iter().collect::<Vec<_>>() != due {
+            return Err(format!("queues {there:?} are there, not {due:?}"));
+        }
+        for (name, queue) in &self.model.queues {
+            let cell = vhost.queue(name).ok_or("it was just there")?;
+            let counts = cell.counts();
+            let out = queue.out.iter().map(|out| out.entry.message.size as u64);
+            let due = [
+                queue.ready.len() as u64,
+                queue.out.len() as u64,
+                queue.bytes(),
+                out.sum(),
+                queue.consumers.len() as u64,
+            ];
+            let there = [
+                counts.ready,
+                counts.unacked,
+                counts.ready_bytes,
+                counts.unacked_bytes,
+                counts.consumers,
+            ];
+            if there != due {
+                return Err(format!(
+                    "{name} has {there:?} (ready, unacked, their octets, consumers), not {due:?}: {queue:#?}"
+                ));
+            }
+        }
+        let (sleeps, due) = (self.broker()?.next_deadline(), self.model.next_deadline());
+        if due.is_some() && sleeps.is_none_or(|sleeps| Some(sleeps) > due) {
+            return Err(format!(
+                "the broker sleeps until {sleeps:?}, but {due:?} is due"
+            ));
+        }
+        Ok(())
+    }
+
+    fn name(&self, queue: usize) -> String {
+        self.plan.specs[queue % self.plan.specs.len()].name.clone()
+    }
+
+    /// The queue's name, if it is there.
+    fn known(&self, queue: usize) -> Option<String> {
+        let name = self.name(queue);
+        self.model.queues.contains_key(&name).then_some(name)
+    }
+
+    /// Whether a client may hold deliveries of that queue. Each client holds those of one: which of several queues gets its
+    /// messages back first is nobody's business.
+    fn is_home(&self, client: usize, queue: usize) -> bool {
+        let queues = self.plan.specs.len();
+        client % queues == queue % queues
+    }
+
+    /// One command to both sides.
+    pub(crate) fn run(&mut self, command: &Command) -> Result<(), Wrong> {
+        let mut observed = Observed::new();
+        match command.clone() {
+            Command::Publish { .. } => observed = self.publish(command)?,
+            Command::Consume {
+                client,
+                queue,
+                no_ack,
+                exclusive,
+                prefetch,
+                priority,
+            } => {
+                let Some(name) = self.known(queue) else {
+                    return Ok(());
+                };
+                if !no_ack && !self.is_home(client, queue) {
+                    return Ok(());
+                }
+                let qos = basic::AMQPMethod::Qos(basic::Qos {
+                    prefetch_count: prefetch,
+                    global: false,
+                });
+                self.say(client, &AMQPClass::Basic(qos))?;
+                self.next_tag += 1;
+                let tag = self.next_tag;
+                let consume = basic::AMQPMethod::Consume(basic::Consume {
+                    queue: name.as_str().into(),
+                    consumer_tag: format!("c{tag}").into(),
+                    no_ack,
+                    exclusive,
+                    arguments: table(&[("x-priority", FieldValue::LongLongInt(priority))]),
+                    ..basic::Consume::default()
+                });
+                (observed, _) = self.say(client, &AMQPClass::Basic(consume))?;
+                let consumer = Consumer {
+                    client,
+                    tag,
+                    no_ack,
+                    exclusive,
+                    prefetch,
+                    priority,
+                    retired: false,
+                };
+                if !self.model.consume(&name, consumer, &mut observed)? {
+                    let closed = self.session(client)?.client.closed().map(str::to_owned);
+                    if !closed.is_some_and(|text| text.contains("in exclusive use")) {
+                        return Err(format!("{name} took an exclusive consumer beside another"));
+                    }
+                    self.model.leave(client, &mut observed)?;
+                    self.sessions.remove(&client);
+                    self.rest()?;
+                }
+            }
+            Command::Cancel(pick) => {
+                let consumers: Vec<(usize, u64, String)> = self
+                    .model
+                    .queues
+                    .values()
+                    .flat_map(|queue| {
+                        let name = &queue.spec.name;
+                        let consumers = queue.consumers.iter();
+                        consumers.map(|one| (one.client, one.tag, name.clone()))
+                    })
+                    .collect();
+                if consumers.is_empty() {
+                    return Ok(());
+                }
+                let (client, tag, name) = pick.get(&consumers).clone();
+                let cancel = basic::AMQPMethod::Cancel(basic::Cancel {
+                    consumer_tag: format!("c{tag}").into(),
+                    nowait: false,
+                });
+                (observed, _) = self.say(client, &AMQPClass::Basic(cancel))?;
+                self.model.cancel(&name, tag, &mut observed)?;
+            }
+            Command::Get {
+                client,
+                queue,
+                no_ack,
+            } => {
+                let Some(name) = self.known(queue) else {
+                    return Ok(());
+                };
+                let Spec {
+                    quorum,
+                    single_active,
+                    ..
+                } = self.model.queues[&name].spec;
+                if quorum && single_active || !no_ack && !self.is_home(client, queue) {
+                    return Ok(());
+                }
+                let get = basic::AMQPMethod::Get(basic::Get {
+                    queue: name.as_str().into(),
+                    no_ack,
+                });
+                let (mut deliveries, mut replies) = self.say(client, &AMQPClass::Basic(get))?;
+                let came = match replies.pop() {
+                    Some((_, Heard::GetOk { message, remaining })) => {
+                        // Its tag was drawn when it was heard, among the others.
+                        let got = self.session(client)?.got(&message)?;
+                        Some((got, remaining))
+                    }
+                    Some((_, Heard::Method(class)))
+                        if matches!(*class, AMQPClass::Basic(basic::AMQPMethod::GetEmpty(_))) =>
+                    {
+                        None
+                    }
+                    other => return Err(format!("basic.get was answered with {other:?}")),
+                };
+                self.model
+                    .get(&name, client, no_ack, came, &mut deliveries)?;
+                observed = deliveries;
+            }
+            Command::Settle {
+                client,
+                pick,
+                multiple,
+                how,
+            } => {
+                let held = self
+                    .model
+                    .held
+                    .keys()
+                    .filter(|(holder, _)| *holder == client);
+                let held: Vec<u64> = held.map(|(_, tag)| *tag).collect();
+                if held.is_empty() {
+                    return Ok(());
+                }
+                let tag = *pick.get(&held);
+                let tags: Vec<u64> = match multiple {
+                    true => held.into_iter().filter(|other| *other <= tag).collect(),
+                    false => vec![tag],
+                };
+                let method = match how {
+                    How::Ack => basic::AMQPMethod::Ack(basic::Ack {
+                        delivery_tag: tag,
+                        multiple,
+                    }),
+                    How::Discard if !multiple => basic::AMQPMethod::Reject(basic::Reject {
+                        delivery_tag: tag,
+                        requeue: false,
+                    }),
+                    How::Discard | How::Requeue => basic::AMQPMethod::Nack(basic::Nack {
+                        delivery_tag: tag,
+                        multiple,
+                        requeue: how == How::Requeue,
+                    }),
+                };
+                (observed, _) = self.say(client, &AMQPClass::Basic(method))?;
+                self.model.settle(client, &tags, how, &mut observed)?;
+            }
+            Command::Recover(client) => {
+                let recover = basic::AMQPMethod::Recover(basic::Recover { requeue: true });
+                (observed, _) = self.say(client, &AMQPClass::Basic(recover))?;
+                let held = self
+                    .model
+                    .held
+                    .keys()
+                    .filter(|(holder, _)| *holder == client);
+                let held: Vec<u64> = held.map(|(_, tag)| *tag).collect();
+                self.model
+                    .settle(client, &held, How::Requeue, &mut observed)?;
+            }
+            Command::Leave(client) => {
+                if self.sessions.remove(&client).is_none() {
+                    return Ok(());
+                }
+                (observed, _) = self.rest()?;
+                self.model.leave(client, &mut observed)?;
+            }
+            Command::Purge(queue) => {
+                let Some(name) = self.known(queue) else {
+                    return Ok(());
+                };
+                let purge = queue::AMQPMethod::Purge(queue::Purge {
+                    queue: name.as_str().into(),
+                    nowait: false,
+                });
+                let (deliveries, replies) = self.say(0, &AMQPClass::Queue(purge))?;
+                observed = deliveries;
+                let count = self.model.purge(&name, &mut observed)?;
+                expect(&replies, &format!("PurgeOk {{ message_count: {count} }}"))?;
+            }
+            Command::Delete(queue) => {
+                let Some(name) = self.known(queue) else {
+                    return Ok(());
+                };
+                let delete = queue::AMQPMethod::Delete(queue::Delete {
+                    queue: name.as_str().into(),
+                    ..queue::Delete::default()
+                });
+                let (_, replies) = self.say(0, &AMQPClass::Queue(delete))?;
+                let count = self.model.delete(&name);
+                expect(&replies, &format!("DeleteOk {{ message_count: {count} }}"))?;
+            }
+            Command::Declare(queue) => {
+                let spec = self.plan.specs[queue % self.plan.specs.len()].clone();
+                let is_new = !self.model.queues.contains_key(&spec.name);
+                let (_, replies) = self.say(0, &declare(&spec))?;
+                let (ready, consumers) = self.model.declare(&spec);
+                let ok = format!("message_count: {ready}, consumer_count: {consumers}");
+                expect(&replies, &ok)?;
+                if is_new {
+                    for (exchange, key) in &spec.bindings {
+                        let bind = queue::AMQPMethod::Bind(queue::Bind {
+                            queue: spec.name.as_str().into(),
+                            exchange: exchange.as_str().into(),
+                            routing_key: key.as_str().into(),
+                            ..queue::Bind::default()
+                        });
+                        self.say(0, &AMQPClass::Queue(bind))?;
+                    }
+                }
+            }
+            Command::Pass(time) => self.pass(time)?,
+            Command::Restart => {
+                while let Some((client, session)) = self.sessions.pop_first() {
+                    drop(session);
+                    let (mut observed, _) = self.rest()?;
+                    self.model.leave(client, &mut observed)?;
+                    self.compare(&observed)?;
+                }
+                self.stop()?;
+                self.start()?;
+                self.model.restart()?;
+                self.rest()?;
+            }
+            Command::Maintain => {
+                self.broker()?.maintain();
+                (observed, _) = self.rest()?;
+            }
+        }
+        self.compare(&observed)
+    }
+
+    fn publish(&mut self, command: &Command) -> Result<Observed, Wrong> {
+        let Command::Publish {
+            client,
+            to,
+            count,
+            persistent,
+            priority,
+            expiration,
+            size,
+            cc,
+            headers,
+        } = command
+        else {
+            return Err("no publish".to_owned());
+        };
+        let (exchange, key) = match to {
+            To::Queue(queue) => (String::new(), self.name(*queue)),
+            To::Main(key) => (MAIN.to_owned(), format!("k{key}")),
+            To::Rest => (REST.to_owned(), String::new()),
+        };
+        let text = |text: &str| FieldValue::LongString(text.into());
+        let mut entries = Vec::new();
+        if let Some(cc) = cc {
+            let keys = vec![text(&self.name(*cc)), text("k0")];
+            entries.push(("CC", FieldValue::FieldArray(keys.into())));
+        }
+        if *headers {
+            let mut death = FieldTable::default();
+            death.insert("queue".into(), text("q0"));
+            death.insert("reason".into(), text("expired"));
+            death.insert("count".into(), FieldValue::LongLongInt(5));
+            let deaths = vec![FieldValue::FieldTable(death)];
+            entries.push(("a", FieldValue::Boolean(true)));
+            entries.push(("x-death", FieldValue::FieldArray(deaths.into())));
+            entries.push(("x-first-death-queue", text("made up")));
+        }
+        let headers = table(&entries);
+        let (mut messages, mut publishes) = (Vec::new(), Vec::new());
+        for _ in 0..*count {
+            let id = self.next_id;
+            self.next_id += 1;
+            messages.push(Message {
+                id,
+                exchange: exchange.clone(),
+                key: key.clone(),
+                persistent: *persistent,
+                priority: *priority,
+                expiration: *expiration,
+                headers: headers.clone(),
+                size: *size,
+                at: 0,
+                dead_lettered: false,
+            });
+            publishes.push(Publish {
+                exchange: exchange.clone(),
+                routing_key: key.clone(),
+                persistent: *persistent,
+                priority: *priority,
+                expiration_ms: *expiration,
+                headers: headers.clone(),
+                body: body_of(id, *size),
+            });
+        }
+        let session = self.session(*client)?;
+        session.client.publish_together(&publishes, ());
+        let first = session.published + 1;
+        session.published += *count as u64;
+        let last = session.published;
+        let (mut observed, replies) = self.rest()?;
+        let taken = self.model.publish(&messages, &mut observed)?;
+        let mut answers: BTreeMap<u64, bool> = BTreeMap::new();
+        for (_, heard) in replies {
+            let Heard::Confirm {
+                tag,
+                multiple,
+                nack,
+            } = heard
+            else {
+                return Err(format!("a publish was answered with {heard:?}"));
+            };
+            let from = if multiple { first } else { tag };
+            for tag in (from..=tag).filter(|tag| *tag >= first && *tag <= last) {
+                answers.entry(tag).or_insert(!nack);
+            }
+        }
+        let due: BTreeMap<u64, bool> = (first..).zip(taken).collect();
+        if answers != due {
+            return Err(format!("the confirms are {answers:?}, not {due:?}"));
+        }
+        Ok(observed)
+    }
+
+    /// Time passes, with a stop whenever the broker asked for one.
+    fn pass(&mut self, time: u64) -> Result<(), Wrong> {
+        let end = self.passed + time;
+        for _ in 0..TURNS_MAX {
+            let next = self.broker()?.next_deadline();
+            let next = next.map_or(end, |at| at.saturating_sub(START_MS));
+            self.passed = next.clamp(self.passed, end);
+            let now = self.now().unix_ms;
+            self.broker()?.tick(now);
+            let (mut observed, _) = self.rest()?;
+            self.model.tick(now, &mut observed)?;
+            self.compare(&observed)?;
+            if self.passed == end {
+                return Ok(());
+            }
+        }
+        Err("the broker asks for time without end".to_owned())
+    }
+
+    /// Reads all that is left, in order.
+    pub(crate) fn drain(&mut self) -> Result<(), Wrong> {
+        for client in self.sessions.keys().copied().collect::<Vec<_>>() {
+            self.run(&Command::Leave(client))?;
+        }
+        for queue in 0..self.plan.specs.len() {
+            self.run(&Command::Consume {
+                client: queue,
+                queue,
+                no_ack: true,
+                exclusive: false,
+                prefetch: 0,
+                priority: 0,
+            })?;
+        }
+        let left = self.model.queues.values().map(|queue| queue.ready.len());
+        match left.sum() {
+            0 => Ok(()),
+            left => Err(format!("{left} messages stay behind")),
+        }
+    }
+}
+
+impl Session {
+    fn got(&mut self, delivered: &Delivered) -> Result<Got, Wrong> {
+        self.last_tag += 1;
+        if delivered.tag != self.last_tag {
+            return Err(format!(
+                "delivery tag {} came instead of {}",
+                delivered.tag, self.last_tag
+            ));
+        }
+        Ok(Got {
+            tag: delivered.tag,
+            seen: seen(delivered)?,
+        })
+    }
+}
+
+fn expect(replies: &Replies, text: &str) -> Result<(), Wrong> {
+    let fits = |(_, heard): &(usize, Heard)| format!("{heard:?}").contains(text);
+    match replies.iter().any(fits) {
+        true => Ok(()),
+        false => Err(format!("{replies:?} came instead of {text}")),
+    }
+}
+
+fn exchange_declare(name: &str, kind: &str, alternate: Option<&str>) -> AMQPClass {
+    let alternate = alternate.map(|to| ("alternate-exchange", FieldValue::LongString(to.into())));
+    AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
+        exchange: name.into(),
+        kind: kind.into(),
+        durable: true,
+        arguments: table(&alternate.into_iter().collect::<Vec<_>>()),
+        ..exchange::Declare::default()
+    }))
+}
+
+fn declare(spec: &Spec) -> AMQPClass {
+    let text = |text: &str| FieldValue::LongString(text.into());
+    let mut arguments = Vec::new();
+    let mut integer = |key, value: Option<u64>| {
+        let value = value.and_then(|value| i64::try_from(value).ok());
+        arguments.extend(value.map(|value| (key, FieldValue::LongLongInt(value))));
+    };
+    integer("x-message-ttl", spec.ttl);
+    integer("x-expires", spec.expires);
+    integer("x-max-length", spec.max_length);
+    integer("x-max-length-bytes", spec.max_bytes);
+    let levels = Some(u64::from(spec.max_priority)).filter(|max| *max > 0);
+    integer("x-max-priority", levels);
+    if spec.quorum {
+        arguments.push(("x-queue-type", text("quorum")));
+    }
+    if let Some(limit) = spec.delivery_limit {
+        arguments.push(("x-delivery-limit", FieldValue::LongLongInt(limit)));
+    }
+    if spec.single_active {
+        arguments.push(("x-single-active-consumer", FieldValue::Boolean(true)));
+    }
+    match spec.overflow {
+        Overflow::DropHead => {}
+        Overflow::RejectPublish => arguments.push(("x-overflow", text("reject-publish"))),
+        Overflow::RejectPublishDeadLetter => {
+            arguments.push(("x-overflow", text("reject-publish-dlx")));
+        }
+    }
+    if let Some(to) = &spec.dead_letters {
+        arguments.push(("x-dead-letter-exchange", text(&to.exchange)));
+        if let Some(key) = &to.key {
+            arguments.push(("x-dead-letter-routing-key", text(key)));
+        }
+    }
+    AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+        queue: spec.name.as_str().into(),
+        durable: spec.durable,
+        auto_delete: spec.auto_delete,
+        arguments: table(&arguments),
+        ..queue::Declare::default()
+    }))
+}
