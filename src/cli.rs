@@ -11,6 +11,7 @@ use crate::{
         LogFormat,
         value::{ListenAddress, OptionalListen},
     },
+    definitions::DefinitionsArgs,
     shell::GenerateArgs,
     store::StoreArgs,
 };
@@ -54,9 +55,11 @@ pub(crate) enum Command {
     Restore(RestoreArgs),
     /// Look into the data folder of a stopped node: what is in it, and whether it is sound
     Store(StoreArgs),
+    /// Take the definitions of the running node out as JSON, or add some to it
+    Definitions(DefinitionsArgs),
     /// Put load on any AMQP 0-9-1 broker and measure it
     Perf(Box<mamba_perf::Args>),
-    /// Manage the broker on this machine as with rabbitmqctl: users, virtual hosts, permissions, limits
+    /// Manage the broker on this machine as with rabbitmqctl: users, virtual hosts, permissions, limits, policies
     #[command(disable_help_flag = true)]
     Ctl {
         /// COMMAND with its arguments and options; `help` lists them

@@ -1,7 +1,9 @@
-//! `mambamq ctl COMMAND`: rabbitmqctl's commands for users, virtual hosts, permissions, limits and policies, over the
+//! `mambamq ctl COMMAND`: rabbitmqctl's commands for users, virtual hosts, permissions, limits, policies, parameters and definitions, over the
 //! control socket of a broker on this machine. Arguments, output and exit codes are rabbitmqctl's.
 
+mod definitions;
 mod output;
+mod parameters;
 mod policies;
 mod tenants;
 mod topology;
@@ -266,10 +268,12 @@ type Part = (
     fn(&mut Node, &Invocation) -> Done,
 );
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 5] = [
     (&tenants::COMMANDS, tenants::perform),
     (&policies::COMMANDS, policies::perform),
     (&topology::COMMANDS, topology::perform),
+    (&parameters::COMMANDS, parameters::perform),
+    (&definitions::COMMANDS, definitions::perform),
 ];
 
 /// How a command is called; `None` if there is none of that name.

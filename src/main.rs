@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod control;
 mod ctl;
+mod definitions;
 mod logging;
 mod metrics;
 mod node;
@@ -85,6 +86,9 @@ fn main() -> ExitCode {
             } else {
                 ExitCode::from(EXIT_FAILURE)
             })
+        }),
+        Command::Definitions(arguments) => on_folder(arguments.data(), |folder| {
+            definitions::run(folder, &arguments).map(|text| print(&text))
         }),
         Command::Ctl { words } => ctl::run(words, |folder, config| {
             let of = |name| std::env::var_os(name).map(PathBuf::from);

@@ -14,7 +14,7 @@ use mamba_store::{OpenError, RecoveryReport};
 
 use crate::{
     config::{Config, Store, SyncMode},
-    process,
+    definitions, process,
 };
 
 /// Opens the data folder and recovers what is in it.
@@ -29,6 +29,22 @@ pub(crate) fn open(config: &Config) -> Result<Arc<Broker>, OpenError> {
     )?;
     report(broker.recovery_report());
     Ok(broker)
+}
+
+/// Imports the file of definitions, if one is configured. Nobody is connected yet.
+///
+/// # Errors
+/// What is wrong with the file, or with which object in it.
+pub(crate) fn load_definitions(broker: &Broker, config: &Config) -> Result<(), String> {
+    let path = &config.node.load_definitions;
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let text = definitions::read_file(path).map_err(|error| error.to_string())?;
+    let imported = broker.import_definitions(text.as_bytes(), None, mamba_server::unix_ms());
+    imported
+        .map(drop)
+        .map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Listens on these addresses.
@@ -90,6 +106,7 @@ fn broker_config(config: &Config) -> BrokerConfig {
         default_vhost: config.auth.default_vhost.clone(),
         anonymous_user: Some(config.auth.anonymous_user.clone()).filter(|user| !user.is_empty()),
         loopback_users: config.auth.loopback_users.clone(),
+        seed_new_node: config.node.load_definitions.as_os_str().is_empty(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The life of a broker process.
 //!
 //! ```text
-//! lock data folder -> recover -> bind -> announce -> serve -> (signal, closed stdin) -> close connections -> flush -> exit 0
+//! lock data folder -> recover -> load definitions -> bind -> announce -> serve -> (signal, closed stdin) -> close connections -> flush -> exit 0
 //! ```
 
 use std::{
@@ -95,6 +95,8 @@ enum StartError {
         "cannot write the lock file in the data folder: {0}; the broker's user needs write permission there"
     )]
     Announce(io::Error),
+    #[error("node.load_definitions: {0}")]
+    Definitions(String),
     #[error("{0}")]
     Address(String),
     #[error(transparent)]
@@ -144,6 +146,7 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     let mut requests =
         StopRequests::new(stop_with_stdin, tls.clone()).map_err(StartError::System)?;
     let broker = node::open(config)?;
+    node::load_definitions(&broker, config).map_err(StartError::Definitions)?;
 
     let addresses = resolve_all(&config.listeners.amqp)?;
     let tls_addresses = resolve_all(&config.listeners.amqps)?;

@@ -56,16 +56,27 @@ enum Nature {
     Purged,
     /// Its consumer does not ack.
     AutoAck,
+    /// Its dead letters go to another queue of the group that begins with this one. Whatever happens in between, each message is in
+    /// one of them, or in two after a crash.
+    Moving(u8),
 }
 
-const SHARED: [(&str, Nature); 6] = [
+const SHARED: [(&str, Nature); 10] = [
     ("crash.classic", Nature::Classic),
     ("crash.many", Nature::Classic),
     ("crash.quorum", Nature::Quorum),
     ("crash.priority", Nature::Priority),
     ("crash.purged", Nature::Purged),
     ("crash.auto", Nature::AutoAck),
+    ("crash.work", Nature::Moving(WORK)),
+    ("crash.wait", Nature::Moving(WORK)),
+    ("crash.short", Nature::Moving(SHORT)),
+    ("crash.dead", Nature::Moving(SHORT)),
 ];
+/// What is rejected here waits in the next queue for its time to pass, and comes back.
+const WORK: u8 = 6;
+/// What is too much here goes to the next queue.
+const SHORT: u8 = 8;
 const FANNED: [u8; 4] = [0, 1, 2, 3];
 /// Queues that come and go, numbered after the shared ones.
 const CHURNED: usize = 6;
@@ -85,8 +96,30 @@ fn nature(queue: u8) -> Nature {
     }
 }
 
+/// The first queue of its group; itself if it is in none.
+fn home(queue: u8) -> u8 {
+    match nature(queue) {
+        Nature::Moving(home) => home,
+        _ => queue,
+    }
+}
+
 fn declaration(queue: u8) -> AMQPClass {
+    let dead_letters_to = |queue: u8, more: (&str, Value)| {
+        table([
+            ("x-dead-letter-exchange", text("")),
+            ("x-dead-letter-routing-key", text(&queue_name(queue))),
+            more,
+        ])
+    };
     let arguments = match nature(queue) {
+        Nature::Moving(_) if queue == WORK => {
+            dead_letters_to(WORK + 1, ("x-queue-type", text("classic")))
+        }
+        Nature::Moving(WORK) => dead_letters_to(WORK, ("x-message-ttl", int(20))),
+        Nature::Moving(_) if queue == SHORT => {
+            dead_letters_to(SHORT + 1, ("x-max-length", int(20)))
+        }
         Nature::Quorum => table([
             ("x-queue-type", text("quorum")),
             ("x-delivery-limit", int(1_000_000)),
@@ -215,8 +248,10 @@ struct Sent {
 #[derive(Clone, Copy)]
 enum Done {
     Holds,
-    /// Acked or rejected: it may be gone.
+    /// Acked: it may be gone.
     Settled,
+    /// Rejected: it is gone, or a dead letter.
+    Discarded,
     /// Given back at that moment.
     Returned(Stamp),
 }
@@ -462,7 +497,7 @@ fn consumer(
                     vec![tag],
                     Done::Returned(shared.now()),
                 ),
-                50..=54 => (reject(tag, ""), vec![tag], Done::Settled),
+                50..=54 => (reject(tag, ""), vec![tag], Done::Discarded),
                 55..=57 => (
                     reject(tag, "requeue"),
                     vec![tag],
@@ -738,7 +773,7 @@ impl Oracle {
         for queue in &sent.queues {
             let survives = sent.persistent || nature(*queue) == Nature::Quorum;
             self.entries.insert(
-                (*queue, sent.id),
+                (home(*queue), sent.id),
                 Entry {
                     priority: if nature(*queue) == Nature::Priority {
                         sent.priority
@@ -789,7 +824,7 @@ impl Oracle {
         let mut order: HashMap<(u64, u64, u8), u64> = HashMap::new();
         for one in &got {
             self.delivered += 1;
-            let key = (one.queue, one.id);
+            let key = (home(one.queue), one.id);
             let Some(entry) = self.entries.get_mut(&key) else {
                 self.violation(
                     one.queue,
@@ -798,6 +833,16 @@ impl Oracle {
                 );
                 continue;
             };
+            if let Nature::Moving(_) = nature(one.queue) {
+                // It moves on by itself, and after a crash it may be in two of the queues.
+                entry.settled |= match one.done {
+                    Done::Settled => true,
+                    // Only the last queue has no dead letters.
+                    Done::Discarded => one.queue == SHORT + 1,
+                    Done::Holds | Done::Returned(_) => false,
+                };
+                continue;
+            }
             if one.late {
                 continue;
             }
@@ -806,7 +851,7 @@ impl Oracle {
                 unnoted.push(key);
             }
             let priority = entry.priority;
-            if matches!(one.done, Done::Settled) {
+            if matches!(one.done, Done::Settled | Done::Discarded) {
                 entry.settled = true;
             }
             if received && !one.redelivered {
@@ -817,7 +862,7 @@ impl Oracle {
                 );
             }
             match last.insert(key, one.done) {
-                Some(Done::Settled) => {
+                Some(Done::Settled | Done::Discarded) => {
                     self.violation(one.queue, one.id, "delivered again after it was settled");
                 }
                 Some(Done::Holds) => {
@@ -837,7 +882,7 @@ impl Oracle {
             }
         }
         for one in got.iter().filter(|one| one.late && one.at < noted) {
-            if let Some(entry) = self.entries.get_mut(&(one.queue, one.id)) {
+            if let Some(entry) = self.entries.get_mut(&(home(one.queue), one.id)) {
                 entry.received = true;
             }
         }
@@ -890,13 +935,29 @@ impl Oracle {
                 self.violation(queue, *id, "came behind a later one after a restart");
             }
         }
+        self.nothing_is_lost(queue, &seen, how);
+    }
+
+    /// All that a group of queues held after a restart.
+    fn drained_group(&mut self, home: u8, all: &[Id]) {
+        self.drained += all.len() as u64;
+        for id in all {
+            if !self.entries.contains_key(&(home, *id)) {
+                self.violation(home, *id, "is in its group and was never published there");
+            }
+        }
+        let seen = all.iter().copied().collect();
+        self.nothing_is_lost(home, &seen, "consumers of all its group");
+    }
+
+    fn nothing_is_lost(&mut self, queue: u8, seen: &BTreeSet<Id>, how: &str) {
         let due: BTreeSet<Id> = self
             .entries
             .iter()
             .filter(|((of, _), entry)| *of == queue && entry.promised && !entry.settled)
             .map(|((_, id), _)| *id)
             .collect();
-        let missing: Vec<Id> = due.difference(&seen).copied().collect();
+        let missing: Vec<Id> = due.difference(seen).copied().collect();
         for id in &missing {
             self.violation(queue, *id, "LOST: confirmed, never settled, and not there");
         }
@@ -912,6 +973,50 @@ impl Oracle {
         // All of it is acked, and the acks are in the log.
         self.entries.retain(|(of, _), _| *of != queue);
     }
+}
+
+/// Fetches everything a group of queues holds, wherever it is on its way between them.
+fn drain_group(client: &Client, group: u8, oracle: &mut Oracle) {
+    let channel = client.channel(3);
+    let names: Vec<String> = (group..)
+        .take_while(|queue| SHARED.len() > usize::from(*queue) && home(*queue) == group)
+        .map(queue_name)
+        .collect();
+    let mut all = Vec::new();
+    let mut take = |patience: Duration| match client.try_take(3, patience, |_| true) {
+        Ok(event @ Event::Content(..)) => {
+            let content = content(event).expect("a delivery");
+            match identify(&content.body) {
+                Ok(id) => all.push(id),
+                Err(why) => oracle.violations.push(format!("{}: {why}", names[0])),
+            }
+            channel.send(&ack(content.tag, ""));
+            true
+        }
+        Err(Silence::Timeout) => false,
+        other => panic!("a delivery was due, {other:?} came"),
+    };
+    // The last one is the one that messages leave by themselves: once it is empty, nothing moves any more.
+    let is_empty = || names.iter().rev().all(|name| channel.ready(name) == 0);
+    let deadline = Instant::now() + PATIENCE;
+    while !is_empty() {
+        assert!(Instant::now() < deadline, "{names:?} are never empty");
+        for name in &names {
+            channel.consume(name, name, "");
+        }
+        while take(Duration::from_millis(100)) || !is_empty() {
+            assert!(Instant::now() < deadline, "{names:?} are never empty");
+        }
+        for name in &names {
+            channel.call(&cancel(name, ""));
+        }
+        // All that was handed over came before that answer.
+        while take(Duration::from_millis(1)) {}
+    }
+    channel.flow();
+    client.put_persistent(MARKER, "drained");
+    channel.close();
+    oracle.drained_group(group, &all);
 }
 
 /// Fetches everything a queue holds, one way or the other.
@@ -1296,8 +1401,15 @@ fn crashes(run: &mut Run, folder: PathBuf) {
                 .map(|(queue, _)| *queue);
             for queue in (0..).take(SHARED.len()).chain(present) {
                 // Not all, so that some grow old.
-                if round == run.rounds || run.random.below(4) != 0 {
-                    drain(&client, queue, &mut run.random, &mut oracle);
+                if round != run.rounds && run.random.below(4) == 0 {
+                    continue;
+                }
+                match nature(queue) {
+                    Nature::Moving(group) if group == queue => {
+                        drain_group(&client, group, &mut oracle);
+                    }
+                    Nature::Moving(_) => {}
+                    _ => drain(&client, queue, &mut run.random, &mut oracle),
                 }
             }
         }

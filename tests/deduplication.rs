@@ -349,6 +349,44 @@ mod queue {
     }
 
     #[test]
+    fn a_delayed_message_counts_from_its_publishing() {
+        let client = Client::connect();
+        let (queue, exchange) = (name(), name());
+        let mut publisher = Publisher::on(&client, 1);
+        let channel = &publisher.channel;
+        let inner = table([("x-delayed-type", text("fanout"))]);
+        channel.call(&exchange_declare(
+            &exchange,
+            "x-delayed-message",
+            "durable",
+            inner,
+        ));
+        channel.queue(&queue, "durable", once());
+        channel.bind(&queue, &exchange, "");
+        let late = |id: &str, delay| {
+            headers([(ID, text(id)), ("x-delay", int(delay))]).with_delivery_mode(2)
+        };
+        for delay in [200, 200, 1] {
+            publisher.send(&exchange, "", &late("a", delay), "late");
+        }
+        publisher.all_confirmed(1);
+        assert!(publisher.put("", &queue, &with_id("a"), "at once"));
+        assert!(publisher.put("", &queue, &with_id("b"), "b"));
+        assert!(publisher.put(&exchange, "", &late("b", 1), "b, late"));
+        eventually("the delay is over", || publisher.channel.ready(&queue) == 2);
+        assert_eq!(publisher.channel.drain(&queue), ["b", "late"]);
+        channel_is_quiet_after(&mut publisher, &exchange, &queue);
+    }
+
+    /// Whatever was still to come has come when a later message has.
+    fn channel_is_quiet_after(publisher: &mut Publisher, exchange: &str, queue: &str) {
+        let last = headers([(ID, text("last")), ("x-delay", int(250))]);
+        assert!(publisher.put(exchange, "", &last, "last"));
+        eventually("the last one", || publisher.channel.ready(queue) > 0);
+        assert_eq!(publisher.channel.drain(queue), ["last"]);
+    }
+
+    #[test]
     fn quorum_priority_and_transient_ones() {
         let client = Client::connect();
         let mut publisher = Publisher::on(&client, 1);
@@ -866,6 +904,18 @@ mod declaration {
             [(ID, int(1))],
             "invalid arg 'x-deduplication-header' for %x: {unacceptable_type,signedint}",
         );
+        let exchange = name();
+        let channel = Client::connect().channel(1);
+        let delayed = once_with([("x-delayed-type", text("fanout"))]);
+        channel.send(&exchange_declare(
+            &exchange,
+            "x-delayed-message",
+            "",
+            delayed,
+        ));
+        let text_of =
+            "PRECONDITION_FAILED - invalid arg 'x-message-deduplication' for %x: not_with_delays";
+        channel.expect_error(406, &expand(text_of, &exchange), (40, 10));
         exchange_refuses(
             [("x-cache-persistence", text("paper"))],
             "invalid arg 'x-cache-persistence' for %x: invalid_cache_persistence",

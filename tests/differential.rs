@@ -387,6 +387,26 @@ fn death_to_every_kind_of_exchange(scene: &mut Scene) {
     }
 }
 
+/// What a quorum queue adds when a letter comes back to it leaves the rest as it is.
+fn death_and_then_back_to_a_quorum_queue(scene: &mut Scene) {
+    scene.durable_queue("letters", &[("x-queue-type", text("quorum"))]);
+    scene.queue(
+        "source",
+        &[
+            ("x-dead-letter-exchange", text("")),
+            ("x-dead-letter-routing-key", text(&scene.name("letters"))),
+        ],
+    );
+    scene.publish("", "source", with([("a", int(1)), ("z", int(2))]), "x");
+    scene.get("source", "");
+    scene.settle_last(1, "reject", "");
+    scene.until_ready("letters", 1);
+    scene.get("letters", "");
+    scene.settle_last(1, "nack", "requeue");
+    scene.until_ready("letters", 1);
+    scene.get("letters", "no_ack");
+}
+
 fn death_to_several_queues(scene: &mut Scene) {
     scene.exchange("dlx", "fanout", &[]);
     scene.queue(
@@ -705,7 +725,7 @@ scenes! {
     length_drop_head, length_in_octets, length_zero, length_reject_publish, length_reject_publish_dlx,
     length_fanout_with_one_refusal,
     death_by_rejection, death_again_and_again, death_in_a_cycle, death_made_up_by_the_publisher, death_with_cc_and_bcc,
-    death_with_cc_and_a_key_of_the_queue, death_without_an_exchange, death_to_every_kind_of_exchange, death_to_several_queues,
+    death_with_cc_and_a_key_of_the_queue, death_without_an_exchange, death_to_every_kind_of_exchange, death_to_several_queues, death_and_then_back_to_a_quorum_queue,
     priorities, priorities_and_what_comes_back, priorities_and_a_length_limit, order_of_what_comes_back,
     single_active_consumer, single_active_consumer_quorum, consumer_priorities, counts_of_get, redelivered, delivery_limit,
     arguments_classic, arguments_quorum, arguments_queue_type, redeclared,

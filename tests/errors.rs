@@ -257,7 +257,6 @@ mod invalid_classic_argument {
         dead_letter_routing_key_alone: "auto_delete" ["x-dead-letter-routing-key" = text("rk")] => "invalid arg 'x-dead-letter-routing-key' for %q: routing_key_but_no_dlx_defined";
         dead_letter_routing_key_integer: "auto_delete" ["x-dead-letter-exchange" = text("x"), "x-dead-letter-routing-key" = int(1)] => "invalid arg 'x-dead-letter-routing-key' for %q: {unacceptable_type,signedint}";
         queue_type_unknown: "auto_delete" ["x-queue-type" = text("foo")] => r#"invalid arg 'x-queue-type' for %q: "unsupported queue type 'foo'""#;
-        delivery_limit: "auto_delete" ["x-delivery-limit" = int(1)] => "invalid arg 'x-delivery-limit' for %q of queue type rabbit_classic_queue";
         dead_letter_strategy: "auto_delete" ["x-dead-letter-strategy" = text("at-most-once")] => "invalid arg 'x-dead-letter-strategy' for %q of queue type rabbit_classic_queue";
         quorum_initial_group_size: "auto_delete" ["x-quorum-initial-group-size" = int(3)] => "invalid arg 'x-quorum-initial-group-size' for %q of queue type rabbit_classic_queue";
         max_age: "auto_delete" ["x-max-age" = text("1D")] => "invalid arg 'x-max-age' for %q of queue type rabbit_classic_queue";

@@ -2,11 +2,6 @@
 //!
 //! Everything is set up through the command line; each test has a virtual host of its own.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers may unwrap like the test"
-)]
-
 mod support;
 
 use support::{

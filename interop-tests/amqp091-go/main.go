@@ -49,6 +49,17 @@ func main() {
 		{"error_530", error530},
 		{"error_540", error540},
 		{"quorum_queue", quorumQueue},
+		{"ttl", ttl},
+		{"queue_expiry", queueExpiry},
+		{"length_limits", lengthLimits},
+		{"dead_lettering", deadLettering},
+		{"priorities", priorities},
+		{"single_active_consumer", singleActiveConsumer},
+		{"consumer_priorities", consumerPriorities},
+		{"delivery_limit", deliveryLimit},
+		{"message_groups", messageGroups},
+		{"delayed_messages", delayedMessages},
+		{"retries", retries},
 		{"deduplication", deduplication},
 		{"recovery_after_kill", recoveryAfterKill},
 	})
@@ -419,6 +430,44 @@ func nackRequeueRedelivered() {
 		check(isTime, "the time of death is %v", death["time"])
 		delete(death, "time")
 		equal(death, amqp.Table{"count": int64(1), "reason": "rejected", "queue": queue, "exchange": "", "routing-keys": []any{queue}}, "x-death")
+	})
+}
+
+func delayedMessages() {
+	needBrokerControl() // RabbitMQ needs a plugin for this.
+	onChannel(func(_ *amqp.Connection, channel *amqp.Channel) {
+		exchange := name("delayed")
+		must(channel.ExchangeDeclare(exchange, "x-delayed-message", false, true, false, false, amqp.Table{"x-delayed-type": "direct"}))
+		queue := exclusiveQueue(channel, nil)
+		must(channel.QueueBind(queue, "k", exchange, false, nil))
+		for _, delay := range []int32{300, 100, 200, 0} {
+			publishing := amqp.Publishing{Headers: amqp.Table{"x-delay": delay}, Body: []byte(fmt.Sprint(delay))}
+			must(channel.PublishWithContext(context.Background(), exchange, "k", false, false, publishing))
+		}
+		deliveries := take(channel, queue, 4)
+		equal(bodies(deliveries), []string{"0", "100", "200", "300"}, "messages by their time")
+		equal(deliveries[3].Headers["x-delay"], any(int32(-300)), "x-delay")
+	})
+}
+
+func retries() {
+	needBrokerControl() // RabbitMQ has these arguments on quorum queues only.
+	onChannel(func(_ *amqp.Connection, channel *amqp.Channel) {
+		dead := exclusiveQueue(channel, nil)
+		queue := exclusiveQueue(channel, amqp.Table{
+			"x-delayed-retry-type": "all", "x-delayed-retry-min": 50, "x-delayed-retry-max": 80, "x-delivery-limit": 2,
+			"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead,
+		})
+		publish(channel, queue, "work")
+		deliveries := consume(channel, queue, "", false)
+		for count := int64(0); count < 3; count++ {
+			delivery := next(deliveries, 1)[0]
+			shown, _ := delivery.Headers["x-delivery-count"].(int64)
+			equal(shown, count, "x-delivery-count")
+			must(delivery.Reject(true))
+		}
+		letter := take(channel, dead, 1)[0]
+		equal([]any{string(letter.Body), letter.Headers["x-first-death-reason"]}, []any{"work", "delivery_limit"}, "dead letter")
 	})
 }
 

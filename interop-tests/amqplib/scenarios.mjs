@@ -503,6 +503,185 @@ scenario('deduplication', async () => {
   })
 })
 
+onChannel('delayed_messages', async (channel) => {
+  needBrokerControl() // RabbitMQ needs a plugin for this.
+  const { exchange } = await channel.assertExchange(name('delayed'), 'x-delayed-message', {
+    autoDelete: true, durable: false, arguments: { 'x-delayed-type': 'direct' },
+  })
+  const queue = await exclusiveQueue(channel)
+  await channel.bindQueue(queue, exchange, 'k')
+  for (const delay of [300, 100, 200, 0]) channel.publish(exchange, 'k', Buffer.from(String(delay)), { headers: { 'x-delay': delay } })
+  const messages = await take(channel, queue, 4)
+  equal(bodies(messages), ['0', '100', '200', '300'], 'messages by their time')
+  equal(messages.map(({ properties }) => properties.headers['x-delay'] + 0), [0, -100, -200, -300], 'x-delay')
+})
+
+onChannel('retries', async (channel) => {
+  needBrokerControl() // RabbitMQ has these arguments on quorum queues only.
+  const dead = await exclusiveQueue(channel)
+  const queue = await exclusiveQueue(channel, {
+    arguments: {
+      'x-delayed-retry-type': 'all', 'x-delayed-retry-min': 50, 'x-delayed-retry-max': 80, 'x-delivery-limit': 2,
+      'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': dead,
+    },
+  })
+  publish(channel, queue, 'work')
+  const received = await collect(channel, queue)
+  for (let count = 0; count < 3; count++) {
+    await eventually(() => received.length > count, `attempt ${count + 1}`)
+    equal(received[count].properties.headers['x-delivery-count'] ?? 0, count, 'x-delivery-count')
+    channel.reject(received[count], true)
+  }
+  const [letter] = await take(channel, dead, 1)
+  equal([letter.content.toString(), letter.properties.headers['x-first-death-reason']], ['work', 'delivery_limit'], 'dead letter')
+})
+
+const readyOf = async (channel, queue) => (await channel.checkQueue(queue)).messageCount
+const untilReady = (channel, queue, count) =>
+  eventually(async () => await readyOf(channel, queue) === count, `${count} messages in ${queue}`)
+
+/** An exclusive queue with a dead-letter queue. */
+async function withLetters(channel, args) {
+  const dead = await exclusiveQueue(channel)
+  const routed = { 'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': dead }
+  return [await exclusiveQueue(channel, { arguments: { ...routed, ...args } }), dead]
+}
+
+/** The one letter of a queue: its body and what the newest entry of x-death says. */
+async function death(channel, dead) {
+  await untilReady(channel, dead, 1)
+  const [message] = await take(channel, dead, 1)
+  const { reason, count } = message.properties.headers['x-death'][0]
+  return [message.content.toString(), reason, count]
+}
+
+onChannel('ttl', async (channel) => {
+  const [queue, dead] = await withLetters(channel, { 'x-message-ttl': 60000 })
+  channel.sendToQueue(queue, Buffer.from('short'), { expiration: '20' })
+  equal(await death(channel, dead), ['short', 'expired', 1], 'the smaller time')
+  channel.sendToQueue(queue, Buffer.from('at once'), { expiration: '0' })
+  equal(await death(channel, dead), ['at once', 'expired', 1], 'no time')
+  publish(channel, queue, 'long')
+  await untilReady(channel, queue, 1)
+})
+
+onChannel('queue_expiry', async (channel, connection) => {
+  const { queue } = await channel.assertQueue(name('expires'), { durable: true, expires: 200 })
+  await pause(1000)
+  const other = await channelOf(connection)
+  contains(await errorOf(() => other.checkQueue(queue)), 'NOT_FOUND - no queue', 'error')
+})
+
+onChannel('length_limits', async (channel) => {
+  const [queue, dead] = await withLetters(channel, { 'x-max-length': 2 })
+  publish(channel, queue, '1', '2', '3')
+  equal(await death(channel, dead), ['1', 'maxlen', 1], 'the oldest gives way')
+  equal(bodies(await take(channel, queue, 2)), ['2', '3'], 'what stays')
+  const octets = await exclusiveQueue(channel, { arguments: { 'x-max-length-bytes': 4 } })
+  publish(channel, octets, 'abc', 'de')
+  await untilReady(channel, octets, 1)
+  const full = await exclusiveQueue(channel, { arguments: { 'x-max-length': 1, 'x-overflow': 'reject-publish' } })
+  publish(channel, full, 'first')
+  await within(channel.waitForConfirms(), 'the first confirm')
+  publish(channel, full, 'refused')
+  check(await errorOf(() => channel.waitForConfirms()), 'a nack')
+  equal(await readyOf(channel, full), 1, 'messages of the full queue')
+}, 'createConfirmChannel')
+
+onChannel('dead_lettering', async (channel) => {
+  const { exchange } = await channel.assertExchange(name('dlx'), 'topic', { durable: true, autoDelete: true })
+  const dead = await exclusiveQueue(channel)
+  await channel.bindQueue(dead, exchange, 'letters.#')
+  const queue = await exclusiveQueue(channel, { deadLetterExchange: exchange, deadLetterRoutingKey: 'letters.one' })
+  channel.sendToQueue(queue, Buffer.from('x'), { headers: { own: 1 }, messageId: 'm' })
+  await untilReady(channel, queue, 1)
+  channel.reject(await channel.get(queue), false)
+  await untilReady(channel, dead, 1)
+  const [{ content, fields, properties }] = await take(channel, dead, 1)
+  equal([fields.exchange, fields.routingKey, content.toString(), properties.messageId], [exchange, 'letters.one', 'x', 'm'], 'letter')
+  const { headers } = properties
+  equal([headers.own, headers['x-first-death-queue'], headers['x-last-death-reason']], [1, queue, 'rejected'], 'headers')
+  const [entry] = headers['x-death']
+  equal([entry.count, entry.reason, entry.queue, entry.exchange, entry['routing-keys']], [1, 'rejected', queue, '', [queue]], 'x-death')
+})
+
+onChannel('priorities', async (channel) => {
+  const queue = await exclusiveQueue(channel, { maxPriority: 10 })
+  for (const priority of [1, 9, 5, 9, 200]) channel.sendToQueue(queue, Buffer.from(String(priority)), { priority })
+  publish(channel, queue, 'none')
+  await untilReady(channel, queue, 6)
+  equal(bodies(await take(channel, queue, 6)), ['200', '9', '9', '5', '1', 'none'], 'order')
+})
+
+onChannel('single_active_consumer', async (channel) => {
+  const queue = await exclusiveQueue(channel, { arguments: { 'x-single-active-consumer': true } })
+  const first = await collect(channel, queue, { noAck: true })
+  const second = await collect(channel, queue, { noAck: true })
+  publish(channel, queue, '1', '2')
+  await eventually(() => first.length === 2, 'both at the active one')
+  await channel.cancel(first.tag)
+  publish(channel, queue, '3')
+  await eventually(() => second.length === 1, 'the next at the other one')
+  equal([bodies(first), bodies(second)], [['1', '2'], ['3']], 'messages')
+})
+
+onChannel('consumer_priorities', async (channel) => {
+  const queue = await exclusiveQueue(channel)
+  await channel.prefetch(1)
+  const low = await collect(channel, queue, { priority: -1 })
+  const high = await collect(channel, queue, { priority: 10 })
+  publish(channel, queue, '1')
+  await eventually(() => high.length === 1, 'the first at the better one')
+  publish(channel, queue, '2')
+  await eventually(() => low.length === 1, 'the second at the other one, as the better one is busy')
+  equal([bodies(high), bodies(low)], [['1'], ['2']], 'messages')
+})
+
+onChannel('delivery_limit', async (channel) => {
+  const dead = await exclusiveQueue(channel)
+  const { queue } = await channel.assertQueue(name('limited'), { durable: true, deadLetterExchange: '', deadLetterRoutingKey: dead,
+    arguments: { 'x-queue-type': 'quorum', 'x-delivery-limit': 2 } })
+  publish(channel, queue, 'x')
+  const received = await collect(channel, queue)
+  for (const count of [1, 2, 3]) {
+    await eventually(() => received.length >= count, `delivery ${count}`)
+    channel.nack(received[count - 1], false, true)
+  }
+  equal(await death(channel, dead), ['x', 'delivery_limit', 1], 'letter')
+  await channel.deleteQueue(queue)
+})
+
+onChannel('message_groups', async (channel, connection) => {
+  const { exchange } = await channel.assertExchange(name('groups'), 'x-consistent-hash', { durable: true, autoDelete: true })
+  const received = []
+  const workers = await Promise.all([1, 2, 3].map(() => channelOf(connection)))
+  for (let partition = 0; partition < 3; partition++) {
+    const queue = await exclusiveQueue(channel, { arguments: { 'x-single-active-consumer': true } })
+    await channel.bindQueue(queue, exchange, '10')
+    for (const worker of workers) {
+      await worker.prefetch(5)
+      await worker.consume(queue, (message) => {
+        received.push([message.fields.routingKey, Number(message.content)])
+        worker.ack(message)
+      })
+    }
+  }
+  for (let count = 0; count < 300; count++) {
+    channel.publish(exchange, `key ${count % 10}`, Buffer.from(String(count)))
+    if (count === 150) {
+      await eventually(() => received.length > 50, 'half of the messages')
+      // Its queues go on with the others; what it had not acknowledged comes back first.
+      await workers[0].close()
+    }
+  }
+  await eventually(() => new Set(received.map(([, count]) => count)).size === 300, 'all messages')
+  for (const key of new Set(received.map(([key]) => key))) {
+    // What came twice, because its acknowledgement was on its way, came in order, too.
+    const firsts = [...new Set(received.filter(([of]) => of === key).map(([, count]) => count))]
+    equal(firsts, [...firsts].sort((a, b) => a - b), `order of ${key}`)
+  }
+})
+
 scenario('recovery_after_kill', async () => {
   needBrokerControl()
   const count = Math.max(1, Math.floor(MESSAGES / 10))

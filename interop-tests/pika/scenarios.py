@@ -706,6 +706,225 @@ def deduplication():
                              lambda c: c.queue_declare(queue, arguments={**once, "x-cache-size": 0}), connection)
 
 
+@on_channel
+def delayed_messages(channel):
+    interop.need_broker_control()  # RabbitMQ needs a plugin for this.
+    exchange = name("delayed")
+    channel.exchange_declare(exchange, "x-delayed-message", auto_delete=True, arguments={"x-delayed-type": "direct"})
+    queue = exclusive_queue(channel)
+    channel.queue_bind(queue, exchange, "k")
+    for delay in (300, 100, 200, 0):
+        channel.basic_publish(exchange, "k", str(delay).encode(), pika.BasicProperties(headers={"x-delay": delay}))
+    messages = take(channel, queue, 4)
+    equal(bodies(messages), ["0", "100", "200", "300"], "messages by their time")
+    equal([properties.headers["x-delay"] for _, properties, _ in messages], [0, -100, -200, -300], "x-delay")
+
+
+@on_channel
+def retries(channel):
+    interop.need_broker_control()  # RabbitMQ has these arguments on quorum queues only.
+    dead = exclusive_queue(channel)
+    queue = exclusive_queue(channel, {
+        "x-delayed-retry-type": "all", "x-delayed-retry-min": 50, "x-delayed-retry-max": 80, "x-delivery-limit": 2,
+        "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+    publish(channel, queue, b"work")
+    received, _ = collect(channel, queue)
+    for count in range(3):
+        serve(channel, lambda: len(received) > count, f"attempt {count + 1}")
+        method, properties, _ = received[count]
+        equal((properties.headers or {}).get("x-delivery-count", 0), count, "x-delivery-count")
+        channel.basic_reject(method.delivery_tag, requeue=True)
+    _, properties, body = take(channel, dead, 1)[0]
+    equal((body, properties.headers["x-first-death-reason"]), (b"work", "delivery_limit"), "dead letter")
+
+
+@on_channel
+def retries_with_ttl(channel):
+    """The pattern for every broker: a second queue whose messages die back into the first one."""
+    queue, pause = name("work"), name("pause")
+    channel.queue_declare(queue, exclusive=True,
+                          arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": pause})
+    channel.queue_declare(pause, exclusive=True, arguments={
+        "x-message-ttl": 50, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue})
+    publish(channel, queue, b"work")
+    received, _ = collect(channel, queue)
+    for attempt in range(3):
+        serve(channel, lambda: len(received) > attempt, f"attempt {attempt + 1}")
+        method, properties, _ = received[attempt]
+        deaths = (properties.headers or {}).get("x-death", [])
+        rejected = sum(death["count"] for death in deaths if death["reason"] == "rejected")
+        equal(rejected, attempt, "rejections so far")
+        if attempt < 2:
+            channel.basic_reject(method.delivery_tag, requeue=False)
+        else:
+            channel.basic_ack(method.delivery_tag)
+
+
+def ready(channel, queue):
+    return channel.queue_declare(queue, passive=True).method.message_count
+
+
+def until_ready(channel, queue, count):
+    eventually(lambda: ready(channel, queue) == count, f"{count} messages in {queue}")
+
+
+def with_letters(channel, **arguments):
+    """An exclusive queue with a dead-letter queue."""
+    dead = exclusive_queue(channel)
+    arguments = {key.replace("_", "-"): value for key, value in arguments.items()}
+    routed = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+    return exclusive_queue(channel, {**routed, **arguments}), dead
+
+
+def death(channel, dead):
+    """The one letter of a queue: its body and what the newest entry of x-death says."""
+    until_ready(channel, dead, 1)
+    [(_, properties, body)] = take(channel, dead, 1)
+    newest = properties.headers["x-death"][0]
+    return body.decode(), newest["reason"], newest["count"]
+
+
+@on_channel
+def ttl(channel):
+    queue, dead = with_letters(channel, x_message_ttl=60000)
+    publish(channel, queue, b"short", properties=pika.BasicProperties(expiration="20"))
+    equal(death(channel, dead), ("short", "expired", 1), "the smaller time")
+    publish(channel, queue, b"at once", properties=pika.BasicProperties(expiration="0"))
+    equal(death(channel, dead), ("at once", "expired", 1), "no time")
+    publish(channel, queue, b"long")
+    until_ready(channel, queue, 1)
+
+
+@on_channel
+def queue_expiry(channel):
+    queue = name("expires")
+    channel.queue_declare(queue, arguments={"x-expires": 200})
+    time.sleep(1)
+    expect_channel_error(404, "no queue", lambda c: c.queue_declare(queue, passive=True), channel.connection)
+
+
+@on_channel
+def length_limits(channel):
+    queue, dead = with_letters(channel, x_max_length=2)
+    publish(channel, queue, b"1", b"2", b"3")
+    equal(death(channel, dead), ("1", "maxlen", 1), "the oldest gives way")
+    equal(bodies(take(channel, queue, 2)), ["2", "3"], "what stays")
+    octets = exclusive_queue(channel, {"x-max-length-bytes": 4})
+    publish(channel, octets, b"abc", b"de")
+    until_ready(channel, octets, 1)
+    full = exclusive_queue(channel, {"x-max-length": 1, "x-overflow": "reject-publish"})
+    channel.confirm_delivery()
+    publish(channel, full, b"first")
+    try:
+        publish(channel, full, b"refused")
+    except NackError:
+        equal(ready(channel, full), 1, "messages of the full queue")
+    else:
+        raise interop.Mismatch("expected a nack")
+
+
+@on_channel
+def dead_lettering(channel):
+    exchange = name("dlx")
+    channel.exchange_declare(exchange, "topic", auto_delete=True)
+    dead = exclusive_queue(channel)
+    channel.queue_bind(dead, exchange, "letters.#")
+    queue = exclusive_queue(channel, {"x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": "letters.one"})
+    publish(channel, queue, b"x", properties=pika.BasicProperties(headers={"own": 1}, message_id="m"))
+    until_ready(channel, queue, 1)
+    method, _, _ = channel.basic_get(queue)
+    channel.basic_reject(method.delivery_tag, requeue=False)
+    until_ready(channel, dead, 1)
+    [(method, properties, body)] = take(channel, dead, 1)
+    equal((method.exchange, method.routing_key, body, properties.message_id), (exchange, "letters.one", b"x", "m"), "letter")
+    headers = properties.headers
+    equal((headers["own"], headers["x-first-death-queue"], headers["x-last-death-reason"]), (1, queue, "rejected"), "headers")
+    [entry] = headers["x-death"]
+    equal((entry["count"], entry["reason"], entry["queue"], entry["exchange"], entry["routing-keys"]),
+          (1, "rejected", queue, "", [queue]), "x-death")
+
+
+@on_channel
+def priorities(channel):
+    queue = exclusive_queue(channel, {"x-max-priority": 10})
+    for priority in [1, 9, 5, 9, 200]:
+        publish(channel, queue, str(priority).encode(), properties=pika.BasicProperties(priority=priority))
+    publish(channel, queue, b"none")
+    until_ready(channel, queue, 6)
+    equal(bodies(take(channel, queue, 6)), ["200", "9", "9", "5", "1", "none"], "order")
+
+
+@on_channel
+def single_active_consumer(channel):
+    queue = exclusive_queue(channel, {"x-single-active-consumer": True})
+    first, tag = collect(channel, queue, auto_ack=True)
+    second, _ = collect(channel, queue, auto_ack=True)
+    publish(channel, queue, b"1", b"2")
+    serve(channel, lambda: len(first) == 2, "both at the active one")
+    channel.basic_cancel(tag)
+    publish(channel, queue, b"3")
+    serve(channel, lambda: second, "the next at the other one")
+    equal((bodies(first), bodies(second)), (["1", "2"], ["3"]), "messages")
+
+
+@on_channel
+def consumer_priorities(channel):
+    queue = exclusive_queue(channel)
+    channel.basic_qos(prefetch_count=1)
+    low, _ = collect(channel, queue, arguments={"x-priority": -1})
+    high, _ = collect(channel, queue, arguments={"x-priority": 10})
+    publish(channel, queue, b"1")
+    serve(channel, lambda: high, "the first at the better one")
+    publish(channel, queue, b"2")
+    serve(channel, lambda: low, "the second at the other one, as the better one is busy")
+    equal((bodies(high), bodies(low)), (["1"], ["2"]), "messages")
+
+
+@on_channel
+def delivery_limit(channel):
+    queue, dead = name("limited"), exclusive_queue(channel)
+    channel.queue_declare(queue, durable=True, arguments={
+        "x-queue-type": "quorum", "x-delivery-limit": 2, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+    publish(channel, queue, b"x")
+    received, _ = collect(channel, queue)
+    for count in [1, 2, 3]:
+        serve(channel, lambda: len(received) >= count, f"delivery {count}")
+        channel.basic_nack(received[-1][0].delivery_tag, requeue=True)
+    equal(death(channel, dead), ("x", "delivery_limit", 1), "letter")
+    channel.queue_delete(queue)
+
+
+@on_channel
+def message_groups(channel):
+    exchange = name("groups")
+    channel.exchange_declare(exchange, "x-consistent-hash", auto_delete=True)
+    received = []
+    others = [channel.connection.channel() for _ in range(3)]
+    for _ in range(3):
+        queue = exclusive_queue(channel, {"x-single-active-consumer": True})
+        channel.queue_bind(queue, exchange, "10")
+        for number, worker in enumerate(others):
+            worker.basic_qos(prefetch_count=5)
+
+            def work(of, method, _, body, number=number):
+                received.append((method.routing_key, int(body)))
+                of.basic_ack(method.delivery_tag)
+
+            worker.basic_consume(queue, work)
+    for count in range(300):
+        channel.basic_publish(exchange, f"key {count % 10}", str(count).encode())
+        if count == 150:
+            # pika cancels its consumers before it closes a channel, and a cancel hands the queue over at once: a worker must hold nothing then.
+            serve(channel, lambda: len(received) == 151, "the first half")
+            others.pop(0).close()
+    serve(channel, lambda: len({count for _, count in received}) == 300, "all messages")
+    for key in {key for key, _ in received}:
+        counts = [count for of, count in received if of == key]
+        # What came twice, because its acknowledgement was on its way, came in order, too.
+        firsts = list(dict.fromkeys(counts))
+        equal(firsts, sorted(firsts), f"order of {key}")
+
+
 @scenario
 def recovery_after_kill():
     interop.need_broker_control()

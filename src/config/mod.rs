@@ -57,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     /// 0: one per core.
     pub(crate) worker_threads: usize,
+    /// Definitions to import at every start; empty: none.
+    pub(crate) load_definitions: PathBuf,
 }
 
 /// Where clients connect.
@@ -109,6 +111,9 @@ pub(crate) struct LimitKeys {
     pub(crate) output_bytes_max: ByteSize,
     pub(crate) consumers_per_channel_max: usize,
     pub(crate) connections_max: usize,
+    pub(crate) queues_max: usize,
+    pub(crate) exchanges_max: usize,
+    pub(crate) vhosts_max: usize,
     pub(crate) unacked_max: usize,
     /// Milliseconds, under RabbitMQ's name; 0: what each type of queue has by itself.
     pub(crate) consumer_timeout: u64,
@@ -222,6 +227,9 @@ impl Default for LimitKeys {
             output_bytes_max,
             consumers_per_channel_max,
             connections_max,
+            queues_max,
+            exchanges_max,
+            vhosts_max,
             unacked_max,
             consumer_timeout_ms,
         } = Limits::default();
@@ -239,6 +247,9 @@ impl Default for LimitKeys {
             output_bytes_max: ByteSize(output_bytes_max as u64),
             consumers_per_channel_max,
             connections_max,
+            queues_max,
+            exchanges_max,
+            vhosts_max,
             unacked_max,
             consumer_timeout: consumer_timeout_ms.unwrap_or(0),
         }
@@ -262,6 +273,9 @@ impl LimitKeys {
             output_bytes_max: in_memory(self.output_bytes_max),
             consumers_per_channel_max: self.consumers_per_channel_max,
             connections_max: self.connections_max,
+            queues_max: self.queues_max,
+            exchanges_max: self.exchanges_max,
+            vhosts_max: self.vhosts_max,
             unacked_max: self.unacked_max,
             consumer_timeout_ms: Some(self.consumer_timeout).filter(|timeout| *timeout > 0),
         }

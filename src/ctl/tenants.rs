@@ -1,14 +1,13 @@
-//! Users, virtual hosts, permissions, limits and global parameters.
+//! Users, virtual hosts, permissions and limits.
 
 use serde_json::{Map, Value, json};
 
 use super::{
-    Done, EX_DATAERR, EX_NOUSER, EX_UNAVAILABLE, EX_USAGE, Failure, Invocation, Node,
-    output::{self, Format},
+    Done, EX_DATAERR, EX_NOUSER, EX_UNAVAILABLE, EX_USAGE, Failure, Invocation, Node, output,
 };
 
 /// The commands of this file and how they are called.
-pub(super) const COMMANDS: [(&str, &str); 32] = [
+pub(super) const COMMANDS: [(&str, &str); 29] = [
     (
         "add_user",
         "add_user <username> [<password>] [--pre-hashed-password]",
@@ -89,12 +88,6 @@ pub(super) const COMMANDS: [(&str, &str); 32] = [
         "list_user_topic_permissions",
         "list_user_topic_permissions <username>",
     ),
-    (
-        "set_global_parameter",
-        "set_global_parameter <name> <value>",
-    ),
-    ("clear_global_parameter", "clear_global_parameter <name>"),
-    ("list_global_parameters", "list_global_parameters"),
 ];
 
 /// Columns `list_vhosts` knows.
@@ -130,9 +123,6 @@ pub(super) fn perform(node: &mut Node, invocation: &Invocation) -> Done {
         }
         "set_vhost_limits" | "clear_vhost_limits" | "list_vhost_limits" => {
             vhost_limits(node, invocation)
-        }
-        "set_global_parameter" | "clear_global_parameter" | "list_global_parameters" => {
-            parameters(node, invocation)
         }
         command if command.contains("vhost") => vhosts(node, invocation),
         command if command.contains("topic") => topics(node, invocation),
@@ -541,44 +531,6 @@ fn topics(node: &mut Node, invocation: &Invocation) -> Done {
             let mut columns = columns;
             columns[0] = ("vhost", "vhost");
             output::list(invocation, &columns, output::rows(&found));
-        }
-    }
-    Ok(())
-}
-
-fn parameters(node: &mut Node, invocation: &Invocation) -> Done {
-    let banner = |text: String| invocation.banner(&text);
-    match invocation.command.as_str() {
-        "set_global_parameter" => {
-            let [name, value] = invocation.exactly()?;
-            banner(format!(
-                "Setting global runtime parameter \"{name}\" to \"{value}\" ..."
-            ));
-            let value = output::json(value)?;
-            node.ask(
-                "set_global_parameter",
-                json!({"name": name, "value": value}),
-            )?;
-        }
-        "clear_global_parameter" => {
-            let [name] = invocation.exactly()?;
-            banner(format!("Clearing global runtime parameter \"{name}\" ..."));
-            node.ask("clear_global_parameter", json!({"name": name}))?;
-        }
-        _ => {
-            invocation.exactly::<0>()?;
-            banner("Listing global runtime parameters ...".to_owned());
-            let mut found = node.ask("list_global_parameters", Value::Null)?;
-            if invocation.format == Format::Table {
-                for row in found.as_array_mut().into_iter().flatten() {
-                    row["value"] = row["value"].to_string().into();
-                }
-            }
-            output::list(
-                invocation,
-                &[("name", "name"), ("value", "value")],
-                output::rows(&found),
-            );
         }
     }
     Ok(())

@@ -276,6 +276,8 @@ fn queue_families(page: &mut Page, s: &Snapshot) {
     families! { page.gauge {
         "rabbitmq_queue_messages_ready", "Messages ready to be delivered to consumers", s.messages_ready;
         "rabbitmq_queue_messages_unacked", "Messages delivered to consumers but not yet acknowledged", s.messages_unacked;
+        "mambamq_queue_messages_delayed", "Messages that wait until they are ready, not in the other figures", s.messages_delayed;
+        "mambamq_queue_messages_delayed_bytes", "Size in bytes of messages that wait until they are ready", s.message_bytes_delayed;
         "rabbitmq_queue_messages", "Sum of ready and unacknowledged messages", s.messages_ready + s.messages_unacked;
         "rabbitmq_queue_messages_bytes", "Size in bytes of ready and unacknowledged messages", s.message_bytes_ready + s.message_bytes_unacked;
         "rabbitmq_queue_messages_ready_bytes", "Size in bytes of ready messages", s.message_bytes_ready;

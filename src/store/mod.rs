@@ -228,13 +228,14 @@ fn stats_text(stats: &Stats) -> String {
     let mut text = String::new();
     row(
         &mut text,
-        &["messages", "bodies", "ranges", "vhost", "queue"],
+        &["messages", "delayed", "bodies", "ranges", "vhost", "queue"],
     );
     for one in &stats.queues {
         row(
             &mut text,
             &[
                 &one.messages.to_string(),
+                &one.delayed.to_string(),
                 &octets(one.body_bytes),
                 &one.runs.len().to_string(),
                 &one.queue.vhost,
@@ -322,6 +323,7 @@ fn stats_json(stats: &Stats) -> Value {
             "name": one.queue.name,
             "queue_id": one.queue.id.0,
             "messages": one.messages,
+            "delayed": one.delayed,
             "body_bytes": one.body_bytes,
             "seen_ids": one.seen_ids,
             "ranges": ranges.collect::<Vec<_>>(),

@@ -1,8 +1,8 @@
 //! Queue and consumer arguments: what they may be, what they mean, and when two declarations are the same
 //! (`spec: semantics §5–6, errors §2`).
 
-use mamba_policy::{Applied, QueueSettings, QueueType};
-use mamba_queue::{Overflow, QueueKind, Settings};
+use mamba_policy::{Applied, DelayedRetry, QueueSettings, QueueType};
+use mamba_queue::{Overflow, QueueKind, Retry, RetryOn, Settings};
 use mamba_types::{
     FieldTable, FieldValue, SoftError, Violation,
     limits::SEEN_IDS_MAX,
@@ -33,6 +33,8 @@ enum Check {
     Boolean,
     Text,
     DeadLetterKey,
+    /// A time that is not below `x-delayed-retry-min`.
+    RetryMax,
     AnyInteger,
     QueueMode,
     QueueVersion,
@@ -55,6 +57,11 @@ const COUNT: Check = Check::Integer {
     max: i64::MAX,
     above: "",
 };
+const TIME: Check = Check::Integer {
+    min: 0,
+    max: TIME_MAX_MS,
+    above: "value_too_large",
+};
 const POSITIVE: Check = Check::Integer {
     min: 1,
     max: i64::MAX,
@@ -71,15 +78,7 @@ const LOCATORS: &[&str] = &[
 /// Every argument some queue type knows; others are stored, shown and ignored.
 const KNOWN: &[Known] = &[
     known("x-queue-type", CLASSIC | QUORUM | STREAM, Check::QueueType),
-    known(
-        "x-message-ttl",
-        CLASSIC | QUORUM,
-        Check::Integer {
-            min: 0,
-            max: TIME_MAX_MS,
-            above: "value_too_large",
-        },
-    ),
+    known("x-message-ttl", CLASSIC | QUORUM, TIME),
     known(
         "x-expires",
         CLASSIC | QUORUM,
@@ -128,7 +127,7 @@ const KNOWN: &[Known] = &[
         CLASSIC | QUORUM | STREAM,
         Check::Word(LOCATORS, "invalid_queue_locator_arg"),
     ),
-    known("x-delivery-limit", QUORUM, Check::AnyInteger),
+    known("x-delivery-limit", CLASSIC | QUORUM, Check::AnyInteger),
     known("x-quorum-initial-group-size", QUORUM, POSITIVE),
     known("x-max-in-memory-length", QUORUM, COUNT),
     known("x-max-in-memory-bytes", QUORUM, COUNT),
@@ -136,14 +135,12 @@ const KNOWN: &[Known] = &[
     known("x-consumer-disconnected-timeout", QUORUM, COUNT),
     known(
         "x-delayed-retry-type",
-        QUORUM,
+        CLASSIC | QUORUM,
         Check::Word(
             &["disabled", "all", "failed", "returned"],
             "invalid_delayed_retry_type",
         ),
     ),
-    known("x-delayed-retry-min", QUORUM, COUNT),
-    known("x-delayed-retry-max", QUORUM, COUNT),
     known("x-message-deduplication", CLASSIC | QUORUM, Check::Boolean),
     known(
         "x-cache-size",
@@ -164,6 +161,8 @@ const KNOWN: &[Known] = &[
         },
     ),
     known("x-deduplication-header", CLASSIC | QUORUM, Check::Text),
+    known("x-delayed-retry-min", CLASSIC | QUORUM, TIME),
+    known("x-delayed-retry-max", CLASSIC | QUORUM, Check::RetryMax),
     known("x-max-age", STREAM, Check::MaxAge),
     known("x-stream-max-segment-size-bytes", STREAM, COUNT),
     known("x-stream-filter-size-bytes", STREAM, COUNT),
@@ -191,6 +190,14 @@ pub(crate) fn get<'a>(arguments: &'a FieldTable, key: &str) -> Option<&'a FieldV
 fn type_name(arguments: &FieldTable) -> Option<&str> {
     let name = get(arguments, "x-queue-type").and_then(table::text)?;
     (!name.is_empty() && name != "undefined").then_some(name)
+}
+
+/// The type of a queue that names none: the virtual host's default, if a queue of that type can be declared so.
+pub(crate) fn default_type<'a>(of_vhost: Option<&'a str>, asked: &Flags) -> &'a str {
+    let replicated = asked.durable && !asked.exclusive && !asked.auto_delete;
+    of_vhost
+        .filter(|kind| *kind == "classic" || replicated)
+        .unwrap_or("classic")
 }
 
 /// Makes the queue type explicit, as it is stored, shown and compared.
@@ -304,6 +311,7 @@ pub(crate) fn effective(declared: Settings, joined: &QueueSettings) -> Settings 
             (QueueKind::Quorum, None) => Some(QUORUM_DELIVERY_LIMIT),
             (_, Some(limit)) => u32::try_from(limit.value).ok(),
         },
+        retry: retry(joined),
         message_ttl_ms: joined.message_ttl_ms.map(|ttl| ttl.value),
         max_length: joined.max_length.map(|max| max.value),
         max_length_bytes: joined.max_length_bytes.map(|max| max.value),
@@ -318,6 +326,22 @@ pub(crate) fn effective(declared: Settings, joined: &QueueSettings) -> Settings 
         consumer_timeout_ms: joined.consumer_timeout_ms.map(|timeout| timeout.value),
         ..declared
     }
+}
+
+/// How long returned messages wait; nothing without a type and a time to wait.
+fn retry(joined: &QueueSettings) -> Option<Retry> {
+    let on = match joined.delayed_retry_type?.value {
+        DelayedRetry::Disabled => return None,
+        DelayedRetry::All => RetryOn::All,
+        DelayedRetry::Failed => RetryOn::Failed,
+        DelayedRetry::Returned => RetryOn::Returned,
+    };
+    let min_ms = joined.delayed_retry_min_ms?.value;
+    (min_ms > 0).then_some(Retry {
+        on,
+        min_ms,
+        max_ms: joined.delayed_retry_max_ms.map(|max| max.value),
+    })
 }
 
 fn check_quorum(flags: &Flags, printed: &str, named_by_client: bool) -> Result<(), Violation> {
@@ -379,6 +403,16 @@ fn check_value(check: Check, value: &FieldValue, arguments: &FieldTable) -> Resu
             Some(_) => Err(reason.to_owned()),
             None => Err(unacceptable()),
         },
+        Check::RetryMax => {
+            check_value(TIME, value, arguments)?;
+            let max = expect_integer(value)?;
+            match get(arguments, "x-delayed-retry-min").and_then(table::integer) {
+                Some(min) if min > max => Err(format!(
+                    "\"{max} is less than x-delayed-retry-min, which is {min}\""
+                )),
+                _ => Ok(()),
+            }
+        }
         Check::Boolean => match value {
             FieldValue::Boolean(_) => Ok(()),
             _ => Err(unacceptable()),

@@ -73,6 +73,8 @@ pub struct BrokerConfig {
     pub user_tags: Vec<String>,
     /// The virtual host of a new node.
     pub default_vhost: String,
+    /// Whether a new node gets that user and virtual host. Not where definitions are loaded that say who there is.
+    pub seed_new_node: bool,
     /// Who a client is that logs in by ANONYMOUS; `None`: the mechanism is not offered.
     pub anonymous_user: Option<String>,
     /// Users that may only log in from this machine.
@@ -96,6 +98,7 @@ impl BrokerConfig {
             user: ("guest".to_owned(), "guest".to_owned()),
             user_tags: vec!["administrator".to_owned()],
             default_vhost: DEFAULT_VHOST.to_owned(),
+            seed_new_node: true,
             anonymous_user: None,
             loopback_users: vec!["guest".to_owned()],
         }
@@ -183,6 +186,10 @@ pub struct Broker {
     pub(crate) vhosts: RwLock<HashMap<Arc<str>, Arc<Vhost>>>,
     /// Held while a tenant changes: validated, applied and handed to the disk in one order.
     pub(crate) changing: Mutex<()>,
+    /// Held while something is made whose number on the node is limited.
+    pub(crate) making: Mutex<()>,
+    /// Held while definitions are imported.
+    pub(crate) importing: Mutex<()>,
     pub(crate) global_parameters: RwLock<BTreeMap<String, serde_json::Value>>,
     connections: Mutex<HashMap<u64, Registered>>,
     replies: RwLock<HashMap<Arc<str>, ReplyTarget>>,
@@ -243,7 +250,9 @@ impl Broker {
         let timers: Arc<Timers> = Arc::default();
         let paging = Paging::new(config.message_memory);
         let mut definitions = std::mem::take(&mut recovered.definitions);
-        tenants::seed_new_node(&store, &config, &mut definitions)?;
+        if config.seed_new_node {
+            tenants::seed_new_node(&store, &config, &mut definitions)?;
+        }
         let directory = tenants::directory(&definitions);
         let global_parameters = std::mem::take(&mut definitions.global_parameters);
         let mut vhosts = HashMap::new();
@@ -267,6 +276,8 @@ impl Broker {
         Ok(Arc::new(Self {
             access: Arc::new(access),
             changing: Mutex::default(),
+            making: Mutex::default(),
+            importing: Mutex::default(),
             global_parameters: RwLock::new(
                 global_parameters
                     .into_iter()
@@ -759,10 +770,13 @@ impl Broker {
         if let Some(mut relocation) = log.relocation_candidate() {
             let in_file = relocation.queues();
             let queues = self.all_queues();
-            let mut concerned = queues
-                .iter()
-                .filter(|queue| in_file.binary_search(&queue.id).is_ok());
-            if concerned.all(|queue| queue.relocate(&mut relocation)) {
+            let is_in_file = |id: QueueId| in_file.binary_search(&id).is_ok();
+            let emptied = queues.iter().all(|queue| {
+                (!is_in_file(queue.id) || queue.relocate(&mut relocation))
+                    && (!is_in_file(queue.id.waiting_room())
+                        || queue.relocate_room(&mut relocation))
+            });
+            if emptied {
                 log.relocated(relocation);
             }
         }
@@ -801,8 +815,9 @@ impl Broker {
     pub fn stop(&self) -> bool {
         let log = self.store.0.log();
         self.write_checkpoint(log.begin_checkpoint());
-        self.store.0.definitions().flush();
-        log.clean_stop()
+        let definitions = self.store.0.definitions();
+        definitions.flush();
+        log.clean_stop() && definitions.is_settled()
     }
 
     /// Has every queue write down what lives in it, and who takes each message once what it has seen. The queues are listed after the checkpoint's beginning: one that is declared
@@ -831,6 +846,8 @@ impl Broker {
                 snapshot.queues += 1;
                 snapshot.messages_ready += counts.ready;
                 snapshot.messages_unacked += counts.unacked;
+                snapshot.messages_delayed += counts.delayed;
+                snapshot.message_bytes_delayed += counts.delayed_bytes;
                 snapshot.message_bytes_ready += counts.ready_bytes;
                 snapshot.message_bytes_unacked += counts.unacked_bytes;
                 snapshot.consumers += counts.consumers;

@@ -326,7 +326,11 @@ impl Letters {
                     LogPosition::NONE
                 };
                 Arrival {
-                    incoming: Incoming { message, at },
+                    incoming: Incoming {
+                        message,
+                        at,
+                        returns: 0,
+                    },
                     item: 0,
                 }
             };

@@ -12,15 +12,18 @@ pub mod connection;
 mod dead_letters;
 mod death;
 pub mod deduplication;
+pub mod definitions;
 mod lazy_properties;
 pub mod metrics;
 pub mod outbox;
 mod pacing;
 mod paging;
+pub mod parameters;
 pub mod policies;
 pub mod queue_cell;
 pub mod tenants;
 mod timers;
+mod topology;
 mod transport;
 pub mod vhost;
 

@@ -45,10 +45,14 @@ macro_rules! counters {
             pub messages_ready: u64,
             /// Unsettled deliveries of all queues.
             pub messages_unacked: u64,
+            /// Messages of all queues that wait until they are ready, not among the others.
+            pub messages_delayed: u64,
             /// Octets of ready bodies.
             pub message_bytes_ready: u64,
             /// Octets of unsettled bodies.
             pub message_bytes_unacked: u64,
+            /// Octets of the bodies of waiting messages.
+            pub message_bytes_delayed: u64,
             /// Syncs of the message log.
             pub log_syncs: u64,
             /// Seconds spent in them.

@@ -29,19 +29,31 @@ const MOMENT: Duration = Duration::from_millis(2);
 const SLEEP: Duration = Duration::from_secs(1);
 
 /// Something to do for a queue without its lock.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Job {
     /// Read a part of it back.
     PageIn(Arc<QueueCell>, PageIn),
     /// The log knows what it waited for.
     Resume(Arc<QueueCell>),
+    /// Messages of its waiting room are due.
+    Release(Arc<QueueCell>),
+    /// What its waiting room held before a restart is to be read.
+    Recall(Arc<QueueCell>),
 }
 
 impl Job {
     const fn queue(&self) -> &Arc<QueueCell> {
         match self {
-            Self::PageIn(queue, _) | Self::Resume(queue) => queue,
+            Self::PageIn(queue, _)
+            | Self::Resume(queue)
+            | Self::Release(queue)
+            | Self::Recall(queue) => queue,
         }
+    }
+
+    /// Whether somebody may wait for it in [`Paging::finish`].
+    const fn is_for_reader(&self) -> bool {
+        matches!(self, Self::PageIn(..) | Self::Resume(_))
     }
 }
 
@@ -50,6 +62,17 @@ impl Job {
 pub(crate) enum PagedIn {
     /// The queue has what there is.
     Done,
+    /// The log has not been written that far.
+    TooEarly,
+}
+
+/// How far a job came that may be long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// To the end.
+    Done,
+    /// There is more to do at once.
+    More,
     /// The log has not been written that far.
     TooEarly,
 }
@@ -114,6 +137,12 @@ impl Paging {
         self.resident.load(Ordering::Relaxed)
     }
 
+    /// Messages were read back, and others should have been there.
+    pub(crate) fn count_read(&self, read: usize, lost: u64) {
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
+        self.quarantined.fetch_add(lost, Ordering::Relaxed);
+    }
+
     /// A queue that held `before` octets holds `after`.
     pub(crate) fn account(&self, before: usize, after: usize) {
         if after >= before {
@@ -134,7 +163,9 @@ impl Paging {
         let job = {
             let mut jobs = self.jobs.lock();
             let job = jobs.waiting.pop_front();
-            if let Some(job) = &job {
+            if let Some(job) = &job
+                && job.is_for_reader()
+            {
                 jobs.running.push(job.queue().id);
             }
             job
@@ -153,12 +184,27 @@ impl Paging {
                 }
             }
             Job::Resume(queue) => queue.resume(),
+            Job::Release(queue) => self.go_on(queue.release(), job),
+            Job::Recall(queue) => self.go_on(queue.recall(), job),
+        }
+        if !job.is_for_reader() {
+            return;
         }
         let mut jobs = self.jobs.lock();
         if let Some(index) = jobs.running.iter().position(|id| *id == job.queue().id) {
             jobs.running.swap_remove(index);
         }
         self.done.notify_all();
+    }
+
+    /// Long work goes on behind what others have asked for meanwhile.
+    fn go_on(&self, progress: Progress, job: &Job) {
+        match progress {
+            Progress::Done => return,
+            Progress::More => {}
+            Progress::TooEarly => std::thread::sleep(MOMENT),
+        }
+        self.request(job.clone());
     }
 
     /// Reads parts back until [`Self::stop`].
@@ -183,7 +229,11 @@ impl Paging {
     /// Sees to it, on the caller's thread, that what was requested for `queue` has been read when it returns.
     pub(crate) fn finish(&self, queue: QueueId) {
         let mut jobs = self.jobs.lock();
-        while let Some(index) = jobs.waiting.iter().position(|job| job.queue().id == queue) {
+        while let Some(index) = jobs
+            .waiting
+            .iter()
+            .position(|job| job.is_for_reader() && job.queue().id == queue)
+        {
             let Some(job) = jobs.waiting.remove(index) else {
                 break;
             };

@@ -115,11 +115,28 @@ impl Broker {
         }
         let (name, scope) = (policy.name().to_owned(), policy.scope());
         let put = DefinitionChange::put(&policy_definition(vhost, &policy));
-        let new = self.change_policies(vhost, unix_ms, put, |policies| {
+        let new = self.change_policies(vhost, unix_ms, vec![put], |policies| {
             Ok(policies.set(policy).is_none())
         })?;
         tracing::info!(vhost, policy = name, ?scope, new, "policy set");
         Ok(new)
+    }
+
+    /// Sets several policies of a virtual host at once.
+    pub(crate) fn set_policies(
+        &self,
+        vhost: &str,
+        new: Vec<Policy>,
+        unix_ms: u64,
+    ) -> Result<(), TenantError> {
+        let definitions = new.iter().map(|policy| policy_definition(vhost, policy));
+        let puts = definitions.map(|definition| DefinitionChange::put(&definition));
+        self.change_policies(vhost, unix_ms, puts.collect(), |policies| {
+            for policy in new {
+                policies.set(policy);
+            }
+            Ok(())
+        })
     }
 
     /// Takes a policy or operator policy away; what followed it follows the next one that matches, or none. Blocks until
@@ -140,7 +157,7 @@ impl Broker {
             name: name.to_owned(),
             ..PolicyDefinition::default()
         });
-        self.change_policies(vhost, unix_ms, delete, |policies| {
+        self.change_policies(vhost, unix_ms, vec![delete], |policies| {
             policies
                 .clear(scope, name)
                 .map(drop)
@@ -154,7 +171,7 @@ impl Broker {
         &self,
         vhost: &str,
         unix_ms: u64,
-        stored: DefinitionChange,
+        stored: Vec<DefinitionChange>,
         change: impl FnOnce(&mut PolicySet) -> Result<R, TenantError>,
     ) -> Result<R, TenantError> {
         let changing = self.changing.lock();
@@ -162,7 +179,7 @@ impl Broker {
         let mut policies = PolicySet::clone(&vhost.policies());
         let result = change(&mut policies)?;
         vhost.set_policies(policies);
-        let pending = self.store.0.definitions().begin(vec![stored]);
+        let pending = self.store.0.definitions().begin(stored);
         drop(changing);
         vhost.set_time(unix_ms);
         vhost.apply_policies();

@@ -65,9 +65,23 @@ pub enum TenantError {
     /// A queue type nobody knows.
     #[error("invalid queue type '{0}': expected classic, quorum or stream")]
     QueueType(String),
+    /// The node has as many virtual hosts as it may.
+    #[error("cannot create vhost '{name}': vhost limit of {max} is reached")]
+    TooManyVhosts {
+        /// The one too many.
+        name: String,
+        /// `limits.vhosts_max`.
+        max: usize,
+    },
     /// The virtual host refuses.
     #[error("Cannot delete virtual host '{0}': it is protected from deletion")]
     Protected(String),
+    /// There is no such kind of runtime parameters.
+    #[error("Validation failed\n\ncomponent {0} not found\n")]
+    NoSuchComponent(String),
+    /// Policies have methods of their own.
+    #[error("policies may not be set using this method")]
+    PolicyAsParameter,
     /// What is no policy.
     #[error(transparent)]
     Policy(#[from] ValidationError),
@@ -488,7 +502,13 @@ impl Broker {
         if self.vhost(name).is_some() {
             return Ok(false);
         }
-        let now_ms = self.vhosts().iter().map(|vhost| vhost.unix_ms()).max();
+        let max = self.config.limits.vhosts_max;
+        let there = self.vhosts();
+        if max != 0 && there.len() >= max {
+            let name = name.to_owned();
+            return Err(TenantError::TooManyVhosts { name, max });
+        }
+        let now_ms = there.iter().map(|vhost| vhost.unix_ms()).max();
         let vhost = Arc::new(self.new_vhost(name, settings.clone(), now_ms.unwrap_or_default()));
         let change = DefinitionChange::put(&vhost.definition(&settings));
         // Handed to the disk before clients can know of it: what they declare in it comes after it.

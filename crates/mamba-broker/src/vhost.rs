@@ -301,6 +301,9 @@ impl Vhost {
             if let Some(ids) = recovered.seen.remove(&queue.id) {
                 cell.restore_ids(&ids, self.unix_ms());
             }
+            if let Some(held) = recovered.queues.remove(&queue.id.waiting_room()) {
+                cell.restore_room(&held.runs);
+            }
             table.add_queue(QueueRef(cell));
         }
         for binding in definitions.bindings.iter() {

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "conversations/delay.rs"]
+mod delay;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -419,6 +422,26 @@ fn a_quorum_queue_expires_after_its_declaration_and_not_before() {
     assert_eq!(world.ready("short"), 0);
     world.pass(Duration::from_millis(900));
     assert!(!exists(&world), "it stays though nobody used it");
+}
+
+/// The log was to be told first that a transient message might be delivered. Until then it counted as ready, which a queue of length
+/// zero does not allow: a requeued message was dropped under the eyes of its consumer.
+#[test]
+fn a_requeued_message_comes_back_through_a_queue_of_length_zero() {
+    let folder = TempDir::new().unwrap();
+    let world = World::open(&folder, START_MS);
+    let mut client = world.client();
+    client.declare("q", true, &[("x-max-length", int(0))]);
+    client.consume("q", false);
+    client.publish("q", false, b"again");
+    client.wait_for("again");
+    client.heard.clear();
+    let reject = basic::Reject {
+        delivery_tag: 1,
+        requeue: true,
+    };
+    client.send(ONE, AMQPClass::Basic(basic::AMQPMethod::Reject(reject)));
+    client.wait_for("again");
 }
 
 /// Each hop of a chain of dead-letter queues used to take a frame of the stack: a client could end the process.

@@ -1,7 +1,8 @@
 //! The rules of the wire, one by one (`spec: wire §2, §8, §9, §11`).
 
 use mamba_codec::{
-    Method, check_table, content_header, encode_table, frame, method, scan_properties, table,
+    Method, RawValue, check_table, content_header, encode_table, frame, method, put_entry,
+    scan_properties, table, table_entries, table_get, with_entries,
 };
 use mamba_types::{FieldTable, FieldValue, Limits};
 
@@ -287,6 +288,32 @@ mod tables {
         let octets = [[1, b'k', b'd'].as_slice(), &f64::NAN.to_be_bytes()].concat();
         let decoded = table(&octets, &Limits::default()).unwrap();
         assert_eq!(encode_table(&decoded), octets);
+    }
+
+    #[test]
+    fn entries_are_set_in_their_place_and_others_copied() {
+        let number = |octets| RawValue { tag: b'B', octets };
+        let nested = b"\x01zS\0\0\0\x01v\x01aV";
+        let nested = RawValue {
+            tag: b'F',
+            octets: nested,
+        };
+        let mut before = Vec::new();
+        for (name, value) in [("b", number(&[1])), ("d", nested), ("e", number(&[2]))] {
+            put_entry(&mut before, name.as_bytes(), value);
+        }
+        let own: [(&[u8], RawValue<'_>); 4] = [
+            (b"a", number(&[7])),
+            (b"c", number(&[8])),
+            (b"e", number(&[9])),
+            (b"f", number(&[10])),
+        ];
+        let after = with_entries(&before, &own);
+        let names: Vec<&[u8]> = table_entries(&after).map(|(name, _)| name).collect();
+        assert_eq!(names, [b"a", b"b", b"c", b"d", b"e", b"f"]);
+        assert_eq!(table_get(&after, b"d"), Some(nested));
+        assert_eq!(table_get(&after, b"e"), Some(number(&[9])));
+        assert!(check_table(&after, &Limits::default()).is_ok());
     }
 }
 

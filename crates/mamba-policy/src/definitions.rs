@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mamba_auth::HashAlgorithm;
 use mamba_types::FieldTable;
 use serde_json::Value;
 
@@ -40,45 +41,13 @@ pub struct Definitions {
     pub warnings: Vec<String>,
 }
 
-/// How a password was hashed: base64(salt ++ hash(salt ++ password)), a salt of four octets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HashingAlgorithm {
-    /// `rabbit_password_hashing_sha256`.
-    #[default]
-    Sha256,
-    /// `rabbit_password_hashing_sha512`.
-    Sha512,
-    /// `rabbit_password_hashing_md5`.
-    Md5,
-}
-
-impl HashingAlgorithm {
-    /// As in a document.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sha256 => "rabbit_password_hashing_sha256",
-            Self::Sha512 => "rabbit_password_hashing_sha512",
-            Self::Md5 => "rabbit_password_hashing_md5",
-        }
-    }
-
-    /// The algorithm of that name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::Sha256, Self::Sha512, Self::Md5]
-            .into_iter()
-            .find(|algorithm| algorithm.name() == name)
-    }
-}
-
 /// What a user proves to be with.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
     /// Nothing: no password lets this user in.
     None,
-    /// A hash in base64, and how it was made.
-    Hash(String, HashingAlgorithm),
+    /// base64(salt ++ hash(salt ++ password)), a salt of four octets, and how it was hashed.
+    Hash(String, HashAlgorithm),
     /// A password in clear; to be hashed at once. Never exported.
     Password(String),
 }

@@ -18,8 +18,8 @@ mod write;
 pub use convert::{table_from_json, table_to_json};
 pub use definitions::{
     BindingDefinition, Credentials, Definitions, DefinitionsError, DestinationKind,
-    ExchangeDefinition, Existing, GlobalParameter, HashingAlgorithm, Parameter, Permission,
-    PolicyDefinition, QueueDefinition, Step, TopicPermission, User, VirtualHost,
+    ExchangeDefinition, Existing, GlobalParameter, Parameter, Permission, PolicyDefinition,
+    QueueDefinition, Step, TopicPermission, User, VirtualHost,
 };
 pub use effective::{DeadLetterStrategy, DelayedRetry, Overflow, QueueSettings, Setting, Source};
 pub use key::{Definition, QueueType, Scope};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mamba_auth::HashAlgorithm;
 use mamba_types::{FieldTable, table};
 use serde_json::{Map, Value};
 
@@ -9,9 +10,8 @@ use crate::{
     convert::table_from_json,
     definitions::{
         BindingDefinition, Credentials, Definitions, DefinitionsError, DestinationKind,
-        ExchangeDefinition, GlobalParameter, HashingAlgorithm, Parameter, Permission,
-        PolicyDefinition, QueueDefinition, TopicPermission, User, VirtualHost, in_vhost,
-        on_one_line,
+        ExchangeDefinition, GlobalParameter, Parameter, Permission, PolicyDefinition,
+        QueueDefinition, TopicPermission, User, VirtualHost, in_vhost, on_one_line,
     },
     key::{QueueType, Scope},
     pattern::Pattern,
@@ -362,7 +362,7 @@ impl<'d> Reader<'d> {
     }
 
     /// How a user's hash was made, where the document does not say: versions before 3.6 knew one way only.
-    fn algorithm(&self, item: &Item<'d>) -> Outcome<HashingAlgorithm> {
+    fn algorithm(&self, item: &Item<'d>) -> Outcome<HashAlgorithm> {
         match item.fields.get("hashing_algorithm") {
             None | Some(Value::Null) => {
                 let version = self
@@ -377,20 +377,20 @@ impl<'d> Reader<'d> {
                     _ => false,
                 };
                 Ok(if ancient {
-                    HashingAlgorithm::Md5
+                    HashAlgorithm::Md5
                 } else {
-                    HashingAlgorithm::Sha256
+                    HashAlgorithm::Sha256
                 })
             }
             Some(value) => value
                 .as_str()
-                .and_then(HashingAlgorithm::parse)
+                .and_then(HashAlgorithm::by_name)
                 .ok_or_else(|| {
                     item.wrong(format!(
                         "hashing_algorithm: {}, {} or {} was expected, found {value}",
-                        HashingAlgorithm::Sha256.name(),
-                        HashingAlgorithm::Sha512.name(),
-                        HashingAlgorithm::Md5.name()
+                        HashAlgorithm::Sha256.name(),
+                        HashAlgorithm::Sha512.name(),
+                        HashAlgorithm::Md5.name()
                     ))
                 }),
         }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use mamba_auth::HashAlgorithm;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
     convert::table_to_json,
-    definitions::{Credentials, Definitions, HashingAlgorithm, VirtualHost},
+    definitions::{Credentials, Definitions, VirtualHost},
     key::{QueueType, Scope},
 };
 
@@ -418,7 +419,7 @@ impl Definitions {
 fn user(user: &crate::definitions::User) -> User<'_> {
     let (password_hash, algorithm) = match &user.credentials {
         Credentials::Hash(hash, algorithm) => (hash.as_str(), *algorithm),
-        Credentials::None | Credentials::Password(_) => ("", HashingAlgorithm::Sha256),
+        Credentials::None | Credentials::Password(_) => ("", HashAlgorithm::Sha256),
     };
     User {
         name: &user.name,

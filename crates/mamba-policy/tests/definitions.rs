@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use mamba_auth::HashAlgorithm;
 use mamba_policy::{
     About, Credentials, Definitions, DefinitionsError, ExchangeDefinition, Existing,
-    HashingAlgorithm, QueueDefinition, QueueType, Scope, Step, table_from_json, table_to_json,
+    QueueDefinition, QueueType, Scope, Step, table_from_json, table_to_json,
 };
 use mamba_types::FieldValue;
 use proptest::prelude::*;
@@ -41,7 +42,7 @@ fn an_export_of_the_reference_broker() {
     assert_eq!(user.tags, ["monitoring", "policymaker"]);
     assert_eq!(user.limits["max-connections"], 5);
     assert!(
-        matches!(&user.credentials, Credentials::Hash(hash, HashingAlgorithm::Sha256) if hash.len() == 48)
+        matches!(&user.credentials, Credentials::Hash(hash, HashAlgorithm::Sha256) if hash.len() == 48)
     );
     let empty = read.users.iter().find(|user| user.name == "mpt2").unwrap();
     assert_eq!(empty.credentials, Credentials::None);
@@ -360,16 +361,16 @@ fn users() {
         other => panic!("{other:?}"),
     };
     let hash = json!({"password_hash": "AAAA"});
-    assert_eq!(hashed(hash.clone(), "4.0.5"), HashingAlgorithm::Sha256);
-    assert_eq!(hashed(hash.clone(), ""), HashingAlgorithm::Sha256);
-    assert_eq!(hashed(hash.clone(), "3.6.0"), HashingAlgorithm::Sha256);
-    assert_eq!(hashed(hash, "3.5.7"), HashingAlgorithm::Md5);
+    assert_eq!(hashed(hash.clone(), "4.0.5"), HashAlgorithm::Sha256);
+    assert_eq!(hashed(hash.clone(), ""), HashAlgorithm::Sha256);
+    assert_eq!(hashed(hash.clone(), "3.6.0"), HashAlgorithm::Sha256);
+    assert_eq!(hashed(hash, "3.5.7"), HashAlgorithm::Md5);
     assert_eq!(
         hashed(
             json!({"password_hash": "AAAA", "hashing_algorithm": "rabbit_password_hashing_sha512"}),
             "3.5.7"
         ),
-        HashingAlgorithm::Sha512
+        HashAlgorithm::Sha512
     );
     assert_eq!(user(json!({"tags": "a, b,,c"}), "").tags, ["a", "b", "c"]);
     assert_eq!(user(json!({"tags": ["a", "b"]}), "").tags, ["a", "b"]);

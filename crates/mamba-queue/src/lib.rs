@@ -15,11 +15,13 @@
 //! read back, and [`Queue::paged_in`] takes it. The queue itself reads and writes nothing.
 //!
 //! [`SeenCache`] remembers the ids of messages for queues and exchanges that take each one once.
+//! Messages that are not ready before a time stand in a [`WaitingRoom`] beside the queue.
 //!
 //! Start reading at [`queue`]; `ready` keeps the order, `paging` has the words for what is on the disk, `unacked` keeps
 //! the deliveries, `consumers` the turn.
 
 mod consumers;
+mod delayed;
 mod paging;
 pub mod queue;
 mod ready;
@@ -27,9 +29,10 @@ mod seen;
 mod unacked;
 
 pub use consumers::{ConsumerId, Port, Subscription};
+pub use delayed::{Waiting, WaitingRoom};
 pub use paging::{LiveRun, PageIn, PageToken, PagedRun, Window};
 pub use queue::{
     DeathReason, Delivery, Effects, Fetch, Fetched, Incoming, Moved, Outcome, Overflow, Queue,
-    QueueKind, Removed, Settings, Settled, Stored, SubscribeError, UnackedKey,
+    QueueKind, Removed, Retry, RetryOn, Settings, Settled, Stored, SubscribeError, UnackedKey,
 };
 pub use seen::{Lasting, SeenCache};

@@ -34,6 +34,8 @@ pub struct Settings {
     pub max_priority: u8,
     /// Returns a message survives; the one after drops or dead-letters it. `None`: no limit.
     pub delivery_limit: Option<u32>,
+    /// What comes back waits before it is tried again.
+    pub retry: Option<Retry>,
     /// There is a dead-letter exchange: what dies is handed to the owner.
     pub dead_letters: bool,
     /// `x-message-ttl`, in milliseconds.
@@ -49,6 +51,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether messages say how often they came back (`x-delivery-count`), over restarts too.
+    #[must_use]
+    pub const fn counts_returns(&self) -> bool {
+        matches!(self.kind, QueueKind::Quorum)
+            || self.delivery_limit.is_some()
+            || self.retry.is_some()
+    }
+
     /// The level a message waits at.
     #[must_use]
     pub fn level_of(&self, message: &Message) -> u8 {
@@ -56,6 +66,43 @@ impl Settings {
             0 => 0,
             max => message.priority().unwrap_or(0).min(max),
         }
+    }
+}
+
+/// `x-delayed-retry-*`: how long a message waits that came back (`spec: semantics §26`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Which messages wait.
+    pub on: RetryOn,
+    /// `x-delayed-retry-min`: this long, times the messages' returns, in milliseconds…
+    pub min_ms: u64,
+    /// … and at most `x-delayed-retry-max`. `None`: no limit.
+    pub max_ms: Option<u64>,
+}
+
+/// `x-delayed-retry-type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryOn {
+    /// Every message that comes back.
+    All,
+    /// Rejected ones, and those of channels and connections that ended.
+    Failed,
+    /// The others: negatively acknowledged, and recovered.
+    Returned,
+}
+
+impl Retry {
+    /// How long a message waits that came back `returns` times, the last time after `failure` or without; in
+    /// milliseconds.
+    fn delay_ms(&self, returns: u32, failure: bool) -> Option<u64> {
+        let applies = match self.on {
+            RetryOn::All => true,
+            RetryOn::Failed => failure,
+            RetryOn::Returned => !failure,
+        };
+        let delay = self.min_ms.saturating_mul(u64::from(returns));
+        let delay = self.max_ms.map_or(delay, |max| delay.min(max));
+        (applies && delay > 0).then_some(delay)
     }
 }
 
@@ -104,6 +151,7 @@ impl Default for Settings {
             single_active_consumer: false,
             max_priority: 0,
             delivery_limit: None,
+            retry: None,
             dead_letters: false,
             message_ttl_ms: None,
             consumer_timeout_ms: None,
@@ -121,6 +169,8 @@ pub struct Incoming {
     pub message: Message,
     /// Where its record lies in the log, or [`LogPosition::NONE`] when it is not stored.
     pub at: LogPosition,
+    /// How often it came back to this queue before.
+    pub returns: u32,
 }
 
 /// A message in the queue.
@@ -226,6 +276,9 @@ pub struct Effects {
     pub dropped: Vec<PagedRun>,
     /// Stored messages with a new sequence number.
     pub moved: Vec<Moved>,
+    /// Returned messages that wait so many milliseconds before they are tried again. The owner settles them once the
+    /// log has them as waiting.
+    pub delayed: Vec<(Stored, u64)>,
 }
 
 impl Effects {
@@ -240,6 +293,7 @@ impl Effects {
             && self.wanted.is_empty()
             && self.dropped.is_empty()
             && self.moved.is_empty()
+            && self.delayed.is_empty()
     }
 
     /// Empties every list and keeps the memory.
@@ -252,6 +306,7 @@ impl Effects {
         self.wanted.clear();
         self.dropped.clear();
         self.moved.clear();
+        self.delayed.clear();
     }
 }
 
@@ -262,8 +317,10 @@ pub enum Outcome {
     Ack,
     /// Rejected, not to come back.
     Discard,
-    /// Comes back: nack, reject, recover, or its channel ended.
+    /// Comes back: nack or recover.
     Requeue,
+    /// Comes back after a failure: reject, or its channel ended.
+    Failed,
     /// Comes back and does not count: it never left the node.
     Unsent,
 }
@@ -574,7 +631,12 @@ impl<P: Port> Queue<P> {
     pub fn enqueue(&mut self, incoming: impl IntoIterator<Item = Incoming>) -> Sequence {
         let first = self.next;
         self.fresh_from = first;
-        for Incoming { message, at } in incoming {
+        for Incoming {
+            message,
+            at,
+            returns,
+        } in incoming
+        {
             let sequence = self.next;
             self.next = sequence.next();
             let priority = self.priority_of(&message);
@@ -585,8 +647,8 @@ impl<P: Port> Queue<P> {
                     sequence,
                     message,
                     at,
-                    returns: 0,
-                    redelivered: false,
+                    returns,
+                    redelivered: returns > 0,
                 },
             );
         }
@@ -658,13 +720,13 @@ impl<P: Port> Queue<P> {
         self.ready.want_heads(self.window, &mut effects.wanted);
     }
 
-    /// Whether a message of `body_len` octets fits the queue's length limits, or makes others give way.
-    pub const fn admits(&self, body_len: usize) -> bool {
+    /// Whether so many messages with so many octets of bodies fit the queue's length limits, or make others give way.
+    pub const fn admits(&self, messages: usize, body_bytes: usize) -> bool {
         match self.settings.overflow {
             Overflow::DropHead => true,
             Overflow::RejectPublish | Overflow::RejectPublishDeadLetter => !self.is_over_limit(
-                self.ready.len() as u64 + 1,
-                self.ready.body_bytes() + body_len as u64,
+                self.ready.len() as u64 + messages as u64,
+                self.ready.body_bytes() + body_bytes as u64,
             ),
         }
     }
@@ -872,7 +934,9 @@ impl<P: Port> Queue<P> {
             match outcome {
                 Outcome::Ack => effects.settled.extend(settled(&out.stored)),
                 Outcome::Discard => self.drop_or_bury(out.stored, DeathReason::Rejected, effects),
-                Outcome::Requeue => self.put_back(out.stored, effects),
+                Outcome::Requeue | Outcome::Failed => {
+                    self.put_back(out.stored, outcome == Outcome::Failed, effects);
+                }
                 Outcome::Unsent => self.give_back(out.stored),
             }
         }
@@ -897,7 +961,7 @@ impl<P: Port> Queue<P> {
         count
     }
 
-    fn put_back(&mut self, mut stored: Stored, effects: &mut Effects) {
+    fn put_back(&mut self, mut stored: Stored, failure: bool, effects: &mut Effects) {
         stored.returns = stored.returns.saturating_add(1);
         stored.redelivered = true;
         if self
@@ -908,11 +972,16 @@ impl<P: Port> Queue<P> {
             self.drop_or_bury(stored, DeathReason::DeliveryLimit, effects);
             return;
         }
+        let retry = self.settings.retry;
+        if let Some(delay) = retry.and_then(|retry| retry.delay_ms(stored.returns, failure)) {
+            effects.delayed.push((stored, delay));
+            return;
+        }
         if self.settings.kind == QueueKind::Quorum && self.settings.delivery_limit.is_none() {
             self.move_to_tail(stored, effects);
             return;
         }
-        if stored.at != LogPosition::NONE && self.settings.kind == QueueKind::Quorum {
+        if stored.at != LogPosition::NONE && self.settings.counts_returns() {
             effects.returned.push((stored.sequence, stored.returns));
         }
         self.put_in_front(stored);

@@ -198,6 +198,7 @@ fn paging_command() -> impl Strategy<Value = Command> {
     let index = any::<Index>;
     let outcome = prop_oneof![
         2 => Just(Outcome::Requeue),
+        1 => Just(Outcome::Failed),
         2 => Just(Outcome::Unsent),
         1 => Just(Outcome::Ack)
     ];
@@ -256,6 +257,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                     single_active_consumer,
                     max_priority,
                     delivery_limit: limit.filter(|_| quorum),
+                    retry: None,
                     dead_letters,
                     message_ttl_ms: bounds.0,
                     max_length: bounds.1,
@@ -1006,7 +1008,7 @@ impl Harness {
                 let mut incoming = Vec::new();
                 let rejects = model.settings.overflow != Overflow::DropHead;
                 let rejected = rejects && model.is_too_long(Some(body));
-                assert_eq!(self.queue.admits(body), !rejected);
+                assert_eq!(self.queue.admits(1, body), !rejected);
                 for (priority, sequence) in priorities.into_iter().zip(first.0..) {
                     let at = match stored {
                         true => place(sequence),
@@ -1027,6 +1029,7 @@ impl Harness {
                     incoming.push(Incoming {
                         message: known.message(),
                         at,
+                        returns: 0,
                     });
                     if stored {
                         let key = (model.level(&known).0, known.sequence);
@@ -1095,7 +1098,9 @@ impl Harness {
                         Outcome::Discard => {
                             model.die(&out.known, DeathReason::Rejected, expected);
                         }
-                        Outcome::Requeue => model.requeue(out.known, expected),
+                        Outcome::Requeue | Outcome::Failed => {
+                            model.requeue(out.known, expected);
+                        }
                         Outcome::Unsent => model.give_back(out.known),
                     }
                 }

@@ -120,6 +120,7 @@ impl Scene {
         let incoming = Incoming {
             message,
             at: LogPosition::NONE,
+            returns: 0,
         };
         self.queue.enqueue(std::iter::repeat_n(incoming, count));
         self.dispatch()
@@ -408,7 +409,11 @@ mod blocked_consumers {
         assert_eq!(scene.enqueue(0), "");
         let message = Message::build(RecordMeta::default(), b"", b"q", &[0; 14], b"body");
         let at = LogPosition::NONE;
-        scene.queue.enqueue([Incoming { message, at }]);
+        scene.queue.enqueue([Incoming {
+            message,
+            at,
+            returns: 0,
+        }]);
         scene.queue.dispatch(&mut effects);
         assert_eq!(effects.starved, [scene.id('a')]);
         effects.clear();
@@ -557,7 +562,11 @@ mod time_to_live {
         };
         let message = Message::build(meta, b"", b"q", &[0; 14], b"");
         let at = LogPosition::NONE;
-        queue.enqueue([Incoming { message, at }]);
+        queue.enqueue([Incoming {
+            message,
+            at,
+            returns: 0,
+        }]);
     }
 
     /// Messages with these times of their own; what is over at `now_ms` dies.
@@ -827,11 +836,11 @@ mod length_limits {
                 overflow,
                 ..Settings::default()
             });
-            assert!(scene.queue.admits(10) && !scene.queue.admits(11));
+            assert!(scene.queue.admits(1, 10) && !scene.queue.admits(1, 11));
             scene.enqueue(1);
-            assert!(scene.queue.admits(6) && !scene.queue.admits(7));
+            assert!(scene.queue.admits(1, 6) && !scene.queue.admits(1, 7));
             scene.enqueue(1);
-            assert!(!scene.queue.admits(0));
+            assert!(!scene.queue.admits(1, 0));
             scene.enqueue(1);
             scene.queue.trim(&mut Effects::default());
             assert_eq!(
@@ -889,6 +898,7 @@ mod paging {
             scene.queue.enqueue([Incoming {
                 message: message(Some(*priority)),
                 at: LogPosition(100 * number),
+                returns: 0,
             }]);
         }
         scene.queue.page_out(EVERYTHING, keep);
@@ -1009,6 +1019,7 @@ mod paging {
         scene.queue.enqueue([Incoming {
             message: message(None),
             at: LogPosition::NONE,
+            returns: 0,
         }]);
         assert_eq!(ranges(&scene.queue), [(1, 4, 2), (2, 3, 1)]);
         scene.subscribe_quietly('a');

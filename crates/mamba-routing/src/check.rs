@@ -6,12 +6,13 @@
 use mamba_types::{FieldTable, FieldValue, SoftError, Violation, table};
 
 use crate::deduplication;
-use crate::exchange::{Exchange, ExchangeKind, ExchangeSpec};
+use crate::exchange::{DELAYED, Exchange, ExchangeKind, ExchangeSpec};
 use crate::hashing::{self, BadWeight};
 use crate::headers::Match;
 use crate::topic::{self, TOPIC_HASH_WORDS_MAX};
 
 const RESERVED: &str = "amq.";
+const DELAYED_TYPE: &str = "x-delayed-type";
 const ALTERNATE: &str = "alternate-exchange";
 
 pub(crate) fn precondition(text: String) -> Violation {
@@ -52,6 +53,23 @@ pub fn no_queue(vhost: &str, name: &str) -> Violation {
 /// 406 when no exchange type has this name.
 pub fn kind(word: &str) -> Result<ExchangeKind, Violation> {
     ExchangeKind::parse(word).ok_or_else(|| precondition(format!("unknown exchange type '{word}'")))
+}
+
+/// How an exchange declared so routes: like its type, or the type that a delayed exchange names.
+///
+/// # Errors
+/// 406 when no exchange type has this name, or a delayed exchange names none.
+pub fn routing_kind(word: &str, arguments: &FieldTable) -> Result<ExchangeKind, Violation> {
+    if word != DELAYED {
+        return kind(word);
+    }
+    match arguments.inner().get(DELAYED_TYPE).and_then(table::text) {
+        // One delay is enough.
+        Some(inner) if inner != DELAYED => kind(inner),
+        _ => Err(precondition(
+            "Invalid argument, 'x-delayed-type' must be an existing exchange type".to_owned(),
+        )),
+    }
 }
 
 /// Declare, delete, bind and unbind leave the default exchange alone.
@@ -132,7 +150,7 @@ fn long_string<'a>(
 pub fn new_arguments(vhost: &str, spec: &ExchangeSpec) -> Result<(), Violation> {
     alternate_exchange(vhost, &spec.name, &spec.arguments)?;
     deduplication::check(vhost, spec)?;
-    if &*spec.kind != ExchangeKind::ConsistentHash.word() {
+    if routing_kind(&spec.kind, &spec.arguments)? != ExchangeKind::ConsistentHash {
         return Ok(());
     }
     let header = long_string(vhost, &spec.name, "hash-header", &spec.arguments)?;
@@ -181,12 +199,13 @@ pub fn equivalent(vhost: &str, existing: &Exchange, spec: &ExchangeSpec) -> Resu
             return inequivalent(key, &format!("'{received}'"), &format!("'{current}'"));
         }
     }
+    let inner = existing.delays().then_some(DELAYED_TYPE);
     let deduplication =
         existing.deduplicates() || deduplication::wanted(existing.kind(), &spec.arguments);
-    let more = deduplication::KEYS.iter().filter(|_| deduplication);
-    for key in std::iter::once(&ALTERNATE).chain(more) {
-        let received = spec.arguments.inner().get(*key);
-        let current = current.arguments.inner().get(*key);
+    let more = deduplication::KEYS.into_iter().filter(|_| deduplication);
+    for key in [ALTERNATE].into_iter().chain(inner).chain(more) {
+        let received = spec.arguments.inner().get(key);
+        let current = current.arguments.inner().get(key);
         match (received, current) {
             (None, None) => {}
             (Some(received), Some(current)) if table::same_value(received, current) => {}

@@ -4,7 +4,7 @@ use mamba_types::{FieldTable, FieldValue, Violation, limits::SEEN_IDS_MAX, table
 
 use crate::{
     check::{self, precondition},
-    exchange::{ExchangeKind, ExchangeSpec},
+    exchange::{DELAYED, ExchangeKind, ExchangeSpec},
 };
 
 /// Switches it on for an exchange of any type.
@@ -45,8 +45,13 @@ pub(crate) fn check(vhost: &str, spec: &ExchangeSpec) -> Result<(), Violation> {
     {
         return invalid(WANTED, unacceptable(value));
     }
-    if !ExchangeKind::parse(&spec.kind).is_some_and(|kind| wanted(kind, &spec.arguments)) {
+    let kind = check::routing_kind(&spec.kind, &spec.arguments)?;
+    if !wanted(kind, &spec.arguments) {
         return Ok(());
+    }
+    if &*spec.kind == DELAYED {
+        // The queues behind it can do it.
+        return invalid(WANTED, "not_with_delays".to_owned());
     }
     let size_max = i64::try_from(SEEN_IDS_MAX).unwrap_or(i64::MAX);
     for (key, max) in [("x-cache-size", size_max), ("x-cache-ttl", TTL_MAX_MS)] {

@@ -46,6 +46,9 @@ impl ExchangeSpec {
     }
 }
 
+/// The type word of an exchange that routes like its `x-delayed-type` and lets messages with an `x-delay` wait.
+pub const DELAYED: &str = "x-delayed-message";
+
 /// How an exchange routes (`spec: semantics §3`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ExchangeKind {
@@ -112,6 +115,7 @@ pub struct Exchange {
     pub(crate) spec: ExchangeSpec,
     kind: ExchangeKind,
     deduplicates: bool,
+    pub(crate) delays: bool,
     generation: Arc<AtomicU64>,
     /// The declared alternate exchange, or the policy's.
     declared_alternate: Option<Arc<str>>,
@@ -146,7 +150,8 @@ impl Exchange {
             .and_then(table::octets)
             .map(|name| String::from_utf8_lossy(name).into());
         Self {
-            deduplicates: deduplication::wanted(kind, &spec.arguments),
+            deduplicates: &*spec.kind != DELAYED && deduplication::wanted(kind, &spec.arguments),
+            delays: &*spec.kind == DELAYED,
             spec,
             kind,
             generation: Arc::default(),
@@ -163,6 +168,12 @@ impl Exchange {
     #[must_use]
     pub const fn spec(&self) -> &ExchangeSpec {
         &self.spec
+    }
+
+    /// Whether messages with an `x-delay` wait before they go where it routes them.
+    #[must_use]
+    pub fn delays(&self) -> bool {
+        self.delays
     }
 
     /// How it routes.

@@ -20,7 +20,7 @@ mod table;
 mod topic;
 
 pub use binding::{Binding, Destination};
-pub use exchange::{Exchange, ExchangeKind, ExchangeSpec};
+pub use exchange::{DELAYED, Exchange, ExchangeKind, ExchangeSpec};
 pub use route::{MessageProperties, NoProperties, RouteInput, Routes, Stamp};
 pub use table::{
     Bound, Declared, QueueHandle, Removed, RemovedBinding, RemovedExchange, RoutingTable,

@@ -78,6 +78,9 @@ impl Stamp {
 pub struct Routes<Q> {
     /// The queues, each once, in an order that depends on the table's history alone.
     pub queues: Vec<Q>,
+    /// How many of them, at the end of the list, are reached through a delayed exchange only: a message with an
+    /// `x-delay` waits before it is in them.
+    pub waiting: usize,
     /// Whether the same (exchange, keys) goes to the same queues for as long as all [`Self::stamps`] are
     /// current. False when headers, properties, chance, a queue or an alternate exchange that does not
     /// exist took part.
@@ -95,6 +98,7 @@ impl<Q> Routes<Q> {
     pub fn new() -> Self {
         Self {
             queues: Vec::new(),
+            waiting: 0,
             cacheable: true,
             deduplicates: false,
             stamps: Vec::new(),
@@ -105,6 +109,7 @@ impl<Q> Routes<Q> {
     /// Lets go of the handles and stamps and keeps the memory.
     pub fn clear(&mut self) {
         self.queues.clear();
+        self.waiting = 0;
         self.stamps.clear();
         self.cacheable = true;
         self.deduplicates = false;
@@ -132,6 +137,8 @@ pub(crate) struct Scratch {
     pub(crate) visited: SmallSet,
     /// Queue slots selected so far, with repetitions.
     pub(crate) queues: Vec<u32>,
+    /// Delayed exchanges reached.
+    pub(crate) delayed: Vec<u32>,
     /// Destinations selected so far, counted before de-duplication.
     pub(crate) selected: usize,
     pub(crate) topic: TopicScratch,
@@ -150,7 +157,20 @@ impl Scratch {
     fn clear(&mut self) {
         self.visited.clear();
         self.queues.clear();
+        self.delayed.clear();
         self.selected = 0;
+    }
+
+    /// Leaves each queue once, those of the first `at_once` before the others; returns how many the others are.
+    pub(crate) fn late(&mut self, at_once: usize) -> usize {
+        let mut late = self.queues.split_off(at_once);
+        for queues in [&mut self.queues, &mut late] {
+            queues.sort_unstable();
+            queues.dedup();
+        }
+        late.retain(|slot| self.queues.binary_search(slot).is_err());
+        self.queues.extend_from_slice(&late);
+        late.len()
     }
 
     /// Takes a destination an index selected.

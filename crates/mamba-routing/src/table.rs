@@ -169,7 +169,7 @@ impl<Q: QueueHandle> RoutingTable<Q> {
     /// In this order: 406 unknown type; 403 the default exchange; for a new one 403 reserved name and 406
     /// bad arguments; for an existing one 406 with the first difference (`spec: errors §8`).
     pub fn declare(&mut self, spec: ExchangeSpec) -> Result<Declared<'_>, Violation> {
-        let kind = check::kind(&spec.kind)?;
+        let kind = check::routing_kind(&spec.kind, &spec.arguments)?;
         check::not_default(&spec.name)?;
         if let Some(existing) = self.exchange(&spec.name) {
             check::equivalent(&self.vhost, existing, &spec)?;
@@ -494,6 +494,7 @@ impl<Q: QueueHandle> RoutingTable<Q> {
         };
         let Routes {
             queues,
+            waiting,
             cacheable,
             deduplicates,
             stamps,
@@ -502,8 +503,24 @@ impl<Q: QueueHandle> RoutingTable<Q> {
         *deduplicates = self.exchanges[start].deduplicates();
         scratch.visited.insert(start);
         let mut at = 0;
-        while let Some(slot) = scratch.visited.at(at) {
-            at += 1;
+        let mut delayed_at = 0;
+        let mut at_once = None;
+        loop {
+            // Delayed exchanges come last: what is reached without them does not wait.
+            let slot = if let Some(slot) = scratch.visited.at(at) {
+                at += 1;
+                if at_once.is_none() && self.exchanges[slot].delays {
+                    scratch.delayed.push(slot);
+                    continue;
+                }
+                slot
+            } else if let Some(slot) = scratch.delayed.get(delayed_at).copied() {
+                delayed_at += 1;
+                at_once.get_or_insert(scratch.queues.len());
+                slot
+            } else {
+                break;
+            };
             let exchange = &self.exchanges[slot];
             let before = scratch.selected;
             if matches!(exchange.index, Index::Queues) {
@@ -532,7 +549,9 @@ impl<Q: QueueHandle> RoutingTable<Q> {
                 }
             }
         }
-        if scratch.queues.len() > 1 {
+        if let Some(at_once) = at_once {
+            *waiting = scratch.late(at_once);
+        } else if scratch.queues.len() > 1 {
             scratch.queues.sort_unstable();
             scratch.queues.dedup();
         }

@@ -14,6 +14,8 @@
 
 mod arguments;
 mod backup;
+mod definitions;
+mod parameters;
 mod policies;
 mod tenants;
 mod topology;
@@ -46,8 +48,10 @@ pub use self::backup::{BackupFile, BackupPlan};
 pub const VERSION: u32 = 1;
 /// The socket's name in the data folder.
 pub const SOCKET_NAME: &str = "control.sock";
-/// Longest request, in octets, its line end included.
-const REQUEST_BYTES_MAX: u64 = 64 << 10;
+/// Longest request, in octets, its line end included. Definitions are the longest.
+const REQUEST_BYTES_MAX: u64 = 128 << 20;
+/// What a line keeps of its memory for the next request.
+const LINE_BYTES_KEPT: usize = 64 << 10;
 /// Clients served at a time.
 const CLIENTS_MAX: usize = 16;
 /// A client that asks nothing for so long is gone, or stuck: what it held is given back.
@@ -274,6 +278,7 @@ impl Session {
         let mut line = Vec::new();
         loop {
             line.clear();
+            line.shrink_to(LINE_BYTES_KEPT);
             let mut limited = (&mut stream).take(REQUEST_BYTES_MAX);
             let reading = limited.read_until(b'\n', &mut line);
             match timeout(IDLE_MAX, reading).await {
@@ -363,10 +368,12 @@ type Perform = fn(&Broker, &str, &Map<String, Value>) -> Outcome;
 
 /// Who does a command of an operator.
 fn management(command: &str) -> Option<Perform> {
-    let parts: [(&[&str], Perform); 3] = [
+    let parts: [(&[&str], Perform); 5] = [
         (&tenants::COMMANDS, tenants::perform),
         (&policies::COMMANDS, policies::perform),
         (&topology::COMMANDS, topology::perform),
+        (&parameters::COMMANDS, parameters::perform),
+        (&definitions::COMMANDS, definitions::perform),
     ];
     parts
         .into_iter()

@@ -132,6 +132,8 @@ pub enum SettlementKind {
     Ack,
     /// Back to the queue.
     Requeue,
+    /// Back to the queue after a failure: rejected, or its channel ended.
+    Failed,
     /// Dropped or dead-lettered.
     Discard,
 }

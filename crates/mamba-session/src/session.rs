@@ -802,7 +802,7 @@ impl Session {
                         let settlement = Settlement {
                             tag,
                             multiple: false,
-                            kind: not_acked(requeue),
+                            kind: rejected(requeue),
                             method: 90,
                         };
                         Step::Happened(octets, Event::Settle(frame.channel, settlement))
@@ -1226,6 +1226,14 @@ fn body_frame(pending: &mut Pending, frame: &Frame<'_>) -> Result<(), Violation>
         record.append(frame.payload, before);
     }
     Ok(())
+}
+
+fn rejected(requeue: bool) -> SettlementKind {
+    if requeue {
+        SettlementKind::Failed
+    } else {
+        SettlementKind::Discard
+    }
 }
 
 fn not_acked(requeue: bool) -> SettlementKind {

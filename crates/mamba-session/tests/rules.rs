@@ -769,6 +769,7 @@ mod content {
             dead_lettered: false,
             expiration_ms: None,
             accepted_at_ms: 99,
+            not_before: false,
         };
         let message = assembled.into_message(meta);
         assert_eq!(

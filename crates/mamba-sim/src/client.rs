@@ -7,7 +7,7 @@ use mamba_codec::{
     AMQPClass, FrameKind, Method, content_header, encode_table, frame, method, protocol,
     write_method,
 };
-use mamba_types::{ChannelId, FieldTable, Limits};
+use mamba_types::{ChannelId, FieldTable, FieldValue, Limits};
 use protocol::{basic, channel, connection};
 
 const ONE: ChannelId = ChannelId(1);
@@ -396,7 +396,7 @@ fn write_frame(octets: &mut Vec<u8>, kind: u8, payload: &[u8]) {
 
 /// A field table from a list.
 #[must_use]
-pub fn table(arguments: &[(&str, mamba_types::FieldValue)]) -> FieldTable {
+pub fn table(arguments: &[(&str, FieldValue)]) -> FieldTable {
     let mut table = FieldTable::default();
     for (key, value) in arguments {
         table.insert((*key).into(), value.clone());

@@ -29,6 +29,10 @@ pub struct QueueSpec {
     pub dead_letters: bool,
     /// `x-message-deduplication`, with room for all ids there are.
     pub once: bool,
+    /// What comes back waits: `x-delayed-retry-min` and `-max`, in milliseconds.
+    pub retry_ms: Option<(u64, u64)>,
+    /// `x-delivery-limit`.
+    pub delivery_limit: Option<u32>,
 }
 
 impl QueueSpec {
@@ -36,6 +40,15 @@ impl QueueSpec {
     #[must_use]
     pub const fn stores(&self, persistent: bool) -> bool {
         self.durable && (persistent || self.quorum)
+    }
+
+    /// How many returns a message survives.
+    const fn returns_max(&self) -> Option<u32> {
+        match self.delivery_limit {
+            // The default.
+            None if self.quorum => Some(20),
+            limit => limit,
+        }
     }
 }
 
@@ -79,6 +92,14 @@ pub struct Entry {
     pub expires_at: Option<u64>,
     /// How often it may have been returned.
     pub returns: u32,
+    /// It was delayed, or waited to be tried again: its place among the others is not that of its publishing.
+    pub displaced: bool,
+    /// Not to be seen before, in milliseconds since 1970.
+    pub due_ms: u64,
+    /// The same after a return, which a crash may undo.
+    pub retry_ms: u64,
+    /// It went from one place to another when the broker crashed: it may be in both.
+    pub doubled: bool,
 }
 
 /// What a queue that takes each message once did with an id.
@@ -125,7 +146,9 @@ impl QueueModel {
             .values()
             .filter(|entry| entry.obliged && entry.leave.is_none() && !entry.settled)
             .count();
-        let most = self.entries.values().filter(|entry| !entry.settled).count();
+        let there = |entry: &&Entry| !entry.settled || entry.doubled;
+        let most = self.entries.values().filter(there).count()
+            + self.entries.values().filter(|entry| entry.doubled).count();
         (least, most)
     }
 }
@@ -162,6 +185,8 @@ pub struct Publishing {
     pub expiration_ms: Option<u64>,
     /// The id it is known by.
     pub once: Option<Id>,
+    /// `x-delay`.
+    pub delay_ms: Option<u64>,
     /// It cannot be refused any more: a transaction that was partly refused fails.
     pub now_ms: u64,
 }
@@ -175,6 +200,8 @@ pub struct Model {
     pub ghosts: BTreeMap<String, Ghost>,
     /// Bindings of durable exchanges.
     pub bindings: BTreeMap<BindingKey, BindingState>,
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
     /// Messages seen as dead letters.
     pub buried: BTreeSet<Id>,
     /// Messages that were ever in a queue with dead letters.
@@ -291,6 +318,7 @@ impl Model {
             self.mortal.insert(message.id);
         }
         queue.next_order += 1;
+        let due_ms = message.now_ms + message.delay_ms.unwrap_or(0);
         let entry = Entry {
             order: queue.next_order,
             stored: spec.stores(message.persistent),
@@ -308,15 +336,20 @@ impl Model {
             seen: false,
             seen_on_disk: false,
             held_by: None,
-            expires_at: ttl.map(|ttl| message.now_ms + ttl),
+            expires_at: ttl.map(|ttl| due_ms + ttl),
             returns: 0,
+            displaced: message.delay_ms.is_some(),
+            due_ms,
+            retry_ms: 0,
+            doubled: false,
         };
         queue.entries.insert(message.id, entry);
         if let Some(max) = spec.max_length
             && !spec.reject_publish
         {
             // The newest ones cannot have been dropped, whoever holds the others. With priorities any can.
-            let kept = if spec.max_priority.is_some() {
+            let displaced = queue.entries.values().any(|entry| entry.displaced);
+            let kept = if spec.max_priority.is_some() || displaced {
                 0
             } else {
                 max as u64
@@ -375,18 +408,37 @@ impl Model {
 
     /// A client gave a delivery back.
     pub fn give_back(&mut self, name: &str, incarnation: u64, id: Id) {
+        let retry = self
+            .queues
+            .get(name)
+            .and_then(|queue| queue.spec.retry_ms)
+            .map(|(min, max)| self.now_ms + min.min(max));
         if let Some(entry) = self.entry(name, incarnation, id) {
             entry.held_by = None;
             entry.returns += 1;
+            if let Some(retry) = retry {
+                entry.displaced = true;
+                entry.retry_ms = retry;
+            }
+        }
+    }
+
+    /// A delivery came back at some time: the broker knew before the client that it had gone.
+    pub fn came_back(&mut self, name: &str, incarnation: u64, id: Id) {
+        self.give_back(name, incarnation, id);
+        if let Some(entry) = self.entry(name, incarnation, id) {
+            entry.retry_ms = 0;
         }
     }
 
     /// A client with consumers has gone: what it was to get and did not counts as returned.
     pub fn consumer_gone(&mut self, name: &str) {
         if let Some(queue) = self.queues.get_mut(name)
-            && queue.spec.quorum
+            && (queue.spec.returns_max().is_some() || queue.spec.retry_ms.is_some())
         {
+            let waits = queue.spec.retry_ms.is_some();
             for entry in queue.entries.values_mut() {
+                entry.displaced |= waits;
                 entry.returns += 1;
             }
         }
@@ -405,12 +457,13 @@ impl Model {
 
     /// What time and limits allow to be gone.
     pub fn pass(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
         for queue in self.queues.values_mut() {
-            let limited = queue.spec.quorum;
+            let returns_max = queue.spec.returns_max();
             for entry in queue.entries.values_mut() {
                 let expired = entry.expires_at.is_some_and(|at| at <= now_ms);
-                // One below the default limit of 20: the broker counts no more than this.
-                let returned = limited && entry.returns >= 20;
+                // At the limit, not above it: the broker counts no more than this.
+                let returned = returns_max.is_some_and(|max| entry.returns >= max);
                 if (expired || returned) && entry.leave.is_none() {
                     entry.leave = Some(Leave::Died);
                 }
@@ -484,6 +537,17 @@ impl Model {
                 "message {id} came from queue {name}, which had taken another one with its id"
             ));
         }
+        if entry.due_ms.max(entry.retry_ms) > self.now_ms && !entry.doubled {
+            return Err(format!(
+                "message {id} came from queue {name} before its time: {entry:?}"
+            ));
+        }
+        if entry.doubled {
+            entry.settled = false;
+            entry.seen = true;
+            entry.held_by = Some(client);
+            return Ok(());
+        }
         if entry.settled {
             return Err(format!(
                 "message {id} came from queue {name} again after it was settled: {entry:?}"
@@ -499,7 +563,7 @@ impl Model {
                 "message {id} of queue {name} came a second time without redelivered: {entry:?}"
             ));
         }
-        if !redelivered {
+        if !redelivered && !entry.displaced {
             let last = queue
                 .fresh
                 .entry((client, via, entry.priority))
@@ -588,7 +652,8 @@ impl Model {
             return Ok(());
         };
         let ids: BTreeSet<Id> = found.iter().map(|(id, _)| *id).collect();
-        if ids.len() < found.len() {
+        let doubled = queue.entries.values().filter(|entry| entry.doubled).count();
+        if ids.len() + doubled < found.len() {
             return Err(format!("queue {name} holds a message twice: {found:?}"));
         }
         for (id, known) in &queue.known {
@@ -612,7 +677,7 @@ impl Model {
             let Some(entry) = queue.entries.get(id) else {
                 return Err(format!("message {id} in queue {name} was invented"));
             };
-            if *redelivered && (queue.spec.quorum || !entry.stored) {
+            if entry.displaced || (*redelivered && (queue.spec.quorum || !entry.stored)) {
                 // What comes back to a quorum queue goes to the front, in the order of coming back; so does a transient message that
                 // comes back while older ones are on the disk only.
                 continue;
@@ -663,6 +728,7 @@ fn after_restart(queue: &mut QueueModel, exact: bool) {
     for entry in queue.entries.values_mut() {
         entry.held_by = None;
         entry.returns += 1;
+        entry.retry_ms = 0;
         if !entry.stored {
             entry.settled = true;
             entry.settled_on_disk = true;
@@ -671,6 +737,7 @@ fn after_restart(queue: &mut QueueModel, exact: bool) {
         if exact {
             continue;
         }
+        entry.doubled |= entry.displaced;
         // A dead letter may not have been as safe as its first life.
         entry.obliged &= entry.confirmed;
         entry.seen = entry.seen_on_disk;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mamba_broker::{Broker, BrokerConfig, Now};
+use mamba_broker::{Broker, BrokerConfig, Now, queue_cell::QueueCounts};
 use mamba_codec::{AMQPClass, protocol};
 use mamba_store::{LogStatus, OpenError, Store, SyncMode};
 use mamba_types::{FieldTable, FieldValue};
@@ -433,11 +433,16 @@ impl World {
             return self.look();
         };
         let session = &mut self.sessions[index];
-        for (name, kind) in [("fan", "fanout"), ("dir", "direct")] {
+        for (name, kind) in [
+            ("fan", "fanout"),
+            ("dir", "direct"),
+            ("late", "x-delayed-message"),
+        ] {
             let declare = exchange::Declare {
                 exchange: name.into(),
                 kind: kind.into(),
                 durable: true,
+                arguments: table(&[("x-delayed-type", FieldValue::LongString("direct".into()))]),
                 ..exchange::Declare::default()
             };
             let method = AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare));
@@ -671,7 +676,7 @@ impl World {
                 return Err(format!("queue {name} is not there"));
             };
             let counts = cell.counts();
-            let there = counts.ready + counts.unacked;
+            let there = counts.ready + counts.unacked + counts.delayed;
             let (mut least, most) = queue.bounds();
             // What is on its way to a consumer that does not acknowledge is counted nowhere.
             let lossy = |session: &Session| {
@@ -699,8 +704,8 @@ impl World {
                     .map(|(id, _)| *id)
                     .collect();
                 return Err(format!(
-                    "queue {name} has {there} messages ({} ready), not {least} to {most}: {must:?}",
-                    counts.ready
+                    "queue {name} has {there} messages ({} ready, {} delayed), not {least} to {most}: {must:?}",
+                    counts.ready, counts.delayed
                 ));
             }
         }
@@ -957,7 +962,7 @@ impl World {
             |session: &Session| Some(session.number) == holder && session.client.is_served();
         if holder.is_some() && !self.sessions.iter().any(served) {
             // The broker has closed the holder, who has not heard of it yet.
-            self.model.give_back(queue, incarnation, id);
+            self.model.came_back(queue, incarnation, id);
         }
         self.model
             .delivered(queue, incarnation, id, message.redelivered, (number, via))?;
@@ -1209,7 +1214,16 @@ impl World {
                 spec.reject_publish = true;
             }
             5 => spec.ttl_ms = Some(rng.below(500)),
-            6..=7 => spec.once = true,
+            6..=7 => {
+                spec.quorum = rng.once_in(3);
+                spec.durable |= spec.quorum;
+                let min = rng.below(300);
+                spec.retry_ms = Some((min, min + rng.below(500)));
+                spec.delivery_limit = rng
+                    .percent(50)
+                    .then(|| 1 + u32::try_from(rng.below(4)).unwrap_or(0));
+            }
+            8..=9 => spec.once = true,
             _ => {}
         }
         spec.dead_letters = rng.once_in(3);
@@ -1220,7 +1234,11 @@ impl World {
         let Some(queue) = self.known_queue().filter(|queue| queue != DEAD_LETTERS) else {
             return Ok(());
         };
-        let from = if self.rng.percent(60) { "fan" } else { "dir" };
+        let from = match self.rng.below(10) {
+            0..=4 => "fan",
+            5..=6 => "dir",
+            _ => "late",
+        };
         let key = format!("k{}", self.rng.below(3));
         let present = self.rng.percent(75);
         if self
@@ -1291,6 +1309,7 @@ impl World {
         let (exchange, key) = match self.rng.below(10) {
             0..=1 => ("fan".to_owned(), String::new()),
             2 => ("dir".to_owned(), format!("k{}", self.rng.below(3))),
+            3 => ("late".to_owned(), format!("k{}", self.rng.below(3))),
             _ => (String::new(), self.queue_name()),
         };
         for _ in 0..count {
@@ -1307,6 +1326,8 @@ impl World {
                 .once_in(3)
                 .then(|| self.rng.next().to_le_bytes()[0] % 6);
             let expiration_ms = self.rng.once_in(15).then(|| self.rng.below(300));
+            let delay_ms =
+                (exchange == "late" && self.rng.percent(85)).then(|| 1 + self.rng.below(2000));
             let once = self.draw_once(id);
             let message = Publishing {
                 id,
@@ -1314,18 +1335,28 @@ impl World {
                 persistent,
                 priority: priority.unwrap_or(0),
                 expiration_ms,
+                delay_ms,
                 now_ms: self.unix_ms(),
             };
+            let mut headers = FieldTable::default();
+            if let Some(delay) = delay_ms {
+                let delay = i64::try_from(delay).unwrap_or(i64::MAX);
+                headers.insert("x-delay".into(), FieldValue::LongLongInt(delay));
+            }
+            if let Some(once) = once {
+                let once = i64::try_from(once).unwrap_or(i64::MAX);
+                headers.insert(
+                    "x-deduplication-header".into(),
+                    FieldValue::LongLongInt(once),
+                );
+            }
             let publish = Publish {
                 exchange: exchange.clone(),
                 routing_key: key.clone(),
                 persistent,
                 priority,
                 expiration_ms,
-                headers: once.map_or_else(FieldTable::default, |once| {
-                    let once = i64::try_from(once).unwrap_or(0);
-                    table(&[("x-deduplication-header", FieldValue::LongLongInt(once))])
-                }),
+                headers,
                 body: body_of(id, len),
             };
             let said = Said::Publish {
@@ -1523,15 +1554,26 @@ impl World {
             self.leave(last);
         }
         self.quiesce()?;
+        // What waits comes to an end too.
+        self.pass(Duration::from_secs(5));
+        self.quiesce()?;
         self.drain()
     }
 
-    fn ready(&self, queue: &str) -> u64 {
+    fn counts(&self, queue: &str) -> QueueCounts {
         self.broker
             .as_ref()
             .and_then(|broker| broker.vhost("/"))
             .and_then(|vhost| vhost.queue(queue))
-            .map_or(0, |queue| queue.counts().ready)
+            .map_or_else(QueueCounts::default, |queue| queue.counts())
+    }
+
+    fn ready(&self, queue: &str) -> u64 {
+        self.counts(queue).ready
+    }
+
+    fn delayed(&self, queue: &str) -> u64 {
+        self.counts(queue).delayed
     }
 
     fn drain(&mut self) -> Result<(), Failed> {
@@ -1585,9 +1627,10 @@ impl World {
             }
             let came = session.unacked.len();
             let ready = self.ready(&name);
-            if ready > 0 {
+            let delayed = self.delayed(&name);
+            if ready + delayed > 0 {
                 return Err(format!(
-                    "queue {name} keeps {ready} messages to itself; {came} came"
+                    "queue {name} keeps {ready} messages to itself and lets {delayed} wait; {came} came"
                 ));
             }
             drained.push((name, session.number));
@@ -1619,12 +1662,13 @@ impl World {
 /// A message that was asked for without acknowledgement has left its queue before it arrives; nobody knows which.
 fn lose_gets(model: &mut Model, session: &Session) {
     for (said, ..) in &session.awaited {
-        if let Said::Get {
-            queue,
-            no_ack: true,
-        } = said
-        {
-            model.purge(queue);
+        if let Said::Get { queue, no_ack } = said {
+            if *no_ack {
+                model.purge(queue);
+            } else {
+                // It comes back, and may wait before that.
+                model.consumer_gone(queue);
+            }
         }
     }
 }
@@ -1674,6 +1718,14 @@ fn say_declare(session: &mut Session, spec: QueueSpec) {
     }
     if let Some(ttl) = spec.ttl_ms {
         arguments.push(("x-message-ttl", number(ttl)));
+    }
+    if let Some((min, max)) = spec.retry_ms {
+        arguments.push(("x-delayed-retry-type", text("all")));
+        arguments.push(("x-delayed-retry-min", number(min)));
+        arguments.push(("x-delayed-retry-max", number(max)));
+    }
+    if let Some(limit) = spec.delivery_limit {
+        arguments.push(("x-delivery-limit", number(u64::from(limit))));
     }
     if spec.dead_letters {
         arguments.push(("x-dead-letter-exchange", text("")));

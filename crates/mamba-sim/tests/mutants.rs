@@ -70,11 +70,6 @@ fn a_dead_letter_that_leaves_before_it_arrives() {
 }
 
 #[test]
-fn a_state_that_outlives_what_it_speaks_of() {
-    is_noticed(mistaken(Mutant::TornStateBelieved), &["is lost"]);
-}
-
-#[test]
 fn log_files_that_are_freed_too_early() {
     is_noticed(mistaken(Mutant::FreedTooEarly), LOSS);
 }

@@ -69,6 +69,8 @@ pub struct QueueStats {
     pub queue: QueueDefinition,
     /// Messages.
     pub messages: u64,
+    /// Messages that wait until they are ready, not among the others.
+    pub delayed: u64,
     /// Octets of their bodies; an estimate after many acknowledgements.
     pub body_bytes: u64,
     /// Ids it remembers, expired ones included.
@@ -161,7 +163,9 @@ impl Folder {
         let queues = defined.into_iter().map(|queue| {
             let runs = found.remove(&queue.id).unwrap_or_default().runs;
             let ids = seen.remove(&queue.id).unwrap_or_default();
+            let waiting = found.remove(&queue.id.waiting_room()).unwrap_or_default();
             QueueStats {
+                delayed: waiting.runs.iter().map(|run| run.count).sum(),
                 messages: runs.iter().map(|run| run.count).sum(),
                 body_bytes: runs.iter().map(|run| run.body_bytes).sum(),
                 seen_ids: ids.len() as u64,
@@ -216,7 +220,7 @@ impl Folder {
     fn contents(&self) -> Result<Contents, OpenError> {
         let held = export::read(&self.dir.join(DEFINITIONS_FILE), &self.disk)?;
         let known: BTreeSet<_> = held.stored.log_ids().collect();
-        let scanned = self.scan(held.node_id, &|queue| known.contains(&queue))?;
+        let scanned = self.scan(held.node_id, &|queue| known.contains(&queue.owner()))?;
         Ok(Contents {
             node_id: held.node_id,
             stored: held.stored,

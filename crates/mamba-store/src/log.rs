@@ -701,11 +701,7 @@ impl Log {
     /// first, which blocks the thread; not under any lock. Without effect, and [`LogPosition::NONE`], if that cannot be: the log
     /// failed or the disk is full.
     pub fn checkpoint_done(&self, checkpoint: Checkpoint) -> LogPosition {
-        #[cfg(feature = "mutants")]
-        let hasty = crate::mutants::on(crate::mutants::Mutant::TornStateBelieved);
-        #[cfg(not(feature = "mutants"))]
-        let hasty = false;
-        if !hasty && !self.wait_synced(checkpoint.from) {
+        if !self.wait_synced(checkpoint.from) {
             return LogPosition::NONE;
         }
         let payload = Bytes::copy_from_slice(&checkpoint.from.to_le_bytes());

@@ -11,8 +11,6 @@ pub enum Mutant {
     FreedTooEarly,
     /// A dead letter is settled in its queue before it is in the next one.
     SettledFirst,
-    /// A queue's state is believed although something before it was lost in a power cut.
-    TornStateBelieved,
 }
 
 thread_local! {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use mamba_types::QueueId;
 use parking_lot::Mutex;
 
 use crate::{
@@ -140,7 +141,7 @@ impl Store {
         disk.sync_dir(&dir)
             .map_err(|error| OpenError::io("sync", &dir, error))?;
         let ids: BTreeSet<_> = opened.stored.log_ids().collect();
-        let known = |queue| ids.contains(&queue);
+        let known = |queue: QueueId| ids.contains(&queue.owner());
         let log_config = LogConfig {
             sync: config.sync,
             file_size: config.file_size.max(4096),

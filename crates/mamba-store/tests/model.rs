@@ -30,6 +30,15 @@ enum Step {
     Settle {
         of: u8,
     },
+    /// Every `of`-th live message of the first two queues goes on to the third, and a checkpoint may follow at once.
+    Move {
+        of: u8,
+        checkpoint: bool,
+    },
+    /// Every `of`-th live message had left and came back: it is written again.
+    Again {
+        of: u8,
+    },
     /// So many messages that are settled at once: the log grows around those that stay.
     Churn {
         count: u8,
@@ -90,6 +99,8 @@ fn step() -> impl Strategy<Value = Step> {
             },
         ),
         4 => (1..=4u8).prop_map(|of| Step::Settle { of }),
+        3 => (1..=4u8, any::<bool>()).prop_map(|(of, checkpoint)| Step::Move { of, checkpoint }),
+        2 => (1..=4u8).prop_map(|of| Step::Again { of }),
         3 => (1..=40u8).prop_map(|count| Step::Churn { count }),
         1 => Just(Step::Deliver),
         1 => Just(Step::Count),
@@ -117,6 +128,8 @@ struct Entry {
     enqueued: LogPosition,
     /// Gone for sure from here on.
     settled: Option<LogPosition>,
+    /// Where it has gone on to.
+    moved_to: Option<(u64, u64)>,
     redelivered_from: Option<LogPosition>,
     count: (u32, LogPosition),
 }
@@ -190,6 +203,13 @@ impl Harness {
                 volatile,
             } => self.publish(queues, count, size, levels, volatile),
             Step::Settle { of } => self.settle(of),
+            Step::Move { of, checkpoint } => {
+                self.move_on(of);
+                if checkpoint {
+                    self.checkpoint(true);
+                }
+            }
+            Step::Again { of } => self.again(of),
             Step::Churn { count } => self.churn(count),
             Step::Deliver => self.deliver(),
             Step::Count => self.count(),
@@ -277,6 +297,7 @@ impl Harness {
                     volatile,
                     enqueued,
                     settled: None,
+                    moved_to: None,
                     redelivered_from: None,
                     count: (0, LogPosition::NONE),
                 };
@@ -310,6 +331,64 @@ impl Harness {
                 let key = (queue, one.sequence.0);
                 self.model.get_mut(&key).unwrap().settled = Some(end);
             }
+        }
+    }
+
+    /// The keys of every `of`-th live message that survives a restart.
+    fn some(&mut self, of: u8) -> Vec<(u64, u64)> {
+        let stored = self.live().filter(|(_, entry)| !entry.volatile);
+        stored
+            .skip(usize::from(of) - 1)
+            .step_by(of.into())
+            .map(|(key, _)| *key)
+            .collect()
+    }
+
+    fn move_on(&mut self, of: u8) {
+        for key in self.some(of).into_iter().filter(|(queue, _)| *queue < 3) {
+            let entry = self.model[&key].clone();
+            let new = message(&entry.body);
+            let chunk = self.log.append_messages(new.record().clone());
+            let target = (3, (self.epoch << 40) + self.next);
+            self.next += 1;
+            let run = run_of(target.1, chunk.at(), &[new]);
+            let enqueued = self.log.append_enqueued(QueueId(target.0), &[run]);
+            let settled = Settled {
+                sequence: Sequence(key.1),
+                at: entry.at,
+                octets: entry.octets,
+            };
+            let end = self.log.append_moved_on(QueueId(key.0), &[settled]);
+            let old = self.model.get_mut(&key).unwrap();
+            (old.settled, old.moved_to) = (Some(end), Some(target));
+            let entry = Entry {
+                level: 0,
+                at: chunk.at(),
+                octets: run.octets,
+                enqueued,
+                settled: None,
+                moved_to: None,
+                redelivered_from: None,
+                count: (0, LogPosition::NONE),
+                ..entry
+            };
+            self.model.insert(target, entry);
+        }
+    }
+
+    fn again(&mut self, of: u8) {
+        for key in self.some(of) {
+            let entry = self.model.get_mut(&key).unwrap();
+            let again = Relocated {
+                sequence: Sequence(key.1),
+                message: message(&entry.body),
+                at: entry.at,
+                delivery_count: entry.count.0,
+                may_be_delivered: entry.redelivered_from.is_some(),
+            };
+            entry.at = self
+                .log
+                .append_again(QueueId(key.0), entry.level, false, &again);
         }
     }
 
@@ -571,6 +650,13 @@ impl Harness {
         for (key, entry) in &self.model {
             let gone = entry.volatile || entry.settled.is_some_and(|end| end <= durable);
             let there = entry.enqueued <= durable && entry.settled.is_none() && !gone;
+            if let Some(target) = &entry.moved_to
+                && entry.enqueued <= durable
+                && self.model[target].settled.is_none()
+            {
+                let somewhere = found.contains_key(key) || found.contains_key(target);
+                assert!(somewhere, "{key:?} is lost on its way to {target:?}");
+            }
             let Some(one) = left.remove(key) else {
                 assert!(!there, "{key:?} was durable and is gone");
                 continue;
@@ -604,6 +690,7 @@ impl Harness {
                 volatile: false,
                 enqueued: LogPosition::NONE,
                 settled: None,
+                moved_to: None,
                 redelivered_from: one.redelivered.then_some(LogPosition::NONE),
                 count: (one.delivery_count, LogPosition::NONE),
             };

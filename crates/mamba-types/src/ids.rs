@@ -45,6 +45,23 @@ number! {
     LogPosition(u64)
 }
 
+/// Marks the identity of a queue's waiting room.
+const WAITING_ROOM: u64 = 1 << 63;
+
+impl QueueId {
+    /// The identity under which the log keeps this queue's messages that are not ready yet, with sequences of their own.
+    #[must_use]
+    pub const fn waiting_room(self) -> Self {
+        Self(self.0 | WAITING_ROOM)
+    }
+
+    /// The queue itself, of its waiting room's identity or its own.
+    #[must_use]
+    pub const fn owner(self) -> Self {
+        Self(self.0 & !WAITING_ROOM)
+    }
+}
+
 impl LogPosition {
     /// What needs no disk at all: always durable.
     pub const NONE: Self = Self(0);

@@ -41,6 +41,12 @@ pub struct Limits {
     pub consumers_per_channel_max: usize,
     /// Connections on this node.
     pub connections_max: usize,
+    /// Queues on this node; 0 means no limit.
+    pub queues_max: usize,
+    /// Exchanges on this node, predeclared ones included; 0 means no limit.
+    pub exchanges_max: usize,
+    /// Virtual hosts on this node; 0 means no limit.
+    pub vhosts_max: usize,
     /// Deliveries a consumer without a prefetch limit may hold unsettled.
     pub unacked_max: usize,
     /// How long a delivery may stay unsettled, in milliseconds, where neither queue nor consumer says; 0 means for ever. `None`: for ever on
@@ -63,6 +69,9 @@ impl Default for Limits {
             output_bytes_max: 4_194_304,
             consumers_per_channel_max: 0,
             connections_max: 65_536,
+            queues_max: 0,
+            exchanges_max: 0,
+            vhosts_max: 0,
             unacked_max: 4_000_000,
             consumer_timeout_ms: None,
         }

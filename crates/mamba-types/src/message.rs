@@ -7,12 +7,12 @@
 //!      4    4  CRC32C of everything after this field; 0 in a transient record, which never reaches a disk
 //!      8    1  version, 1
 //!      9    1  flags: bit 0 persistent (delivery-mode 2), bit 1 priority present, bit 2 dead-lettered here,
-//!              bit 3 expiration present
+//!              bit 3 expiration present, bit 4 not before
 //!     10    1  priority property, 0 when absent
 //!     11    5  expiration property, milliseconds, 0 when absent
 //!     16    4  content header length h
 //!     20    4  body length b
-//!     24    6  time of acceptance, milliseconds since 1970
+//!     24    6  time of acceptance, milliseconds since 1970; with "not before" the time the message waits for
 //!     30    2  address length a
 //!     32    a  address: exchange and routing key, each a short string, as in `basic.deliver`
 //!   32+a    h  content header payload as received: class, weight, body size, flags, properties
@@ -30,8 +30,11 @@ const FLAG_PERSISTENT: u8 = 1;
 const FLAG_PRIORITY: u8 = 2;
 const FLAG_DEAD_LETTERED: u8 = 4;
 const FLAG_EXPIRATION: u8 = 8;
+const FLAG_NOT_BEFORE: u8 = 16;
 /// Largest expiration a record can say, in milliseconds: 34 years.
 const EXPIRATION_MAX_MS: u64 = (1 << 40) - 1;
+/// Latest time a record can say, in milliseconds since 1970: the year 10889.
+pub const TIME_MAX_MS: u64 = (1 << 48) - 1;
 
 /// What the broker knows of a message besides its octets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,8 +47,11 @@ pub struct RecordMeta {
     pub dead_lettered: bool,
     /// The expiration property, in milliseconds; at most 34 years.
     pub expiration_ms: Option<u64>,
-    /// When the broker took the message, in milliseconds since 1970; 48 bits of it.
+    /// When the broker took the message, in milliseconds since 1970, [`TIME_MAX_MS`] at most. Of a message that is
+    /// [`Self::not_before`] a time, that time.
     pub accepted_at_ms: u64,
+    /// The message waits: it is ready from `accepted_at_ms` on.
+    pub not_before: bool,
 }
 
 /// One message: exchange, routing key, content header and body, in one counted slice.
@@ -151,7 +157,8 @@ pub fn set_meta(buffer: &mut [u8], start: usize, meta: RecordMeta) {
     head[9] = u8::from(meta.persistent) * FLAG_PERSISTENT
         + u8::from(meta.priority.is_some()) * FLAG_PRIORITY
         + u8::from(meta.dead_lettered) * FLAG_DEAD_LETTERED
-        + u8::from(meta.expiration_ms.is_some()) * FLAG_EXPIRATION;
+        + u8::from(meta.expiration_ms.is_some()) * FLAG_EXPIRATION
+        + u8::from(meta.not_before) * FLAG_NOT_BEFORE;
     head[10] = meta.priority.unwrap_or(0);
     let expiration = meta.expiration_ms.unwrap_or(0).min(EXPIRATION_MAX_MS);
     head[11..16].copy_from_slice(&expiration.to_le_bytes()[..5]);
@@ -201,6 +208,17 @@ impl Message {
         finish(&mut record, 0);
         Self {
             record: record.freeze(),
+        }
+    }
+
+    /// The same message with other knowledge of it and a checksum, in a buffer of its own.
+    #[must_use]
+    pub fn with_meta(&self, meta: RecordMeta) -> Self {
+        let mut record = self.record.to_vec();
+        set_meta(&mut record, 0, meta);
+        finish(&mut record, 0);
+        Self {
+            record: Bytes::from(record),
         }
     }
 
@@ -285,10 +303,17 @@ impl Message {
             dead_lettered: self.dead_lettered(),
             expiration_ms: self.expiration_ms(),
             accepted_at_ms: self.accepted_at_ms(),
+            not_before: self.not_before(),
         }
     }
 
-    /// When the broker took the message, in milliseconds since 1970.
+    /// The message waits: it is ready from [`Self::accepted_at_ms`] on.
+    #[must_use]
+    pub fn not_before(&self) -> bool {
+        self.record[9] & FLAG_NOT_BEFORE != 0
+    }
+
+    /// When the broker took the message, in milliseconds since 1970; of one that waits, when it is ready.
     #[must_use]
     pub fn accepted_at_ms(&self) -> u64 {
         let mut octets = [0; 8];
@@ -381,6 +406,7 @@ mod tests {
             dead_lettered: false,
             expiration_ms: None,
             accepted_at_ms: 12,
+            not_before: false,
         };
         Message::build(
             meta,
@@ -409,6 +435,21 @@ mod tests {
             (true, Some(7), 12)
         );
         assert_eq!(Message::check(message.record()), Ok(message.record_len()));
+    }
+
+    #[test]
+    fn other_knowledge_leaves_the_message_as_it_is() {
+        let message = sample();
+        let meta = RecordMeta {
+            accepted_at_ms: TIME_MAX_MS,
+            not_before: true,
+            ..message.meta()
+        };
+        let waiting = message.with_meta(meta);
+        assert_eq!(Message::check(waiting.record()), Ok(message.record_len()));
+        assert_eq!(waiting.meta(), meta);
+        assert_eq!(waiting.header(), message.header());
+        assert_eq!(waiting.with_meta(message.meta()).record(), message.record());
     }
 
     #[test]

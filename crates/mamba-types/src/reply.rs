@@ -116,6 +116,16 @@ impl Violation {
         }
     }
 
+    /// What was expected and what came, without the code's name.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Channel { text, .. }
+            | Self::Connection { text, .. }
+            | Self::ConnectionSoft { text, .. } => text,
+        }
+    }
+
     /// `NAME - text`, at most 255 octets: longer text is cut on a character boundary and ends in `...`.
     #[must_use]
     pub fn reply_text(&self) -> String {

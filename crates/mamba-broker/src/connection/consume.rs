@@ -48,6 +48,8 @@ pub(crate) struct Consumer {
     pub(crate) id: Option<ConsumerId>,
     no_ack: bool,
     quorum: bool,
+    /// Its queue says how often a message came back.
+    counts_returns: bool,
     /// How long a delivery may stay unsettled, in milliseconds.
     pub(crate) timeout_ms: Option<u64>,
 }
@@ -322,6 +324,7 @@ impl Core {
             id: None,
             no_ack: consume.no_ack,
             quorum: kind == QueueKind::Quorum,
+            counts_returns: queue.settings().counts_returns(),
             timeout_ms,
         });
         let port = ConsumerPort {
@@ -426,7 +429,7 @@ impl Core {
             }
         }
         let held: Vec<Held> = channel.unacked.drain().map(|(_, held)| held).collect();
-        self.gather(ChannelId(0), held.into_iter(), SettlementKind::Requeue);
+        self.gather(ChannelId(0), held.into_iter(), SettlementKind::Failed);
         self.flush_settlements();
         self.dismiss(slots);
     }
@@ -549,7 +552,7 @@ impl Core {
         let tag = channel.next_tag();
         if let Some(key) = fetched.key {
             let index = self.queues.retain(&queue);
-            let timeout_ms = timeout_ms(None, &settings, &self.broker.config.limits);
+            let timeout_ms = timeout_ms(None, &queue.settings(), &self.broker.config.limits);
             channel.unacked.push(
                 tag,
                 Held {
@@ -568,7 +571,11 @@ impl Core {
             (true, false) => &mut self.counts.quorum_got_manual_ack,
         };
         *counter += 1;
-        let message = outgoing(&fetched.stored, quorum, &self.broker.config.limits);
+        let message = outgoing(
+            &fetched.stored,
+            queue.settings().counts_returns(),
+            &self.broker.config.limits,
+        );
         let remaining = u32::try_from(fetched.remaining).unwrap_or(u32::MAX);
         let got = Got {
             tag,
@@ -644,7 +651,7 @@ impl Core {
                     *redelivered += u64::from(stored.redelivered);
                     counts.message_bytes_delivered += stored.message.body_len() as u64;
                     let (id, ctag) = (consumer.channel, consumer.tag.as_bytes());
-                    if consumer.quorum && stored.returns > 0 {
+                    if consumer.counts_returns && stored.returns > 0 {
                         let message = outgoing(&stored, true, &self.broker.config.limits);
                         write_deliver(
                             out,
@@ -731,9 +738,9 @@ fn note_sent(queues: &InternedQueues, from: Option<u32>, sent: &mut Vec<Settled>
     sent.clear();
 }
 
-/// The message as it goes out: a quorum queue says how often it came back.
-fn outgoing(stored: &Stored, quorum: bool, limits: &mamba_types::Limits) -> Message {
-    if !quorum || stored.returns == 0 {
+/// The message as it goes out: a queue that counts says how often it came back.
+fn outgoing(stored: &Stored, counts_returns: bool, limits: &mamba_types::Limits) -> Message {
+    if !counts_returns || stored.returns == 0 {
         return stored.message.clone();
     }
     let message = &stored.message;

@@ -12,6 +12,7 @@
 
 mod channel;
 mod consume;
+mod delay;
 mod publish;
 mod settle;
 mod timeout;

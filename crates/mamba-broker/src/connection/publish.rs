@@ -19,6 +19,7 @@ use mamba_types::{
 use super::{
     Core, Now,
     channel::{Channel, Mode, ReplyConsumer, Uncommitted},
+    delay::{self, Late},
     topology::TOPIC,
 };
 use crate::{
@@ -55,11 +56,55 @@ pub(crate) struct Route {
     stores_persistent: bool,
     /// Some queue stores every message.
     stores_all: bool,
+    /// Its messages wait in the queues until they are ready.
+    waits: bool,
+    /// It goes through a delayed exchange: what becomes of a message with an `x-delay`.
+    delayed: Option<Box<Delayed>>,
     /// The token of a direct reply-to consumer; there are no queues then.
     reply_token: Option<Box<str>>,
 }
 
+/// The two parts of a route through a delayed exchange.
+#[derive(Debug)]
+struct Delayed {
+    /// Queues that are reached without it.
+    at_once: Option<Arc<Route>>,
+    /// Queues that are reached through it alone.
+    late: Arc<Route>,
+}
+
 impl Route {
+    /// A route on which the last `waiting` queues are reached through a delayed exchange alone.
+    fn through(
+        queues: Vec<Arc<QueueCell>>,
+        waiting: usize,
+        stamps: Vec<Stamp>,
+        ids: Option<Arc<ExchangeIds>>,
+    ) -> Self {
+        let delayed = (waiting > 0).then(|| {
+            let (at_once, late) = queues.split_at(queues.len() - waiting);
+            let at_once = (!at_once.is_empty()).then(|| {
+                Arc::new(Self {
+                    ids: ids.clone(),
+                    ..Self::to(at_once.to_vec(), Vec::new())
+                })
+            });
+            let late = Arc::new(Self {
+                waits: true,
+                // Who waits does so in the log.
+                stores_persistent: true,
+                stores_all: true,
+                ..Self::to(late.to_vec(), Vec::new())
+            });
+            Box::new(Delayed { at_once, late })
+        });
+        Self {
+            delayed,
+            ids,
+            ..Self::to(queues, stamps)
+        }
+    }
+
     fn to(queues: Vec<Arc<QueueCell>>, stamps: Vec<Stamp>) -> Self {
         Self {
             stores_persistent: queues.iter().any(|queue| queue.stores(true)),
@@ -67,6 +112,8 @@ impl Route {
             queues,
             stamps,
             ids: None,
+            waits: false,
+            delayed: None,
             reply_token: None,
         }
     }
@@ -119,6 +166,8 @@ struct Item {
     route: u32,
     channel: ChannelId,
     confirm: bool,
+    /// The confirm waits for the log.
+    waits: bool,
 }
 
 /// Publishes gathered from one turn of reading.
@@ -129,7 +178,7 @@ pub(crate) struct Batch {
     own: Vec<Message>,
     items: Vec<Item>,
     routes: Vec<Arc<Route>>,
-    /// The one exchange that all its messages go through, if that takes each message once.
+    /// The one exchange of its routes that takes each message once.
     ids: Option<Arc<ExchangeIds>>,
     /// Where in `routes` a route stands, by its address.
     known: HashMap<usize, u32, foldhash::fast::FixedState>,
@@ -257,6 +306,14 @@ impl Core {
         };
         meta.accepted_at_ms = now.unix_ms;
         let Some(route) = route else { return Ok(()) };
+        let late = match &route.delayed {
+            Some(delayed) => {
+                let limits = &self.broker.config.limits;
+                let late = delay::look(header, rewritten.as_deref(), now.unix_ms, limits)?;
+                late.map(|late| (&**delayed, late))
+            }
+            None => None,
+        };
 
         self.counts.received(content.body().len());
         self.counts.messages_routed += route.queues.len() as u64;
@@ -279,11 +336,21 @@ impl Core {
                     );
                     return Err(Violation::connection(HardError::ResourceError, text));
                 }
-                transaction.publishes.push(Uncommitted {
-                    route,
-                    message,
-                    mandatory,
-                });
+                let mut publish = |route: &Arc<Route>, message: Message| {
+                    transaction.publishes.push(Uncommitted {
+                        route: Arc::clone(route),
+                        message,
+                        mandatory,
+                    });
+                };
+                if let Some((delayed, late)) = &late {
+                    publish(&delayed.late, late.message(&message));
+                    if let Some(at_once) = &delayed.at_once {
+                        publish(at_once, message);
+                    }
+                } else {
+                    publish(&route, message);
+                }
                 return Ok(());
             }
         };
@@ -333,7 +400,17 @@ impl Core {
             self.flush_publishes();
         }
         let batch = &mut self.publisher.batch;
-        if batch.push(id, confirm, route, content, rewritten.as_deref(), meta) {
+        let is_full = match late {
+            None => batch.push(id, confirm, route, content, rewritten.as_deref(), meta),
+            Some((delayed, late)) => batch.push_late(
+                id,
+                confirm,
+                delayed,
+                &late,
+                (content, rewritten.as_deref(), meta),
+            ),
+        };
+        if is_full {
             self.flush_publishes();
         }
         Ok(())
@@ -403,21 +480,29 @@ impl Core {
                     continue;
                 };
                 let route = &batch.routes[item.route as usize];
+                // What goes on through a delayed exchange is none of this one's affairs.
+                if route.ids.is_none() {
+                    continue;
+                }
                 let kept = route.keeps(message.persistent(), at);
                 if !passage.pass(index, &message, kept) {
                     held_back.push(index);
                 }
             }
         }
-        let arrival = |index: u32, queue: &QueueCell| {
+        let arrival = |index: u32, queue: &QueueCell, waits: bool| {
             if held_back.binary_search(&index).is_ok() {
                 return None;
             }
             let (message, at) = message_of(&batch.items[index as usize])?;
-            let stored = queue.stores(message.persistent());
+            let stored = waits || queue.stores(message.persistent());
             let at = if stored { at } else { LogPosition::NONE };
             Some(Arrival {
-                incoming: Incoming { message, at },
+                incoming: Incoming {
+                    message,
+                    at,
+                    returns: 0,
+                },
                 item: index,
             })
         };
@@ -428,9 +513,11 @@ impl Core {
         let mut unburied = Vec::new();
         let along = passage.as_ref().map(Passage::along).unwrap_or_default();
         let mut arrivals = std::mem::take(&mut batch.arrivals);
-        let mut enqueue = |queue: &Arc<QueueCell>, arrivals: &mut Vec<Arrival>| {
+        let mut enqueue = |queue: &Arc<QueueCell>, waits: bool, arrivals: &mut Vec<Arrival>| {
             let count = arrivals.len();
-            let enqueued = if passage.is_some() {
+            let enqueued = if waits {
+                queue.hold(arrivals)
+            } else if passage.is_some() {
                 // Dead letters may go through an exchange of this kind themselves.
                 let mut dead = Vec::new();
                 let enqueued = queue.enqueue_only(arrivals, along, &mut dead);
@@ -454,15 +541,16 @@ impl Core {
                 for queue in &route.queues {
                     arrivals.extend(
                         (0..position_of(batch.items.len()))
-                            .filter_map(|index| arrival(index, queue)),
+                            .filter_map(|index| arrival(index, queue, route.waits)),
                     );
-                    enqueue(queue, &mut arrivals);
+                    enqueue(queue, route.waits, &mut arrivals);
                 }
             }
             routes => {
-                for (queue, items) in by_queue(routes, &batch.items) {
-                    arrivals.extend(items.into_iter().filter_map(|index| arrival(index, queue)));
-                    enqueue(queue, &mut arrivals);
+                for ((queue, waits), items) in by_queue(routes, &batch.items) {
+                    let items = items.into_iter();
+                    arrivals.extend(items.filter_map(|index| arrival(index, queue, waits)));
+                    enqueue(queue, waits, &mut arrivals);
                 }
             }
         }
@@ -491,13 +579,11 @@ impl Core {
             if !item.confirm {
                 continue;
             }
-            let waits = match item.place {
-                // What it repeats has to be safe.
-                _ if duplicates.binary_search(&index).is_ok() => position,
-                Place::Stored { .. } | Place::Own { stored: true, .. } => position,
-                Place::Own { stored: false, .. } | Place::Transient { .. } | Place::Nowhere => {
-                    LogPosition::NONE
-                }
+            // Of a duplicate, what it repeats has to be safe.
+            let waits = if item.waits || duplicates.binary_search(&index).is_ok() {
+                position
+            } else {
+                LogPosition::NONE
             };
             // One queue's refusal outweighs the others' consent.
             let taken = rejected.binary_search(&index).is_err();
@@ -555,11 +641,15 @@ impl Core {
         for queue in route.queues.iter().filter(|_| passes) {
             let stored = appended
                 .as_ref()
-                .filter(|_| queue.stores(message.persistent()));
+                .filter(|_| route.waits || queue.stores(message.persistent()));
             let at = stored.map_or(LogPosition::NONE, mamba_store::Appended::at);
             let mut arrivals = vec![Arrival::alone(message.clone(), at)];
             let mut dead = Vec::new();
-            let enqueued = queue.enqueue_only(&mut arrivals, along, &mut dead);
+            let enqueued = if route.waits {
+                queue.hold(&mut arrivals)
+            } else {
+                queue.enqueue_only(&mut arrivals, along, &mut dead)
+            };
             unburied.push((queue, dead));
             position = position.max(enqueued.position);
             rejected.extend(enqueued.rejected);
@@ -581,16 +671,19 @@ impl Core {
     }
 }
 
+/// A queue, and whether it is its waiting room that is meant.
+type Target<'a> = (&'a Arc<QueueCell>, bool);
+
 /// Each queue of the batch with the items it gets, in order.
-fn by_queue<'a>(routes: &'a [Arc<Route>], items: &[Item]) -> Vec<(&'a Arc<QueueCell>, Vec<u32>)> {
-    let mut targets: Vec<(&Arc<QueueCell>, Vec<u32>)> = Vec::new();
-    let mut known: HashMap<u64, usize, foldhash::fast::FixedState> = HashMap::default();
+fn by_queue<'a>(routes: &'a [Arc<Route>], items: &[Item]) -> Vec<(Target<'a>, Vec<u32>)> {
+    let mut targets: Vec<(Target<'a>, Vec<u32>)> = Vec::new();
+    let mut known: HashMap<(u64, bool), usize, foldhash::fast::FixedState> = HashMap::default();
     let by_route: Vec<Vec<usize>> = routes
         .iter()
         .map(|route| {
             let index = |queue: &'a Arc<QueueCell>| {
-                *known.entry(queue.id.0).or_insert_with(|| {
-                    targets.push((queue, Vec::new()));
+                *known.entry((queue.id.0, route.waits)).or_insert_with(|| {
+                    targets.push(((queue, route.waits), Vec::new()));
                     targets.len() - 1
                 })
             };
@@ -606,12 +699,11 @@ fn by_queue<'a>(routes: &'a [Arc<Route>], items: &[Item]) -> Vec<(&'a Arc<QueueC
 }
 
 impl Batch {
-    /// Whether a message of this route can go along: what goes through an exchange that takes each message once goes alone.
+    /// Whether a message of this route can go along: a batch passes one exchange that takes each message once.
     fn takes(&self, route: &Route) -> bool {
         match (&self.ids, &route.ids) {
-            (None, None) => true,
-            (Some(own), Some(other)) if Arc::ptr_eq(own, other) => true,
-            _ => self.stored.is_empty() && self.transient.is_empty() && self.own.is_empty(),
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            _ => true,
         }
     }
 
@@ -652,42 +744,79 @@ impl Batch {
                     Place::Transient { offset, len }
                 }
             }
-            other => {
-                let message = build(other, rewritten, meta);
-                if message.record_len() < OWN_CHUNK_FROM {
-                    let buffer = if stored {
-                        &mut self.stored
-                    } else {
-                        &mut self.transient
-                    };
-                    let start = buffer.len();
-                    buffer.extend_from_slice(message.record());
-                    if stored {
-                        message::finish(buffer, start);
-                    }
-                    let (offset, len) = (position_of(start), position_of(buffer.len() - start));
-                    if stored {
-                        Place::Stored { offset, len }
-                    } else {
-                        Place::Transient { offset, len }
-                    }
-                } else {
-                    let message = if stored { message.sealed() } else { message };
-                    self.own.push(message);
-                    Place::Own {
-                        index: position_of(self.own.len() - 1),
-                        stored,
-                    }
-                }
-            }
+            other => self.place(build(other, rewritten, meta), stored),
         };
-        self.ids.clone_from(&route.ids);
-        let route = self.route_index(route);
+        self.push_item(channel, confirm, stored, &route, place)
+    }
+
+    /// Adds a message of which some queues may take a copy at once and others let it wait; true when the batch is full.
+    fn push_late(
+        &mut self,
+        channel: ChannelId,
+        confirm: bool,
+        delayed: &Delayed,
+        late: &Late,
+        (content, rewritten, meta): (Content<'_>, Option<&[u8]>, RecordMeta),
+    ) -> bool {
+        let route = Arc::clone(&delayed.late);
+        let Some(at_once) = &delayed.at_once else {
+            let header = Some(late.header.as_slice());
+            return self.push(channel, confirm, route, content, header, late.meta(meta));
+        };
+        let message = build(content, rewritten, meta);
+        let place = self.place(late.message(&message), true);
+        self.push_item(channel, false, true, &route, place);
+        // Its confirm, or the refusal of a queue, speaks for both.
+        let place = self.place(message, at_once.stores(meta.persistent));
+        self.push_item(channel, confirm, true, at_once, place)
+    }
+
+    /// Copies a message to others of its kind, unless it is large.
+    fn place(&mut self, message: Message, stored: bool) -> Place {
+        if message.record_len() >= OWN_CHUNK_FROM {
+            let message = if stored { message.sealed() } else { message };
+            self.own.push(message);
+            return Place::Own {
+                index: position_of(self.own.len() - 1),
+                stored,
+            };
+        }
+        let buffer = if stored {
+            &mut self.stored
+        } else {
+            &mut self.transient
+        };
+        let start = buffer.len();
+        buffer.extend_from_slice(message.record());
+        if stored {
+            message::finish(buffer, start);
+        }
+        let (offset, len) = (position_of(start), position_of(buffer.len() - start));
+        if stored {
+            Place::Stored { offset, len }
+        } else {
+            Place::Transient { offset, len }
+        }
+    }
+
+    fn push_item(
+        &mut self,
+        channel: ChannelId,
+        confirm: bool,
+        waits: bool,
+        route: &Arc<Route>,
+        place: Place,
+    ) -> bool {
+        if route.ids.is_some() {
+            self.ids.clone_from(&route.ids);
+        }
+        let route = self.route_index(Arc::clone(route));
         self.items.push(Item {
             place,
             route,
             channel,
             confirm,
+            waits,
         });
         self.stored.len() + self.transient.len() >= BATCH_BYTES_MAX
             || self.items.len() >= BATCH_MESSAGES_MAX
@@ -740,6 +869,7 @@ impl Batch {
                 route,
                 channel,
                 confirm,
+                waits: false,
             });
         }
     }
@@ -872,10 +1002,8 @@ impl Publisher {
         drop(table);
         let queues = self.scratch.queues.drain(..).map(|queue| queue.0).collect();
         let cacheable = self.scratch.cacheable && checked.extra_keys.is_empty();
-        let route = Arc::new(Route {
-            ids,
-            ..Route::to(queues, std::mem::take(&mut self.scratch.stamps))
-        });
+        let stamps = std::mem::take(&mut self.scratch.stamps);
+        let route = Arc::new(Route::through(queues, self.scratch.waiting, stamps, ids));
         if cacheable {
             if self.routes.len() >= CACHED_ROUTES_MAX {
                 self.routes.clear();
@@ -1006,6 +1134,7 @@ fn check_properties<'a>(
             dead_lettered: false,
             expiration_ms,
             accepted_at_ms: 0,
+            not_before: false,
         },
         plain: rewritten.is_none() && extra_keys.is_empty(),
         properties,

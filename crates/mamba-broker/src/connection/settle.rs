@@ -22,6 +22,7 @@ const fn outcome(kind: SettlementKind) -> Outcome {
     match kind {
         SettlementKind::Ack => Outcome::Ack,
         SettlementKind::Requeue => Outcome::Requeue,
+        SettlementKind::Failed => Outcome::Failed,
         SettlementKind::Discard => Outcome::Discard,
     }
 }

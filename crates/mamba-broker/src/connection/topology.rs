@@ -5,8 +5,7 @@ use std::sync::Arc;
 use mamba_auth::{Resource, Right, TopicRight};
 use mamba_codec::{AMQPClass, Output, protocol};
 use mamba_queue::QueueKind;
-use mamba_routing::{Binding, Bound, Declared, Destination, ExchangeSpec};
-use mamba_store::DefinitionChange;
+use mamba_routing::{Binding, Destination, ExchangeSpec};
 use mamba_types::{ChannelId, FieldTable, HardError, SoftError, Violation, table::ShortString};
 use protocol::{exchange, queue};
 
@@ -17,11 +16,10 @@ use super::{
 };
 use crate::{
     arguments::{self, Flags},
-    broker::{Broker, RemovedQueue},
+    broker::RemovedQueue,
     commit::Commit,
     outbox::ConsumerPort,
-    policies,
-    queue_cell::{Declaration, QueueCell, QueueRef},
+    queue_cell::{Declaration, QueueCell},
 };
 
 /// The type of exchange that topic permissions are about.
@@ -181,13 +179,14 @@ impl Core {
             internal: declare.internal,
             arguments: declare.arguments,
         };
-        mamba_routing::check::kind(&spec.kind)?;
+        mamba_routing::check::routing_kind(&spec.kind, &spec.arguments)?;
         mamba_routing::check::not_default(&name)?;
         user.check(Right::Configure, Resource::Exchange(&name))?;
+        let broker = Arc::clone(&self.broker);
+        let room = broker.room_for_exchanges(&vhost);
         let mut table = vhost.table.write();
         vhost.check_there()?;
-        let is_new = table.exchange(&name).is_none();
-        if is_new {
+        if table.exchange(&name).is_none() {
             mamba_routing::check::not_reserved(&name)?;
             let alternate =
                 mamba_routing::check::alternate_exchange(&vhost.name, &name, &spec.arguments)?;
@@ -196,25 +195,18 @@ impl Core {
                 let alternate = String::from_utf8_lossy(alternate);
                 user.check(Right::Write, Resource::Exchange(&alternate))?;
             }
-        }
-        let durable = spec.durable;
-        let commit = match table.declare(spec)? {
-            Declared::New(exchange) => {
-                if exchange.deduplicates() {
-                    let id = self.broker.store.0.definitions().next_queue_id();
-                    vhost.remember_for(exchange.spec(), id);
-                }
-                let definition = vhost.exchange_definition(exchange.spec());
-                let change = durable.then(|| DefinitionChange::put(&definition));
-                self.broker.commit(Vec::from_iter(change))
+            if let Some(max) = room
+                .as_ref()
+                .and_then(|room| room.reached_by(table.exchange_count()))
+            {
+                let printed = mamba_routing::check::printed(&vhost.name, &name);
+                return Err(precondition(format!(
+                    "cannot declare {printed}: exchange limit of {max} is reached"
+                )));
             }
-            Declared::Existing if durable => self.broker.definitions_on_their_way(),
-            Declared::Existing => None,
-        };
-        if is_new {
-            policies::apply_to_exchange(&vhost.policies(), &mut table, &name);
         }
-        drop(table);
+        let commit = broker.make_exchange(&vhost, &mut table, spec)?;
+        drop((table, room));
         self.reply_when_durable(id, ok, commit, out);
         Ok(())
     }
@@ -283,20 +275,7 @@ impl Core {
             if let Some(queue) = &queue {
                 self.check_owner(queue)?;
             }
-            let durable = table.is_durable(
-                &binding,
-                queue
-                    .as_ref()
-                    .is_some_and(|queue| queue.declaration.durable),
-            );
-            match table.bind(binding.clone())? {
-                Bound::New if durable => {
-                    let definition = vhost.binding_definition(&binding);
-                    self.broker.commit(vec![DefinitionChange::put(&definition)])
-                }
-                Bound::Existing if durable => self.broker.definitions_on_their_way(),
-                Bound::New | Bound::Existing => None,
-            }
+            self.broker.make_binding(&vhost, &mut table, binding)?
         } else {
             if let Some(queue) = &queue {
                 self.check_owner(queue)?;
@@ -351,9 +330,7 @@ impl Core {
                 let name = self.queue_name(id, purge.queue.as_str())?;
                 self.check_right(Right::Read, Resource::Queue(&name))?;
                 let queue = self.usable_queue(&name)?;
-                let count = queue
-                    .change(|queue, effects| queue.purge(effects))
-                    .unwrap_or(0);
+                let count = queue.purge();
                 let ok = queue::PurgeOk {
                     message_count: u32::try_from(count).unwrap_or(u32::MAX),
                 };
@@ -434,20 +411,22 @@ impl Core {
         self.check_right(Right::Configure, Resource::Queue(&name))?;
         let login = self.login()?;
         let (user, vhost) = (Arc::clone(&login.user), Arc::clone(&login.vhost));
+        let broker = Arc::clone(&self.broker);
+        let room = broker.room_for_queues(&vhost);
         // One lock from the look to the making, so that two declarations cannot both make it.
         let mut table = vhost.table.write();
         vhost.check_there()?;
+        let asked = Flags {
+            durable: declare.durable,
+            ..flags
+        };
         let declared_arguments = |arguments: FieldTable| {
             let settings = vhost.settings();
             let default = settings.default_queue_type.as_deref();
-            let fits = |kind: &&str| {
-                *kind == "classic"
-                    || (declare.durable && !declare.exclusive && !declare.auto_delete)
-            };
-            arguments::with_queue_type(arguments, default.filter(fits).unwrap_or("classic"))
+            arguments::with_queue_type(arguments, arguments::default_type(default, &asked))
         };
         if let Some(existing) = table.queue(&name).map(|queue| Arc::clone(&queue.0)) {
-            drop(table);
+            drop((table, room));
             self.check_redeclare(&existing, &flags, declared_arguments(declare.arguments))?;
             let commit = self.on_its_way(&existing);
             return self.declared(id, &existing, declare.nowait, commit, out);
@@ -458,10 +437,6 @@ impl Core {
             user.check(Right::Write, Resource::Exchange(exchange))?;
         }
         let arguments = declared_arguments(declare.arguments);
-        let asked = Flags {
-            durable: declare.durable,
-            ..flags
-        };
         let settings = arguments::settings(&arguments, &asked, &printed, named_by_client)?;
         if let Some(max) = vhost
             .settings()
@@ -474,7 +449,14 @@ impl Core {
                 vhost.name
             )));
         }
-        let store = &self.broker.store.0;
+        if let Some(max) = room
+            .as_ref()
+            .and_then(|room| room.reached_by(table.queue_count()))
+        {
+            return Err(precondition(format!(
+                "cannot declare queue '{name}': queue limit in cluster ({max}) is reached"
+            )));
+        }
         let declaration = Declaration {
             durable: flags.durable,
             exclusive_owner: flags.exclusive.then_some(self.id),
@@ -482,27 +464,10 @@ impl Core {
             arguments,
             settings,
         };
-        let first = Broker::first_sequence(store);
-        let queue_id = store.definitions().next_queue_id();
-        let cell = QueueCell::new(
-            queue_id,
-            &vhost,
-            name,
-            declaration,
-            first,
-            store.log().clone(),
-        );
-        table.add_queue(QueueRef(Arc::clone(&cell)));
-        let changes = if flags.durable {
-            vec![DefinitionChange::put(&vhost.queue_definition(&cell))]
-        } else {
-            Vec::new()
-        };
-        let commit = self.broker.commit(changes);
-        if let Some(commit) = &commit {
-            cell.set_definition(Arc::clone(commit));
-        }
-        drop(table);
+        let (cell, commit) = self
+            .broker
+            .make_queue(&vhost, &mut table, name, declaration);
+        drop((table, room));
         if flags.exclusive {
             self.exclusive.push(Arc::clone(&cell));
         }

@@ -24,6 +24,16 @@ pub(crate) struct Enqueued {
     pub(crate) long_beyond: Vec<(Arc<QueueCell>, usize)>,
 }
 
+impl Enqueued {
+    pub(super) const NOTHING: Self = Self {
+        position: LogPosition::NONE,
+        long: false,
+        rejected: Vec::new(),
+        duplicates: Vec::new(),
+        long_beyond: Vec::new(),
+    };
+}
+
 /// A message for [`QueueCell::enqueue`].
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
@@ -36,7 +46,11 @@ impl Arrival {
     /// A message that is a batch of its own.
     pub(crate) const fn alone(message: Message, at: LogPosition) -> Self {
         Self {
-            incoming: Incoming { message, at },
+            incoming: Incoming {
+                message,
+                at,
+                returns: 0,
+            },
             item: 0,
         }
     }
@@ -59,13 +73,7 @@ impl QueueCell {
         along: &[(u32, Seen)],
         dead: &mut Vec<(Stored, DeathReason)>,
     ) -> Enqueued {
-        let mut enqueued = Enqueued {
-            position: LogPosition::NONE,
-            long: false,
-            rejected: Vec::new(),
-            duplicates: Vec::new(),
-            long_beyond: Vec::new(),
-        };
+        let mut enqueued = Enqueued::NOTHING;
         let ids = self.ids_of(arrivals);
         let mut after = Aftermath::default();
         let mut state = self.state.lock();
@@ -73,16 +81,21 @@ impl QueueCell {
             arrivals.clear();
             return enqueued;
         }
+        let body_len = |arrival: &Arrival| arrival.incoming.message.body_len();
+        let all_fit = state.queue.settings().overflow == Overflow::DropHead
+            || state
+                .queue
+                .admits(arrivals.len(), arrivals.iter().map(body_len).sum());
         if !ids.is_empty() || !along.is_empty() {
             let outcome = (&mut enqueued, &mut after);
-            self.take_in_once(&mut state, arrivals, ids, along, outcome);
-        } else if state.queue.settings().overflow == Overflow::DropHead {
+            self.take_in_once(&mut state, arrivals, ids, along, all_fit, outcome);
+        } else if all_fit {
             let arrivals = arrivals.drain(..);
             self.take_in(&mut state, arrivals, &[], &mut enqueued, &mut after);
         } else {
             // Whether there is room for a message depends on where the one before it went.
             for arrival in arrivals.drain(..) {
-                if state.queue.admits(arrival.incoming.message.body_len()) {
+                if state.queue.admits(1, body_len(&arrival)) {
                     self.take_in(
                         &mut state,
                         std::iter::once(arrival),
@@ -125,10 +138,14 @@ impl QueueCell {
         let settings = *queue.settings();
         let mut next = queue.next_sequence();
         queue.enqueue(arrivals.map(|arrival| {
-            let Incoming { message, at } = &arrival.incoming;
+            let Incoming {
+                message,
+                at,
+                returns,
+            } = &arrival.incoming;
             let level = settings.level_of(message);
-            runs.may_be_delivered = watched && !paged[usize::from(level)];
-            runs.add(next, level, *at, message);
+            runs.may_be_delivered = *returns > 0 || (watched && !paged[usize::from(level)]);
+            runs.add(next, level, *at, message, *returns);
             next = next.next();
             arrival.incoming
         }));
@@ -139,9 +156,10 @@ impl QueueCell {
                 self.log.append_seen(self.id, &runs.list, seen)
             };
             enqueued.position = enqueued.position.max(position);
-            if all_at_once {
-                state.noted = Sequence(next.0.saturating_sub(1));
-            }
+        }
+        if all_at_once {
+            // Also when none is stored: of those the log need not know, should they come back.
+            state.noted = Sequence(next.0.saturating_sub(1));
         }
         if watched || queue.may_expire() || queue.has_length_limit() {
             self.carry_out(state, after);

@@ -9,6 +9,7 @@ impl QueueCell {
     pub(crate) fn start(self: &Arc<Self>) {
         self.change(|_, _| ());
         self.renew_lease();
+        self.open_room();
     }
 
     /// Has the node's timers look at the queue when its next message expires.
@@ -26,6 +27,7 @@ impl QueueCell {
     pub(crate) fn tick(self: &Arc<Self>, now_ms: u64) -> bool {
         self.state.lock().timer_at = None;
         self.change(|_, _| ());
+        self.wake_room(now_ms);
         self.lease_is_over(now_ms)
     }
 

@@ -31,6 +31,7 @@ impl Runs {
         level: u8,
         at: LogPosition,
         message: &Message,
+        returns: u32,
     ) {
         if at == LogPosition::NONE {
             return;
@@ -41,7 +42,8 @@ impl Runs {
             Some(run)
                 if run.at.0 + u64::from(run.octets) == at.0
                     && run.first.0 + u64::from(run.count) == sequence.0
-                    && run.level == level =>
+                    && run.level == level
+                    && run.delivery_count == returns =>
             {
                 run.count += 1;
                 run.octets += octets;
@@ -55,7 +57,7 @@ impl Runs {
                 body_octets,
                 level,
                 may_be_delivered: self.may_be_delivered,
-                delivery_count: 0,
+                delivery_count: returns,
                 volatile: self.volatile,
             }),
         }
@@ -103,10 +105,13 @@ impl QueueCell {
             let mut runs = Runs::new(true);
             runs.volatile = !self.stores(stored.message.persistent());
             let level = queue.level_of(&stored.message);
-            runs.add(stored.sequence, level, appended.at(), &stored.message);
-            for run in &mut runs.list {
-                run.delivery_count = stored.returns;
-            }
+            runs.add(
+                stored.sequence,
+                level,
+                appended.at(),
+                &stored.message,
+                stored.returns,
+            );
             self.log.append_enqueued(self.id, &runs.list);
             queue.set_place(stored.sequence, appended.at());
             effects.settled.push(from);
@@ -178,6 +183,8 @@ impl QueueCell {
             let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
             memory.write_state(self.id, &self.log, now_ms);
         }
+        drop(state);
+        self.checkpoint_room();
     }
 
     /// Notes in the log that deliveries without acknowledgement have left for good.

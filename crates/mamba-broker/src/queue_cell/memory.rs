@@ -5,7 +5,7 @@ use std::{sync::Arc, sync::atomic::Ordering};
 use bytes::Bytes;
 use mamba_queue::{PageIn, Stored, Window};
 use mamba_store::{Damage, LoadRequest, Settled};
-use mamba_types::{LogPosition, Sequence, message};
+use mamba_types::{LogPosition, QueueId, Sequence, message};
 
 use super::{Aftermath, QueueCell, State, journal::Resume, journal::Runs};
 use crate::paging::PagedIn;
@@ -72,7 +72,13 @@ impl QueueCell {
         runs.volatile = true;
         for (level, stored, start) in spilled {
             stored.at = LogPosition(appended.at().0 + start as u64);
-            runs.add(stored.sequence, level, stored.at, &stored.message);
+            runs.add(
+                stored.sequence,
+                level,
+                stored.at,
+                &stored.message,
+                stored.returns,
+            );
         }
         self.log.append_enqueued(self.id, &runs.list);
     }
@@ -102,7 +108,7 @@ impl QueueCell {
             octets_max: wanted.octets.min(window).max(1),
             messages_max: READ_MESSAGES_MAX,
         });
-        self.report_damage(&loaded.damaged);
+        self.report_damage(self.id, &loaded.damaged);
         let count = loaded.messages.len() as u64;
         self.paging.read.fetch_add(count, Ordering::Relaxed);
         let too_early = loaded.next <= wanted.from;
@@ -171,7 +177,8 @@ impl QueueCell {
         self.log.wait_durable(position);
     }
 
-    pub(super) fn report_damage(&self, damaged: &[Damage]) {
+    /// `queue` is the queue's own identity, or its waiting room's.
+    pub(super) fn report_damage(&self, queue: QueueId, damaged: &[Damage]) {
         for damage in damaged {
             tracing::error!(
                 vhost = %self.vhost,
@@ -189,8 +196,7 @@ impl QueueCell {
                     at: damage.at,
                     octets: each,
                 });
-                self.log
-                    .append_settled(self.id, &settled.collect::<Vec<_>>());
+                self.log.append_settled(queue, &settled.collect::<Vec<_>>());
             }
         }
     }

@@ -13,6 +13,7 @@ mod memory;
 mod once;
 mod relocation;
 mod settings;
+mod waiting;
 
 use std::{
     fmt,
@@ -23,7 +24,7 @@ use std::{
 };
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetch, Fetched, Outcome, PagedRun, Queue, QueueKind,
+    ConsumerId, DeathReason, Effects, Fetch, Fetched, LiveRun, Outcome, PagedRun, Queue, QueueKind,
     Settings, Stored, UnackedKey,
 };
 use mamba_routing::QueueHandle;
@@ -33,6 +34,7 @@ use parking_lot::{Mutex, RwLock};
 
 use in_flight::InFlight;
 use settings::Effective;
+use waiting::Room;
 
 use crate::{
     arguments,
@@ -98,6 +100,8 @@ pub struct QueueCell {
     /// Counts relocations of its messages: what was read before one does not know the new places.
     relocations: AtomicU64,
     state: Mutex<State>,
+    /// Messages that are not ready yet. Taken alone or under `state`, never the other way round.
+    room: Mutex<Room>,
 }
 
 struct State {
@@ -143,6 +147,10 @@ pub struct QueueCounts {
     pub ready_bytes: u64,
     /// Octets of unsettled bodies.
     pub unacked_bytes: u64,
+    /// Messages that wait until they are ready; not among the others.
+    pub delayed: u64,
+    /// Octets of their bodies.
+    pub delayed_bytes: u64,
     /// Consumers.
     pub consumers: u64,
     /// What it did about duplicates, if it takes each message once.
@@ -162,6 +170,8 @@ pub(crate) struct Ended {
     pub(crate) stored: Vec<Settled>,
     /// Its messages that are only there.
     pub(crate) paged: Vec<PagedRun>,
+    /// Its messages that were not ready yet.
+    pub(crate) waiting: Vec<LiveRun>,
 }
 
 impl Ended {
@@ -171,6 +181,7 @@ impl Ended {
         for run in self.paged {
             log.dropped(queue, run.level, run.from, run.to);
         }
+        waiting::forget(queue, &self.waiting, log);
     }
 }
 
@@ -262,6 +273,7 @@ impl QueueCell {
             paging: Arc::clone(&home.paging),
             in_flight: Mutex::default(),
             relocations: AtomicU64::new(0),
+            room: Mutex::new(Room::new(first)),
         })
     }
 
@@ -440,6 +452,7 @@ impl QueueCell {
             0
         };
         self.place_moved(state);
+        position = position.max(self.let_wait(state));
         loop {
             let held = self.is_held(state);
             let State { queue, effects, .. } = state;
@@ -538,6 +551,7 @@ impl QueueCell {
     /// Counters of this moment.
     pub fn counts(&self) -> QueueCounts {
         let state = self.state.lock();
+        let (delayed, delayed_bytes) = self.waiting_counts();
         QueueCounts {
             ready: state.queue.ready_count() as u64,
             unacked: state.queue.unacked_count() as u64,
@@ -545,6 +559,8 @@ impl QueueCell {
             unacked_bytes: state.queue.unacked_bytes(),
             consumers: state.queue.consumer_count() as u64,
             deduplication: state.memory.as_ref().map(|memory| memory.counts()),
+            delayed,
+            delayed_bytes,
         }
     }
 
@@ -576,6 +592,7 @@ impl QueueCell {
         }
         allowed(&state.queue)?;
         state.deleted = true;
+        let waiting = self.close_room();
         self.generation.fetch_add(1, Ordering::AcqRel);
         let ready = state.queue.ready_count() as u64;
         for (_, port) in state.queue.ports() {
@@ -596,6 +613,7 @@ impl QueueCell {
             ready,
             stored,
             paged,
+            waiting,
         })
     }
 

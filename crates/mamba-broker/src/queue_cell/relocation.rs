@@ -12,7 +12,7 @@ impl QueueCell {
     pub(crate) fn relocate(&self, relocation: &mut Relocation) -> bool {
         let mut cursor = RelocationCursor::default();
         while let Some(batch) = self.log.relocation_batch(relocation, self.id, &mut cursor) {
-            self.report_damage(&batch.loaded.damaged);
+            self.report_damage(self.id, &batch.loaded.damaged);
             if !self.relocate_batch(relocation, batch) {
                 return false;
             }

@@ -101,6 +101,8 @@ pub(super) fn refused(error: TenantError) -> Refusal {
         TenantError::Policy(_) => "invalid_policy",
         TenantError::Pattern(_) => "invalid_pattern",
         TenantError::Limits(_) => "invalid_limits",
+        TenantError::NoSuchComponent(_) | TenantError::PolicyAsParameter => "invalid_parameter",
+        TenantError::TooManyVhosts { .. } => "limit",
         TenantError::QueueType(_) => "invalid_queue_type",
         TenantError::Protected(_) => "protected",
         TenantError::Name(_) | TenantError::Tags(_) | TenantError::Hash(_) => "bad_request",

@@ -22,7 +22,7 @@ use super::{
 use crate::unix_ms;
 
 /// The commands of this file. They wait for the disk.
-pub(super) const COMMANDS: [&str; 26] = [
+pub(super) const COMMANDS: [&str; 23] = [
     "add_user",
     "delete_user",
     "change_password",
@@ -46,9 +46,6 @@ pub(super) const COMMANDS: [&str; 26] = [
     "clear_topic_permissions",
     "list_topic_permissions",
     "list_user_topic_permissions",
-    "set_global_parameter",
-    "clear_global_parameter",
-    "list_global_parameters",
 ];
 
 /// Does one command; blocks until it is durable.
@@ -56,8 +53,7 @@ pub(super) fn perform(broker: &Broker, command: &str, arguments: &Map<String, Va
     let arguments = Arguments::of(arguments);
     let outcome = users(broker, command, &arguments)
         .or_else(|| vhosts(broker, command, &arguments))
-        .or_else(|| permissions(broker, command, &arguments))
-        .or_else(|| parameters(broker, command, &arguments));
+        .or_else(|| permissions(broker, command, &arguments));
     outcome.unwrap_or_else(|| Err(Refusal::new("unknown_command", command)))
 }
 
@@ -272,27 +268,5 @@ fn tenant<'a>(
     }
     Ok(move |of_vhost: &str, of_user: &str| {
         vhost.is_none_or(|vhost| vhost == of_vhost) && user.is_none_or(|user| user == of_user)
-    })
-}
-
-fn parameters(broker: &Broker, command: &str, arguments: &Arguments<'_>) -> Option<Outcome> {
-    Some(match command {
-        "set_global_parameter" => (|| {
-            let value = arguments.value("value").clone();
-            done(
-                broker
-                    .set_global_parameter(arguments.text("name")?, value)
-                    .map(drop),
-            )
-        })(),
-        "clear_global_parameter" => arguments
-            .text("name")
-            .and_then(|name| done(broker.clear_global_parameter(name))),
-        "list_global_parameters" => Ok(broker
-            .global_parameters()
-            .into_iter()
-            .map(|(name, value)| json!({"name": name, "value": value}))
-            .collect()),
-        _ => return None,
     })
 }

@@ -234,6 +234,7 @@ fn text(event: &Event<'_>) -> String {
             let kind = match settlement.kind {
                 SettlementKind::Ack => "ack",
                 SettlementKind::Requeue => "requeue",
+                SettlementKind::Failed => "failed",
                 SettlementKind::Discard => "discard",
             };
             let multiple = if settlement.multiple { " multiple" } else { "" };

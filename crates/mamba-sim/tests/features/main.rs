@@ -176,7 +176,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => queue().prop_map(Command::Delete),
         4 => queue().prop_map(Command::Declare),
         10 => prop_oneof![2 => 1..20u64, 2 => 20..300u64].prop_map(Command::Pass),
-        2 => Just(Command::Restart),
+        2 => prop_oneof![Just(0), 1..200u64].prop_map(Command::Restart),
         2 => Just(Command::Maintain),
     ]
 }

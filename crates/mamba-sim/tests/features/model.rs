@@ -973,9 +973,18 @@ impl Model {
         Ok(())
     }
 
+    /// Queues in which a message is over at that moment, wherever it stands.
+    pub(crate) fn queues_due(&self, at: u64) -> usize {
+        let is_due = |queue: &&Queue| {
+            let mut messages = queue.ready.iter().map(|entry| &entry.message);
+            messages.any(|message| queue.deadline(message).is_some_and(|over| over <= at))
+        };
+        self.queues.values().filter(is_due).count()
+    }
+
     /// The node is stopped and started again; its clients have gone before.
-    pub(crate) fn restart(&mut self) -> Result<(), Wrong> {
-        let now = self.now;
+    pub(crate) fn restart(&mut self, now: u64) -> Result<(), Wrong> {
+        self.now = now;
         self.held.clear();
         self.queues.retain(|_, queue| queue.spec.durable);
         self.slots.clear();

@@ -120,7 +120,7 @@ impl Folder {
             return Ok(result);
         };
         let nameless = names.is_empty() && !result.findings.is_empty();
-        let known = |queue| nameless || names.contains_key(&queue);
+        let known = |queue: QueueId| nameless || names.contains_key(&queue.owner());
         let scanned = self.scan(node_id, &known)?;
         result.messages = scanned.recovered.report.live;
         result.torn_octets = scanned.recovered.report.torn_octets;
@@ -416,7 +416,7 @@ impl<'a> Check<'a> {
                     }
                     _ => list.push(Affected {
                         queue,
-                        name: self.names.get(&queue).cloned(),
+                        name: self.names.get(&queue.owner()).cloned(),
                         level,
                         first: Sequence(sequence),
                         count: 1,

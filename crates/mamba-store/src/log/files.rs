@@ -307,7 +307,7 @@ fn share_of_thousand(file: &FileInfo) -> u64 {
 }
 
 impl FileInfo {
-    /// Counts pairs as dead; if none is left, the file stays until `gate` is synced.
+    /// Counts pairs as dead. When none is left, the file stays until `gate`, and that of those that died before, is synced.
     pub(crate) fn died(&mut self, count: u64, octets: u64, gate: u64) {
         debug_assert!(
             self.moved || self.live >= count,
@@ -315,9 +315,9 @@ impl FileInfo {
         );
         self.live = self.live.saturating_sub(count);
         self.live_octets = self.live_octets.saturating_sub(octets);
+        self.gate = self.gate.max(gate);
         if self.live == 0 {
             self.live_octets = 0;
-            self.gate = self.gate.max(gate);
         }
     }
 }

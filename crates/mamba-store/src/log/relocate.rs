@@ -196,7 +196,7 @@ impl Log {
         let mut runs: Vec<EnqueuedRun> = Vec::new();
         for one in live {
             let len = one.message.record_len();
-            let octets = u32::try_from(len).unwrap_or(u32::MAX);
+            let octets = narrow(len);
             let at = if len < SHARED_FROM {
                 let at = next_small;
                 next_small += len as u64;
@@ -207,7 +207,7 @@ impl Log {
                     .at()
             };
             places.push(at);
-            let body_octets = u32::try_from(one.message.body_len()).unwrap_or(u32::MAX);
+            let body_octets = narrow(one.message.body_len());
             match runs.last_mut() {
                 Some(run)
                     if run.first.0 + u64::from(run.count) == one.sequence.0
@@ -238,12 +238,9 @@ impl Log {
             staging.push_enqueued(&item_of(queue, run, Some(relocation.base)), synced);
         }
         let gate = staging.next;
-        let old = live.iter().map(|one| {
-            (
-                one.at.0,
-                u32::try_from(one.message.record_len()).unwrap_or(u32::MAX),
-            )
-        });
+        let old = live
+            .iter()
+            .map(|one| (one.at.0, narrow(one.message.record_len())));
         staging.files.dead(old, gate);
         self.done(staging, Urgency::Soon);
         places
@@ -262,8 +259,8 @@ impl Log {
             first: message.sequence,
             count: 1,
             at: appended.at(),
-            octets: u32::try_from(message.message.record_len()).unwrap_or(u32::MAX),
-            body_octets: u32::try_from(message.message.body_len()).unwrap_or(u32::MAX),
+            octets: narrow(message.message.record_len()),
+            body_octets: narrow(message.message.body_len()),
             level,
             may_be_delivered: message.may_be_delivered,
             delivery_count: message.delivery_count,
@@ -301,4 +298,8 @@ impl Log {
         drop(relocation);
         self.shared.wake_keeper();
     }
+}
+
+fn narrow(octets: usize) -> u32 {
+    u32::try_from(octets).unwrap_or(u32::MAX)
 }

@@ -110,20 +110,6 @@ pub(crate) fn scan(
     })
 }
 
-/// Whether a checkpoint was written when what its states speak of was synced: they must not outlive it.
-fn is_founded(from: u64, header: &Header) -> bool {
-    #[cfg(feature = "mutants")]
-    if torn_state_believed() {
-        return true;
-    }
-    from <= header.synced
-}
-
-#[cfg(feature = "mutants")]
-fn torn_state_believed() -> bool {
-    crate::mutants::on(crate::mutants::Mutant::TornStateBelieved)
-}
-
 /// Makes the index of one log file from the log. What is not of account any more may be in it.
 pub(crate) fn index_of(
     dir: &Path,
@@ -611,7 +597,7 @@ impl<'a> Scan<'a> {
                 && let Ok(payload) = reader.payload(at, &header)
                 && let Some(from) = read_checkpoint(payload)
                 && from <= header.position
-                && is_founded(from, &header)
+                && from <= header.synced
             {
                 checkpoints.push((from, solid_from));
             }
@@ -790,8 +776,6 @@ impl<'a> Scan<'a> {
         let counts = position >= self.checkpoint;
         // What is missing may be why a message left its queue: its copy in another one.
         let settles = counts && !self.is_behind_a_torn_write(position);
-        #[cfg(feature = "mutants")]
-        let settles = settles || counts && torn_state_believed() && header.kind == Kind::State;
         match header.kind {
             Kind::File | Kind::CleanStop => {}
             Kind::Messages => {
@@ -873,8 +857,8 @@ impl<'a> Scan<'a> {
                         || self.solid_from.max(self.checkpoint) <= *from && *from <= position
                 };
                 // Nor of what its states speak of.
-                let founded = |from: &u64| is_founded(*from, header);
-                if let Some(from) = from.filter(whole).filter(founded) {
+                let stands = |from: &u64| *from <= header.synced;
+                if let Some(from) = from.filter(whole).filter(stands) {
                     self.newest_checkpoint = self.newest_checkpoint.max(from);
                 }
             }

@@ -1,0 +1,539 @@
+//! The queue's waiting room: messages that are not ready before a time (`x-delay`, `x-delayed-retry-*`).
+//!
+//! In the log they stand under an identity of their own ([`QueueId::waiting_room`]); their records say when they are
+//! ready, so that a restart can tell. All of them are in the log: transient ones flagged volatile, without anybody
+//! waiting for that. When they are due, a pager reads them, enqueues them with new records and settles the old ones, in
+//! this order in one log, so that no crash loses one between the two.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mamba_queue::{Incoming, LiveRun, PagedRun, Waiting, WaitingRoom};
+use mamba_store::{
+    Appended, LiveRun as StateRun, LoadRequest, LoadedMessage, Log, RecoveredRun, Relocated,
+    Relocation, RelocationBatch, RelocationCursor, Settled,
+};
+use mamba_types::{
+    LogPosition, Message, QueueId, RecordMeta, Sequence,
+    message::{self, TIME_MAX_MS},
+};
+
+use super::{
+    Aftermath, Arrival, QueueCell, State, arrival::Enqueued, journal::Runs, narrow, settled_of,
+};
+use crate::paging::{Job, Progress};
+
+/// Messages released at once…
+const RELEASE_MESSAGES_MAX: usize = 2048;
+/// … and octets of records after which the rest waits for the next time.
+const RELEASE_BYTES_MAX: usize = 1 << 20;
+/// Messages read at once after a restart, and octets of records.
+const RECALL_MESSAGES_MAX: usize = 16_384;
+const RECALL_BYTES_MAX: usize = 4 << 20;
+/// Pause before a full disk or a failed log is tried again, in milliseconds.
+const PAUSE_MS: u64 = 1000;
+
+/// A queue's waiting room, made when somebody waits for the first time.
+#[derive(Debug)]
+pub(super) struct Room {
+    first: Sequence,
+    held: Option<Box<WaitingRoom>>,
+    /// The queue is deleted: nobody comes in any more.
+    closed: bool,
+    /// A pager has been asked to release what is due.
+    releasing: bool,
+    /// When the node's timers will look at it, in milliseconds since 1970.
+    timer_at: Option<u64>,
+}
+
+impl Room {
+    pub(super) const fn new(first: Sequence) -> Self {
+        Self {
+            first,
+            held: None,
+            closed: false,
+            releasing: false,
+            timer_at: None,
+        }
+    }
+
+    fn open(&mut self) -> &mut WaitingRoom {
+        self.held
+            .get_or_insert_with(|| Box::new(WaitingRoom::new(self.first)))
+    }
+}
+
+/// What was read of the messages that are due.
+#[derive(Default)]
+struct Due {
+    /// In the order they were due, with how often they came back.
+    messages: Vec<(LoadedMessage, u32)>,
+    /// How many of those taken out are answered: read, or lost.
+    answered: usize,
+    lost: u64,
+}
+
+/// Gives the space of the waiting messages of a deleted queue free.
+pub(super) fn forget(queue: QueueId, waiting: &[LiveRun], log: &Log) {
+    for run in waiting {
+        log.dropped(queue.waiting_room(), run.level, run.from, run.to);
+    }
+}
+
+fn state_runs(runs: &[LiveRun]) -> Vec<StateRun> {
+    let in_log = |run: &LiveRun| StateRun {
+        level: run.level,
+        from: run.from,
+        to: run.to,
+        delivered: run.delivered,
+        delivery_count: run.returns,
+    };
+    runs.iter().map(in_log).collect()
+}
+
+impl QueueCell {
+    /// Takes in messages that are not ready before the time their records say.
+    pub(crate) fn hold(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
+        let mut enqueued = Enqueued::NOTHING;
+        // What a queue has seen is under its own lock. When they are ready, they are not looked at again.
+        let ids = self.ids_of(arrivals);
+        let mut state = (!ids.is_empty()).then(|| self.state.lock());
+        let seen = state.as_mut().map_or_else(Vec::new, |state| {
+            self.keep_out(state, arrivals, ids, &mut enqueued)
+        });
+        let mut room = self.room.lock();
+        if room.closed {
+            arrivals.clear();
+            return enqueued;
+        }
+        let mut earliest = u64::MAX;
+        let mut lasting = Runs::new(false);
+        let mut volatile = Runs::new(false);
+        volatile.volatile = true;
+        for Arrival { incoming, .. } in arrivals.drain(..) {
+            let Incoming { message, at, .. } = &incoming;
+            let due_ms = message.accepted_at_ms();
+            earliest = earliest.min(due_ms);
+            let sequence = room.open().admit(due_ms, 0, message.body_len());
+            let runs = if self.stores(message.persistent()) {
+                &mut lasting
+            } else {
+                &mut volatile
+            };
+            runs.add(sequence, 0, *at, message, 0);
+        }
+        let id = self.id.waiting_room();
+        if !volatile.list.is_empty() {
+            self.log.append_enqueued(id, &volatile.list);
+        }
+        if !lasting.list.is_empty() {
+            let position = if seen.is_empty() {
+                self.log.append_enqueued(id, &lasting.list)
+            } else {
+                self.log.append_seen(id, &lasting.list, &seen)
+            };
+            enqueued.position = enqueued.position.max(position);
+        }
+        self.arm_room(&mut room, earliest);
+        drop(room);
+        if let Some(state) = &mut state {
+            self.noted(state, &seen, &enqueued);
+        }
+        enqueued
+    }
+
+    /// Returned messages that wait before they are tried again: from the queue to its waiting room. Returns the log
+    /// position that makes it durable.
+    pub(super) fn let_wait(self: &Arc<Self>, state: &mut State) -> LogPosition {
+        let delayed = &mut state.effects.delayed;
+        if delayed.is_empty() {
+            return LogPosition::NONE;
+        }
+        let id = self.id.waiting_room();
+        let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
+        let mut earliest = u64::MAX;
+        let mut settled: Vec<Settled> = Vec::new();
+        let mut room = self.room.lock();
+        for (stored, delay_ms) in delayed.drain(..) {
+            let due_ms = now_ms.saturating_add(delay_ms).min(TIME_MAX_MS);
+            earliest = earliest.min(due_ms);
+            let message = stored.message.with_meta(RecordMeta {
+                accepted_at_ms: due_ms,
+                not_before: true,
+                ..stored.message.meta()
+            });
+            let appended = self.log.append_messages(message.record().clone());
+            let returns = stored.returns;
+            let sequence = room.open().admit(due_ms, returns, message.body_len());
+            let mut runs = Runs::new(true);
+            runs.volatile = !self.stores(message.persistent());
+            runs.add(sequence, 0, appended.at(), &message, returns);
+            self.log.append_enqueued(id, &runs.list);
+            settled.extend(settled_of(&stored));
+        }
+        self.arm_room(&mut room, earliest);
+        drop(room);
+        settled.sort_unstable_by_key(|settled| settled.sequence);
+        self.log.append_moved_on(self.id, &settled)
+    }
+
+    /// Has the node's timers look at the waiting room at `due_ms`, unless they do earlier.
+    fn arm_room(self: &Arc<Self>, room: &mut Room, due_ms: u64) {
+        if !room.releasing
+            && room.timer_at.is_none_or(|armed| due_ms < armed)
+            && let Some(home) = self.home.upgrade()
+        {
+            room.timer_at = Some(due_ms);
+            home.timers.add(due_ms, self);
+        }
+    }
+
+    /// The node's timers have come: what is due is released, by a pager.
+    pub(super) fn wake_room(self: &Arc<Self>, now_ms: u64) {
+        let mut room = self.room.lock();
+        room.timer_at = None;
+        let next = room.held.as_ref().and_then(|held| held.next_due());
+        match next {
+            Some(due_ms) if due_ms <= now_ms && !room.releasing => {
+                room.releasing = true;
+                drop(room);
+                self.paging.request(Job::Release(Arc::clone(self)));
+            }
+            Some(due_ms) => self.arm_room(&mut room, due_ms),
+            None => {}
+        }
+    }
+
+    /// Makes messages ready that are due, some at a time.
+    pub(crate) fn release(self: &Arc<Self>) -> Progress {
+        let Some(home) = self.home.upgrade() else {
+            return Progress::Done;
+        };
+        let now_ms = home.unix_ms();
+        let stuck = self.log.is_full() || self.log.failed();
+        let (taken, purges) = {
+            let mut room = self.room.lock();
+            let next = room.held.as_ref().and_then(|held| held.next_due());
+            let is_due = next.is_some_and(|due_ms| due_ms <= now_ms);
+            if stuck || !is_due {
+                room.releasing = false;
+                if let Some(due_ms) = next {
+                    let at = if stuck { now_ms + PAUSE_MS } else { due_ms };
+                    self.arm_room(&mut room, at);
+                }
+                return Progress::Done;
+            }
+            let held = room.open();
+            let taken = held.take_due(now_ms, RELEASE_MESSAGES_MAX).to_vec();
+            (taken, held.purges())
+        };
+        let due = self.read_due(&taken);
+        self.paging.count_read(due.messages.len(), due.lost);
+        if due.answered == 0 {
+            self.with_room_as_it_was(purges, WaitingRoom::put_back);
+            return Progress::TooEarly;
+        }
+        self.make_ready(due, taken.len(), now_ms, purges);
+        Progress::More
+    }
+
+    /// Unless it has been purged meanwhile.
+    fn with_room_as_it_was<R>(
+        &self,
+        purges: u64,
+        act: impl FnOnce(&mut WaitingRoom) -> R,
+    ) -> Option<R> {
+        let mut room = self.room.lock();
+        let held = room.held.as_mut().filter(|held| held.purges() == purges)?;
+        Some(act(held))
+    }
+
+    /// Reads messages in the order they are due, until they are many octets or not written yet.
+    fn read_due(&self, taken: &[Waiting]) -> Due {
+        let id = self.id.waiting_room();
+        let mut due = Due::default();
+        let mut octets = 0;
+        while let Some(first) = taken.get(due.answered)
+            && octets < RELEASE_BYTES_MAX
+        {
+            let run = taken[due.answered..]
+                .iter()
+                .zip(first.sequence.0..)
+                .take_while(|(waiting, sequence)| waiting.sequence.0 == *sequence)
+                .count();
+            let from = first.sequence;
+            let to = Sequence(from.0 + run as u64);
+            let loaded = self.log.load(&LoadRequest {
+                queue: id,
+                level: 0,
+                from,
+                to,
+                octets_max: RELEASE_BYTES_MAX - octets,
+                messages_max: run,
+            });
+            self.report_damage(id, &loaded.damaged);
+            if loaded.next <= from {
+                break;
+            }
+            let answered = usize::try_from(loaded.next.min(to).0 - from.0).unwrap_or(run);
+            due.lost += answered.saturating_sub(loaded.messages.len()) as u64;
+            for message in loaded.messages {
+                octets += message.message.record_len();
+                let place =
+                    due.answered + usize::try_from(message.sequence.0 - from.0).unwrap_or(0);
+                let returns = taken.get(place).map_or(0, |waiting| waiting.returns);
+                due.messages.push((message, returns));
+            }
+            due.answered += answered;
+        }
+        due
+    }
+
+    /// Enqueues what is due and settles it in the waiting room.
+    fn make_ready(self: &Arc<Self>, due: Due, taken: usize, now_ms: u64, purges: u64) {
+        let rest = taken - due.answered;
+        let settled: Vec<Settled> = due
+            .messages
+            .iter()
+            .map(|(one, _)| settled_one(one))
+            .collect();
+        let body_bytes = due
+            .messages
+            .iter()
+            .map(|(one, _)| one.message.body_len() as u64);
+        let body_bytes = body_bytes.sum();
+        // Keeps the records' file until they are enqueued.
+        let (arrivals, _chunk) = self.as_ready(due.messages, now_ms);
+        let mut enqueued = Enqueued::NOTHING;
+        let mut after = Aftermath::default();
+        let mut state = self.state.lock();
+        // A purge takes the queue's lock first: none comes between this and the enqueueing.
+        let is_there = !state.deleted && self.with_room_as_it_was(purges, |_| ()).is_some();
+        if !is_there {
+            return;
+        }
+        let arrivals = arrivals.into_iter();
+        self.take_in(&mut state, arrivals, &[], &mut enqueued, &mut after);
+        let mut room = self.room.lock();
+        self.settle_waiting(settled);
+        room.open().left(rest, body_bytes);
+        drop(room);
+        self.balance(&mut state);
+        drop(state);
+        self.finish(after);
+    }
+
+    fn settle_waiting(&self, mut settled: Vec<Settled>) {
+        settled.sort_unstable_by_key(|settled| settled.sequence);
+        self.log.append_moved_on(self.id.waiting_room(), &settled);
+    }
+
+    /// The messages as the queue takes them: accepted now. Those that it stores lie in one chunk.
+    fn as_ready(
+        &self,
+        due: Vec<(LoadedMessage, u32)>,
+        now_ms: u64,
+    ) -> (Vec<Arrival>, Option<Appended>) {
+        let mut chunk = Vec::new();
+        let mut places: Vec<(usize, usize)> = Vec::new();
+        let ready = |message: &Message| RecordMeta {
+            accepted_at_ms: now_ms,
+            not_before: false,
+            ..message.meta()
+        };
+        for (LoadedMessage { message, .. }, _) in &due {
+            if self.stores(message.persistent()) {
+                let start = chunk.len();
+                chunk.extend_from_slice(message.record());
+                message::set_meta(&mut chunk, start, ready(message));
+                message::finish(&mut chunk, start);
+                places.push((start, chunk.len()));
+            }
+        }
+        let chunk = Bytes::from(chunk);
+        let appended = (!chunk.is_empty()).then(|| self.log.append_messages(chunk.clone()));
+        let base = appended.as_ref().map_or(LogPosition::NONE, Appended::at);
+        let mut places = places.into_iter();
+        let arrivals = due
+            .into_iter()
+            .map(|(LoadedMessage { message, .. }, returns)| {
+                let place = self.stores(message.persistent()).then(|| places.next());
+                let (message, at) = match place.flatten() {
+                    Some((start, end)) => (
+                        Message::from_record(chunk.slice(start..end)),
+                        LogPosition(base.0 + start as u64),
+                    ),
+                    None => (message.with_meta(ready(&message)), LogPosition::NONE),
+                };
+                Arrival {
+                    incoming: Incoming {
+                        message,
+                        at,
+                        returns,
+                    },
+                    item: 0,
+                }
+            });
+        (arrivals.collect(), appended)
+    }
+
+    /// Puts back what survived a restart; [`Self::open_room`] has it read.
+    pub(crate) fn restore_room(&self, runs: &[RecoveredRun]) {
+        let mut room = self.room.lock();
+        for run in runs {
+            room.open().restore(PagedRun {
+                level: run.level,
+                from: run.from,
+                to: run.to,
+                count: run.count,
+                body_bytes: run.body_bytes,
+                redelivered: run.redelivered,
+                returns: run.delivery_count,
+            });
+        }
+    }
+
+    /// Has pagers read, after a restart, when the waiting messages are ready.
+    pub(super) fn open_room(self: &Arc<Self>) {
+        if self.room.lock().held.is_some() {
+            self.paging.request(Job::Recall(Arc::clone(self)));
+        }
+    }
+
+    /// Reads when messages are ready that waited before a restart, some at a time.
+    pub(crate) fn recall(self: &Arc<Self>) -> Progress {
+        let id = self.id.waiting_room();
+        let (wanted, purges) = {
+            let room = self.room.lock();
+            let Some(held) = room.held.as_ref().filter(|_| !room.closed) else {
+                return Progress::Done;
+            };
+            (held.unread(RECALL_MESSAGES_MAX as u64), held.purges())
+        };
+        let Some((from, to)) = wanted else {
+            return Progress::Done;
+        };
+        let loaded = self.log.load(&LoadRequest {
+            queue: id,
+            level: 0,
+            from,
+            to,
+            octets_max: RECALL_BYTES_MAX,
+            messages_max: RECALL_MESSAGES_MAX,
+        });
+        self.report_damage(id, &loaded.damaged);
+        if loaded.next <= from {
+            return Progress::TooEarly;
+        }
+        let found = loaded.messages.iter().map(|one| {
+            let message = &one.message;
+            (one.sequence, message.accepted_at_ms(), message.body_len())
+        });
+        let lost = self.with_room_as_it_was(purges, |held| held.read(found, loaded.next));
+        self.paging
+            .count_read(loaded.messages.len(), lost.unwrap_or(0));
+        let mut room = self.room.lock();
+        if let Some(due_ms) = room.held.as_ref().and_then(|held| held.next_due()) {
+            self.arm_room(&mut room, due_ms);
+        }
+        Progress::More
+    }
+
+    /// Drops all messages, ready or waiting; returns how many were ready.
+    pub(crate) fn purge(self: &Arc<Self>) -> usize {
+        let purged = self.change(|queue, effects| {
+            let mut room = self.room.lock();
+            let waiting = room.held.as_mut().filter(|held| held.count() > 0);
+            let waiting = waiting.map(|held| held.purge()).unwrap_or_default();
+            if !waiting.is_empty() {
+                self.log.append_state(self.id.waiting_room(), &[]);
+            }
+            drop(room);
+            (queue.purge(effects), waiting)
+        });
+        let (count, waiting) = purged.unwrap_or_default();
+        for run in waiting {
+            self.log
+                .dropped(self.id.waiting_room(), run.level, run.from, run.to);
+        }
+        count
+    }
+
+    /// The queue is deleted, and everything that waits with it.
+    pub(super) fn close_room(&self) -> Vec<LiveRun> {
+        let mut room = self.room.lock();
+        room.closed = true;
+        room.held
+            .take()
+            .map_or_else(Vec::new, |held| held.live_runs())
+    }
+
+    /// Messages that wait, and octets of their bodies.
+    pub(super) fn waiting_counts(&self) -> (u64, u64) {
+        let room = self.room.lock();
+        room.held
+            .as_ref()
+            .map_or((0, 0), |held| (held.count(), held.body_bytes()))
+    }
+
+    /// Writes the waiting room's part of a checkpoint.
+    pub(super) fn checkpoint_room(&self) {
+        let room = self.room.lock();
+        if let Some(held) = room.held.as_ref().filter(|held| held.count() > 0) {
+            let runs = state_runs(&held.live_runs());
+            self.log.append_state(self.id.waiting_room(), &runs);
+        }
+    }
+
+    /// Copies what waits in a log file that is to be given back. False if that has to wait.
+    pub(crate) fn relocate_room(&self, relocation: &mut Relocation) -> bool {
+        let id = self.id.waiting_room();
+        let mut cursor = RelocationCursor::default();
+        while let Some(batch) = self.log.relocation_batch(relocation, id, &mut cursor) {
+            let RelocationBatch {
+                level,
+                volatile,
+                loaded,
+            } = batch;
+            self.report_damage(id, &loaded.damaged);
+            let first = loaded.messages.first().map(|message| message.sequence);
+            let last = loaded.messages.last().map(|message| message.sequence);
+            let (Some(first), Some(last)) = (first, last) else {
+                continue;
+            };
+            let room = self.room.lock();
+            let Some(held) = &room.held else {
+                return true;
+            };
+            if held.is_taking() {
+                // Somebody knows the old places.
+                return false;
+            }
+            let mut runs = held.live_in(first, last.next()).into_iter().peekable();
+            let mut live: Vec<Relocated> = Vec::new();
+            for message in loaded.messages {
+                while runs.next_if(|run| run.to <= message.sequence).is_some() {}
+                let run = runs.peek().filter(|run| run.from <= message.sequence);
+                live.extend(run.map(|run| Relocated {
+                    sequence: message.sequence,
+                    message: message.message,
+                    at: message.at,
+                    delivery_count: run.returns,
+                    may_be_delivered: run.delivered,
+                }));
+            }
+            if !live.is_empty() {
+                self.log.relocate(relocation, id, level, volatile, &live);
+            }
+        }
+        true
+    }
+}
+
+fn settled_one(loaded: &LoadedMessage) -> Settled {
+    Settled {
+        sequence: loaded.sequence,
+        at: loaded.at,
+        octets: narrow(loaded.message.record_len()),
+    }
+}
