@@ -5,6 +5,7 @@ mod definitions;
 mod output;
 mod parameters;
 mod policies;
+mod queues;
 mod tenants;
 mod topology;
 
@@ -75,7 +76,10 @@ const FLAGS: [&str; 6] = [
     "--local",
 ];
 /// Options with a value that only some commands know.
-const VALUES: [&str; 8] = [
+const VALUES: [&str; 11] = [
+    "--offset",
+    "--count",
+    "--body-limit",
     "--priority",
     "--apply-to",
     "--description",
@@ -268,10 +272,11 @@ type Part = (
     fn(&mut Node, &Invocation) -> Done,
 );
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     (&tenants::COMMANDS, tenants::perform),
     (&policies::COMMANDS, policies::perform),
     (&topology::COMMANDS, topology::perform),
+    (&queues::COMMANDS, queues::perform),
     (&parameters::COMMANDS, parameters::perform),
     (&definitions::COMMANDS, definitions::perform),
 ];

@@ -4,10 +4,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math"
 	"net"
+	"os"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -60,6 +63,9 @@ func main() {
 		{"message_groups", messageGroups},
 		{"delayed_messages", delayedMessages},
 		{"retries", retries},
+		{"consumer_filter", consumerFilter},
+		{"tls", withTLS},
+		{"tls_external", withCertificate},
 		{"deduplication", deduplication},
 		{"recovery_after_kill", recoveryAfterKill},
 	})
@@ -832,6 +838,31 @@ func error540() {
 	expectConnectionError(540, "NOT_IMPLEMENTED - active=false", func(c *amqp.Channel) error { return c.Flow(false) })
 }
 
+func consumerFilter() {
+	onChannel(func(connection *amqp.Connection, channel *amqp.Channel) {
+		if platform, _ := connection.Properties["platform"].(string); !strings.HasPrefix(platform, "MambaMQ") {
+			skip("x-filter is MambaMQ's own")
+		}
+		queue := exclusiveQueue(channel, nil)
+		for number, region := range []string{"eu", "us", "eu", "uk", "eu"} {
+			body := fmt.Sprintf("%s %d", region, number)
+			send(channel, "", queue, amqp.Publishing{Headers: amqp.Table{"region": region}, Body: []byte(body)})
+		}
+		filter := amqp.Table{"x-filter": "headers.region = 'eu'"}
+		deliveries := get(channel.Consume(queue, "wanted", false, false, false, false, filter))
+		wanted := next(deliveries, 3)
+		for i, expected := range []string{"eu 0", "eu 2", "eu 4"} {
+			equal(string(wanted[i].Body), expected, "filtered message")
+		}
+		must(wanted[1].Nack(false, true))
+		again := receive(deliveries, "the redelivery")
+		equal([]any{string(again.Body), again.Redelivered}, []any{"eu 2", true}, "the redelivered message")
+		must(again.Ack(true))
+		rest := take(channel, queue, 2)
+		equal([]any{string(rest[0].Body), string(rest[1].Body)}, []any{"us 1", "uk 3"}, "what is left")
+	})
+}
+
 func quorumQueue() {
 	onChannel(func(connection *amqp.Connection, _ *amqp.Channel) {
 		channel := confirmChannel(connection)
@@ -848,6 +879,39 @@ func quorumQueue() {
 		must(second.Ack(false))
 		get(channel.QueueDelete(queue, false, false, false))
 	})
+}
+
+func withTLS() {
+	roundTripWithTLS(nil, []amqp.Authentication{&amqp.PlainAuth{Username: "guest", Password: "guest"}})
+}
+
+func withCertificate() {
+	if os.Getenv("AMQPS_PORT") == "" {
+		skip("no TLS here")
+	}
+	certificate := get(tls.LoadX509KeyPair(os.Getenv("TLS_CERTIFICATE"), os.Getenv("TLS_KEY")))
+	roundTripWithTLS([]tls.Certificate{certificate}, []amqp.Authentication{&amqp.ExternalAuth{}})
+}
+
+func roundTripWithTLS(certificates []tls.Certificate, logins []amqp.Authentication) {
+	port := os.Getenv("AMQPS_PORT")
+	if port == "" {
+		skip("no TLS here")
+	}
+	roots := x509.NewCertPool()
+	check(roots.AppendCertsFromPEM(get(os.ReadFile(os.Getenv("TLS_CA")))), "the authority's certificate")
+	connection := get(amqp.DialConfig("amqps://localhost:"+port+"/", amqp.Config{
+		SASL:            logins,
+		TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: certificates, ServerName: "localhost"},
+		Dial:            func(network, _ string) (net.Conn, error) { return net.DialTimeout(network, "127.0.0.1:"+port, wait) },
+	}))
+	defer connection.Close()
+	channel := channelOf(connection)
+	queue := exclusiveQueue(channel, nil)
+	large := strings.Repeat("x", 300000)
+	publish(channel, queue, "hidden", large)
+	received := take(channel, queue, 2)
+	equal([]string{string(received[0].Body), string(received[1].Body)}, []string{"hidden", large}, "messages")
 }
 
 func recoveryAfterKill() {

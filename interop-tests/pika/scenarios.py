@@ -3,6 +3,8 @@ import contextlib
 import datetime
 import decimal
 import functools
+import os
+import ssl
 import time
 import uuid
 
@@ -923,6 +925,54 @@ def message_groups(channel):
         # What came twice, because its acknowledgement was on its way, came in order, too.
         firsts = list(dict.fromkeys(counts))
         equal(firsts, sorted(firsts), f"order of {key}")
+
+
+def consumer_filter(channel):
+    # `server_properties` belongs to the connection below the blocking one.
+    if not channel.connection._impl.server_properties["platform"].startswith("MambaMQ"):
+        raise interop.Skip("x-filter is MambaMQ's own")
+    queue = exclusive_queue(channel)
+    for number, region in enumerate(["eu", "us", "eu", "uk", "eu"]):
+        publish(channel, queue, f"{region} {number}".encode(), properties=pika.BasicProperties(headers={"region": region}))
+    wanted, tag = collect(channel, queue, arguments={"x-filter": "headers.region = 'eu'"})
+    serve(channel, lambda: len(wanted) >= 3, "what matches")
+    equal(bodies(wanted), ["eu 0", "eu 2", "eu 4"], "filtered messages")
+    channel.basic_nack(wanted[1][0].delivery_tag, requeue=True)
+    serve(channel, lambda: len(wanted) >= 4, "the redelivery")
+    equal((wanted[3][2], wanted[3][0].redelivered), (b"eu 2", True), "the redelivered message")
+    channel.basic_ack(wanted[3][0].delivery_tag, multiple=True)
+    channel.basic_cancel(tag)
+    equal(bodies(take(channel, queue, 2)), ["us 1", "uk 3"], "what is left")
+    expect_channel_error(406, "x-filter: expected a value at position 11, found end of text",
+                         lambda c: c.basic_consume(exclusive_queue(c), print, arguments={"x-filter": "priority >"}), channel.connection)
+
+def tls_parameters(credentials, certified):
+    if "AMQPS_PORT" not in os.environ:
+        raise Skip("no TLS here")
+    context = ssl.create_default_context(cafile=os.environ["TLS_CA"])
+    if certified:
+        context.load_cert_chain(os.environ["TLS_CERTIFICATE"], os.environ["TLS_KEY"])
+    return pika.ConnectionParameters("127.0.0.1", int(os.environ["AMQPS_PORT"]), credentials=credentials,
+                                     ssl_options=pika.SSLOptions(context, "localhost"))
+
+
+def round_trip_with_tls(credentials, certified):
+    connection = pika.BlockingConnection(tls_parameters(credentials, certified))
+    with contextlib.closing(connection):
+        channel = connection.channel()
+        queue = exclusive_queue(channel)
+        publish(channel, queue, b"hidden", b"x" * 300_000)
+        equal(bodies(take(channel, queue, 2)), ["hidden", "x" * 300_000], "messages")
+
+
+@scenario
+def tls():
+    round_trip_with_tls(pika.PlainCredentials("guest", "guest"), False)
+
+
+@scenario
+def tls_external():
+    round_trip_with_tls(pika.credentials.ExternalCredentials(), True)
 
 
 @scenario

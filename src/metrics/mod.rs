@@ -120,6 +120,7 @@ fn node_families(page: &mut Page, identity: &Identity, s: &Snapshot, readings: &
         "mambamq_log_checkpoints_total", "Checkpoints of the message log completed", s.log_checkpoints;
         "mambamq_log_relocations_total", "Files of the message log emptied by copying what lived in them", s.log_relocations;
         "mambamq_messages_read_back_total", "Messages read back from the disk", s.messages_read_back;
+        "mambamq_messages_scanned_total", "Messages on the disk that consumers' filters have looked at", s.messages_scanned;
         "mambamq_message_bytes_paged_out_total", "Octets of waiting messages dropped from memory", s.message_bytes_paged_out;
         "mambamq_messages_quarantined_total", "Messages that were in the log and could not be read", s.messages_quarantined;
         "rabbitmq_io_write_bytes_total", "Octets written to the message log", s.log_bytes_written;

@@ -6,18 +6,14 @@ use std::{
 };
 
 use clap::Args;
-use mamba_codec::{content_header, scan_properties, table};
+use mamba_server::message_json::{add_body, base64, properties, readable, whole_characters};
 use mamba_store::{
     OpenError,
     inspect::{Dumped, DumpedMessage, Entry, Folder},
 };
-use mamba_types::{FieldTable, FieldValue, Limits, Message};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{
-    StoreError,
-    text::{base64, readable},
-};
+use super::StoreError;
 use crate::cli::DataDir;
 
 /// Items of an entry shown as text.
@@ -174,13 +170,7 @@ fn message_text(one: &DumpedMessage, body_limit: usize) -> String {
 
 fn message_json(one: &DumpedMessage, body_limit: usize) -> Value {
     let message = &one.message;
-    let body = message.body();
-    let cut = &body[..body.len().min(body_limit)];
-    let (content, encoding) = match readable(whole_characters(cut, body)) {
-        Some(content) => (content.to_owned(), "text"),
-        None => (base64(cut), "base64"),
-    };
-    json!({
+    let mut value = json!({
         "sequence": one.sequence.0,
         "priority": one.level,
         "exchange": String::from_utf8_lossy(message.exchange()),
@@ -189,107 +179,11 @@ fn message_json(one: &DumpedMessage, body_limit: usize) -> Value {
         "delivery_count": one.delivery_count,
         "accepted_at_ms": message.accepted_at_ms(),
         "properties": properties(message),
-        "body_bytes": body.len(),
-        "body": content,
-        "body_encoding": encoding,
-        "body_cut": cut.len() < body.len(),
         "file": one.file,
         "offset": one.offset,
-    })
-}
-
-/// A body that was cut inside a character is still text.
-fn whole_characters<'a>(cut: &'a [u8], body: &[u8]) -> &'a [u8] {
-    match str::from_utf8(cut) {
-        Err(error) if cut.len() < body.len() && error.error_len().is_none() => {
-            &cut[..error.valid_up_to()]
-        }
-        _ => cut,
-    }
-}
-
-/// The content header's properties by their names in the specification.
-fn properties(message: &Message) -> Map<String, Value> {
-    let mut map = Map::new();
-    let limits = Limits::default();
-    let Ok(header) = content_header(message.header()) else {
-        map.insert("error".to_owned(), "no content header".into());
-        return map;
-    };
-    let found = match scan_properties(header.properties, &limits) {
-        Ok(found) => found,
-        Err(error) => {
-            map.insert("error".to_owned(), error.to_string().into());
-            return map;
-        }
-    };
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            map.insert(name.to_owned(), value);
-        }
-    };
-    let text = |octets: Option<&[u8]>| octets.map(octets_value);
-    put("content_type", text(found.content_type));
-    put("content_encoding", text(found.content_encoding));
-    put(
-        "headers",
-        found.headers.map(|octets| match table(octets, &limits) {
-            Ok(table) => table_value(&table),
-            Err(error) => error.to_string().into(),
-        }),
-    );
-    put("delivery_mode", found.delivery_mode.map(Value::from));
-    put("priority", found.priority.map(Value::from));
-    put("correlation_id", text(found.correlation_id));
-    put("reply_to", text(found.reply_to));
-    put("expiration", text(found.expiration));
-    put("message_id", text(found.message_id));
-    put("timestamp", found.timestamp.map(Value::from));
-    put("type", text(found.kind));
-    put("user_id", text(found.user_id));
-    put("app_id", text(found.app_id));
-    put("cluster_id", text(found.cluster_id));
-    map
-}
-
-fn octets_value(octets: &[u8]) -> Value {
-    match readable(octets) {
-        Some(text) => text.into(),
-        None => json!({"base64": base64(octets)}),
-    }
-}
-
-fn table_value(table: &FieldTable) -> Value {
-    let entries = table.inner().iter();
-    entries
-        .map(|(name, value)| (name.as_str().to_owned(), field_value(value)))
-        .collect::<Map<_, _>>()
-        .into()
-}
-
-fn field_value(value: &FieldValue) -> Value {
-    match value {
-        FieldValue::Boolean(value) => (*value).into(),
-        FieldValue::ShortShortInt(value) => (*value).into(),
-        FieldValue::ShortShortUInt(value) => (*value).into(),
-        FieldValue::ShortInt(value) => (*value).into(),
-        FieldValue::ShortUInt(value) => (*value).into(),
-        FieldValue::LongInt(value) => (*value).into(),
-        FieldValue::LongUInt(value) => (*value).into(),
-        FieldValue::LongLongInt(value) => (*value).into(),
-        FieldValue::Float(value) => (*value).into(),
-        FieldValue::Double(value) => (*value).into(),
-        FieldValue::DecimalValue(value) => {
-            json!({"decimal": {"scale": value.scale, "value": value.value}})
-        }
-        FieldValue::ShortString(text) => text.as_str().into(),
-        FieldValue::LongString(text) => octets_value(text.as_bytes()),
-        FieldValue::FieldArray(list) => list.as_slice().iter().map(field_value).collect(),
-        FieldValue::Timestamp(secs) => json!({"timestamp": secs}),
-        FieldValue::FieldTable(table) => table_value(table),
-        FieldValue::ByteArray(octets) => json!({"base64": base64(octets.as_slice())}),
-        FieldValue::Void => Value::Null,
-    }
+    });
+    add_body(message.body(), body_limit, &mut value);
+    value
 }
 
 fn entry(entry: &Entry, as_json: bool) -> String {

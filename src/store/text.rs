@@ -43,51 +43,9 @@ pub(super) fn hex(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
-/// The octets as text, if they are one that a terminal can show.
-pub(super) fn readable(octets: &[u8]) -> Option<&str> {
-    let text = str::from_utf8(octets).ok()?;
-    text.chars()
-        .all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t'))
-        .then_some(text)
-}
-
-/// Base64 with padding (RFC 4648, 4).
-pub(super) fn base64(octets: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(octets.len().div_ceil(3) * 4);
-    for group in octets.chunks(3) {
-        let mut number = 0u32;
-        for index in 0..3 {
-            number = number << 8 | u32::from(group.get(index).copied().unwrap_or(0));
-        }
-        for index in 0..4 {
-            let digit = number >> (18 - 6 * index) & 63;
-            text.push(if index > group.len() {
-                '='
-            } else {
-                char::from(DIGITS[digit as usize])
-            });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_of_the_rfc() {
-        for (octets, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(octets.as_bytes()), text);
-        }
-    }
 
     #[test]
     fn amounts() {

@@ -1,13 +1,17 @@
 //! Queue and consumer arguments: what they may be, what they mean, and when two declarations are the same
 //! (`spec: semantics §5–6, errors §2`).
 
+use std::sync::Arc;
+
 use mamba_policy::{Applied, DelayedRetry, QueueSettings, QueueType};
-use mamba_queue::{Overflow, QueueKind, Retry, RetryOn, Settings};
+use mamba_queue::{Overflow, QueueKind, Retry, RetryOn, Selector, Settings};
 use mamba_types::{
     FieldTable, FieldValue, SoftError, Violation,
     limits::SEEN_IDS_MAX,
     table::{self, ShortString},
 };
+
+use crate::filter;
 
 /// Ten years in milliseconds: the longest time an argument may ask for.
 pub(crate) const TIME_MAX_MS: i64 = 315_360_000_000;
@@ -544,4 +548,23 @@ pub(crate) fn consumer_priority(
             precondition(format!("invalid arg 'x-priority' for {printed}: {reason}"))
         }),
     }
+}
+
+/// A consumer's `x-filter`.
+///
+/// # Errors
+/// 406 when it is no string, or no filter: then the text says at which character.
+pub(crate) fn consumer_filter(
+    arguments: &FieldTable,
+    printed: &str,
+) -> Result<Option<Arc<dyn Selector>>, Violation> {
+    let Some(value) = get(arguments, "x-filter") else {
+        return Ok(None);
+    };
+    check_value(Check::Text, value, arguments).map_err(|reason| {
+        precondition(format!("invalid arg 'x-filter' for {printed}: {reason}"))
+    })?;
+    let text = table::text(value).unwrap_or_default();
+    let filter = filter::parse(text).map_err(|error| precondition(error.message))?;
+    Ok(Some(filter))
 }

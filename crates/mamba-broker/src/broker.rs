@@ -883,6 +883,7 @@ impl Broker {
         snapshot.log_relocations = log.relocations;
         snapshot.message_bytes_in_memory = self.paging.resident() as u64;
         snapshot.messages_read_back = self.paging.read.load(Ordering::Relaxed);
+        snapshot.messages_scanned = self.paging.scanned.load(Ordering::Relaxed);
         snapshot.message_bytes_paged_out = self.paging.dropped_bytes.load(Ordering::Relaxed);
         snapshot.messages_quarantined = self.paging.quarantined.load(Ordering::Relaxed);
         let alarms = self.alarms();

@@ -79,6 +79,8 @@ macro_rules! counters {
             pub message_bytes_in_memory: u64,
             /// Messages read back from the disk since the start.
             pub messages_read_back: u64,
+            /// Messages on the disk that filters have looked at since the start.
+            pub messages_scanned: u64,
             /// Octets of records dropped from memory since the start.
             pub message_bytes_paged_out: u64,
             /// Messages that were in the log and could not be read, since the start.

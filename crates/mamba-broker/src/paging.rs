@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use mamba_queue::PageIn;
+use mamba_queue::{PageIn, Scan};
 use mamba_types::QueueId;
 use parking_lot::{Condvar, Mutex};
 
@@ -25,6 +25,8 @@ const SHARE_MIN: usize = 32 << 10;
 const READ_MAX: usize = 1 << 20;
 /// Pause before messages are looked for again that are not written yet.
 const MOMENT: Duration = Duration::from_millis(2);
+/// Jobs of any queue that are waited for before somebody looks whether what it wanted is there: more than there are threads.
+const FINISH_WAITS: u64 = 16;
 /// Longest sleep of a thread without work, so that it notices the end.
 const SLEEP: Duration = Duration::from_secs(1);
 
@@ -33,6 +35,8 @@ const SLEEP: Duration = Duration::from_secs(1);
 pub(crate) enum Job {
     /// Read a part of it back.
     PageIn(Arc<QueueCell>, PageIn),
+    /// Read a part of it and look for what a filter matches.
+    Scan(Arc<QueueCell>, Scan),
     /// The log knows what it waited for.
     Resume(Arc<QueueCell>),
     /// Messages of its waiting room are due.
@@ -45,6 +49,7 @@ impl Job {
     const fn queue(&self) -> &Arc<QueueCell> {
         match self {
             Self::PageIn(queue, _)
+            | Self::Scan(queue, _)
             | Self::Resume(queue)
             | Self::Release(queue)
             | Self::Recall(queue) => queue,
@@ -53,7 +58,7 @@ impl Job {
 
     /// Whether somebody may wait for it in [`Paging::finish`].
     const fn is_for_reader(&self) -> bool {
-        matches!(self, Self::PageIn(..) | Self::Resume(_))
+        matches!(self, Self::PageIn(..) | Self::Scan(..) | Self::Resume(_))
     }
 }
 
@@ -81,6 +86,8 @@ pub(crate) enum Progress {
 struct Jobs {
     waiting: VecDeque<Job>,
     running: Vec<QueueId>,
+    /// Jobs that have been done.
+    finished: u64,
 }
 
 /// The node's budget and its readers.
@@ -95,6 +102,8 @@ pub(crate) struct Paging {
     stopping: AtomicBool,
     /// Messages read back.
     pub(crate) read: AtomicU64,
+    /// Messages read for filters.
+    pub(crate) scanned: AtomicU64,
     /// Octets of records dropped from memory.
     pub(crate) dropped_bytes: AtomicU64,
     /// Messages that were in the log and could not be read.
@@ -111,6 +120,7 @@ impl Paging {
             done: Condvar::new(),
             stopping: AtomicBool::new(false),
             read: AtomicU64::new(0),
+            scanned: AtomicU64::new(0),
             dropped_bytes: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
         })
@@ -183,6 +193,11 @@ impl Paging {
                     std::thread::sleep(MOMENT);
                 }
             }
+            Job::Scan(queue, scan) => {
+                if queue.scan(scan) == PagedIn::TooEarly {
+                    std::thread::sleep(MOMENT);
+                }
+            }
             Job::Resume(queue) => queue.resume(),
             Job::Release(queue) => self.go_on(queue.release(), job),
             Job::Recall(queue) => self.go_on(queue.recall(), job),
@@ -194,6 +209,7 @@ impl Paging {
         if let Some(index) = jobs.running.iter().position(|id| *id == job.queue().id) {
             jobs.running.swap_remove(index);
         }
+        jobs.finished += 1;
         self.done.notify_all();
     }
 
@@ -226,15 +242,15 @@ impl Paging {
         self.wake.notify_all();
     }
 
-    /// Sees to it, on the caller's thread, that what was requested for `queue` has been read when it returns.
+    /// Sees to it, on the caller's thread, that what was requested for `queue` has been read when it returns. What a filter asks for
+    /// after that is left to the others.
     pub(crate) fn finish(&self, queue: QueueId) {
         let mut jobs = self.jobs.lock();
-        while let Some(index) = jobs
-            .waiting
-            .iter()
-            .position(|job| job.is_for_reader() && job.queue().id == queue)
-        {
-            let Some(job) = jobs.waiting.remove(index) else {
+        let is_its = |job: &&Job| job.is_for_reader() && job.queue().id == queue;
+        let requested = jobs.waiting.iter().filter(is_its).count();
+        for _ in 0..requested {
+            let index = jobs.waiting.iter().position(|job| is_its(&job));
+            let Some(job) = index.and_then(|index| jobs.waiting.remove(index)) else {
                 break;
             };
             jobs.running.push(queue);
@@ -242,7 +258,8 @@ impl Paging {
             self.run(&job);
             jobs = self.jobs.lock();
         }
-        while jobs.running.contains(&queue) {
+        let running = jobs.finished;
+        while jobs.running.contains(&queue) && jobs.finished < running + FINISH_WAITS {
             self.done.wait_for(&mut jobs, SLEEP);
         }
     }

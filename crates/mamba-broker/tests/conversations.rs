@@ -424,24 +424,36 @@ fn a_quorum_queue_expires_after_its_declaration_and_not_before() {
     assert!(!exists(&world), "it stays though nobody used it");
 }
 
-/// The log was to be told first that a transient message might be delivered. Until then it counted as ready, which a queue of length
-/// zero does not allow: a requeued message was dropped under the eyes of its consumer.
-#[test]
-fn a_requeued_message_comes_back_through_a_queue_of_length_zero() {
+/// The log was to be told first that a message might be delivered which it knew about, or need not know about. Until then the
+/// message counted as ready, which a queue of length zero does not allow: it was dropped under the eyes of its consumer.
+#[track_caller]
+fn requeue_through_length_zero(arguments: &[(&str, FieldValue)]) {
     let folder = TempDir::new().unwrap();
     let world = World::open(&folder, START_MS);
     let mut client = world.client();
-    client.declare("q", true, &[("x-max-length", int(0))]);
+    let limit = [("x-max-length", int(0))];
+    client.declare("q", true, &[&limit, arguments].concat());
     client.consume("q", false);
     client.publish("q", false, b"again");
+    for tag in 1..4 {
+        client.wait_for("again");
+        client.heard.clear();
+        let reject = basic::Reject {
+            delivery_tag: tag,
+            requeue: true,
+        };
+        client.send(ONE, AMQPClass::Basic(basic::AMQPMethod::Reject(reject)));
+    }
     client.wait_for("again");
-    client.heard.clear();
-    let reject = basic::Reject {
-        delivery_tag: 1,
-        requeue: true,
-    };
-    client.send(ONE, AMQPClass::Basic(basic::AMQPMethod::Reject(reject)));
-    client.wait_for("again");
+}
+
+#[test]
+fn a_requeued_message_comes_back_through_a_queue_of_length_zero() {
+    let quorum = ("x-queue-type", text("quorum"));
+    let unlimited = ("x-delivery-limit", int(-1));
+    requeue_through_length_zero(&[]);
+    requeue_through_length_zero(&[quorum.clone()]);
+    requeue_through_length_zero(&[quorum, unlimited]);
 }
 
 /// Each hop of a chain of dead-letter queues used to take a frame of the stack: a client could end the process.

@@ -54,6 +54,9 @@ pub struct Args {
     /// Argument of queue.declare; whole numbers, true and false are recognised. Repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) queue_arg: Vec<String>,
+    /// Argument of basic.consume, such as "x-filter=priority IS NULL"; whole numbers, true and false are recognised. Repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) consumer_arg: Vec<String>,
     /// Declare queues and exchange durable.
     #[arg(long)]
     pub(crate) durable: bool,
@@ -200,6 +203,7 @@ pub(crate) struct Plan {
     pub(crate) consumers: usize,
     pub(crate) queues: Vec<Queue>,
     pub(crate) queue_arguments: Vec<(ShortStr, Value)>,
+    pub(crate) consumer_arguments: Vec<(ShortStr, Value)>,
     pub(crate) durable: bool,
     pub(crate) exchange: ShortStr,
     pub(crate) exchange_type: Option<ShortStr>,
@@ -330,6 +334,11 @@ impl Plan {
             let name = ShortStr::new("--queue-arg", "x-queue-type")?;
             queue_arguments.push((name, Value::Text(kind.to_owned())));
         }
+        let mut consumer_arguments = pairs("--consumer-arg", &args.consumer_arg)?;
+        if matches!(args.queue_type, Some(QueueType::Stream)) {
+            let name = ShortStr::new("--consumer-arg", "x-stream-offset")?;
+            consumer_arguments.push((name, Value::Text("first".to_owned())));
+        }
         let duration_secs = match (args.duration, args.messages) {
             (None, Some(_)) => None,
             (given, _) => Some(given.unwrap_or(DEFAULT_DURATION_SECS)),
@@ -340,6 +349,7 @@ impl Plan {
             consumers,
             queues,
             queue_arguments,
+            consumer_arguments,
             durable: args.durable
                 || args.persistent
                 || matches!(args.queue_type, Some(QueueType::Quorum | QueueType::Stream)),

@@ -11,7 +11,7 @@ use crate::stats::{Counters, Recorder};
 use crate::transport::{CHANNEL, READ_TIMEOUT_NS, Transport, Wishes, refuse_close};
 use crate::verify::{STAMP_SIZE, STREAMS_MAX, Seen, parts};
 use crate::wire::{
-    Cursor, FRAME_BODY, FRAME_HEADER, FRAME_METHOD, Frame, ShortStr, Value, ack, id, method,
+    Cursor, FRAME_BODY, FRAME_HEADER, FRAME_METHOD, Frame, ShortStr, ack, id, method,
 };
 use crate::worker::{Control, Event, Reporter, Stage};
 
@@ -166,11 +166,6 @@ impl Consumer<'_> {
 
     fn subscribe(&self, transport: &mut Transport) -> Result<(), Error> {
         let no_ack = u8::from(self.plan.args.auto_ack) << 1;
-        let mut arguments = Vec::new();
-        if self.plan.args.queue_type == Some(crate::args::QueueType::Stream) {
-            let name = ShortStr::new("a consumer argument", "x-stream-offset")?;
-            arguments.push((name, Value::Text("first".to_owned())));
-        }
         for (number, (queue, _)) in self.seen.iter().enumerate() {
             let tag = ShortStr::new("the consumer tag", &number.to_string())?;
             let queue = &self.plan.queues[*queue].wire_name;
@@ -184,7 +179,7 @@ impl Consumer<'_> {
                         .shortstr(queue)
                         .shortstr(&tag)
                         .octet(no_ack)
-                        .table(&arguments);
+                        .table(&self.plan.consumer_arguments);
                 },
             );
         }

@@ -1,6 +1,8 @@
 //! A queue's consumers and whose turn it is (`spec: semantics §13, §15, §16`).
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::filters::Selector;
 
 /// The connection's side of a consumer, as the queue sees it.
 pub trait Port {
@@ -23,7 +25,7 @@ pub struct ConsumerId {
 }
 
 /// What a `basic.consume` asks for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Subscription {
     /// Deliveries count as settled when handed over.
     pub no_ack: bool,
@@ -33,13 +35,19 @@ pub struct Subscription {
     pub priority: i64,
     /// Unsettled deliveries allowed; 0 means no limit.
     pub prefetch: u32,
+    /// The messages it wants; `None`: all.
+    pub filter: Option<Arc<dyn Selector>>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Consumer<P> {
     pub(crate) port: P,
     pub(crate) subscription: Subscription,
+    /// The slot of its filter's group.
+    pub(crate) group: Option<usize>,
     pub(crate) unacked: u32,
+    /// Its group has nothing for it: named in the list of those who wait for something new.
+    pub(crate) waits: bool,
     /// In its priority's ring; a blocked consumer waits outside.
     listed: bool,
     /// About to go: gets nothing any more.
@@ -54,9 +62,17 @@ pub(crate) struct Consumer<P> {
 }
 
 impl<P> Consumer<P> {
-    pub(crate) fn has_prefetch(&self) -> bool {
-        let prefetch = self.subscription.prefetch;
-        self.subscription.no_ack || prefetch == 0 || self.unacked < prefetch
+    /// Deliveries it may still have out.
+    pub(crate) const fn credit(&self) -> u32 {
+        match self.subscription.prefetch {
+            _ if self.subscription.no_ack => u32::MAX,
+            0 => u32::MAX,
+            prefetch => prefetch.saturating_sub(self.unacked),
+        }
+    }
+
+    pub(crate) const fn has_prefetch(&self) -> bool {
+        self.credit() > 0
     }
 }
 
@@ -128,7 +144,12 @@ impl<P> Consumers<P> {
             .filter(|consumer| consumer.generation == id.generation)
     }
 
-    pub(crate) fn add(&mut self, port: P, subscription: Subscription) -> ConsumerId {
+    pub(crate) fn add(
+        &mut self,
+        port: P,
+        subscription: Subscription,
+        group: Option<usize>,
+    ) -> ConsumerId {
         let index = self
             .slots
             .iter()
@@ -146,7 +167,9 @@ impl<P> Consumers<P> {
         self.slots[index] = Some(Consumer {
             port,
             subscription,
+            group,
             unacked: 0,
+            waits: false,
             listed: false,
             retired: false,
             room: 0,
@@ -230,6 +253,11 @@ impl<P> Consumers<P> {
                 index
             });
         self.rings[index].1.push_back(id.slot);
+    }
+
+    /// Whether it is one that gets messages at all: with single active consumer, only that one.
+    pub(crate) fn may_be_served(&self, id: ConsumerId) -> bool {
+        !self.single_active || self.active == Some(id)
     }
 
     /// Takes a consumer out of the turn: it is blocked or gone.

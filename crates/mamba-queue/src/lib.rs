@@ -17,12 +17,18 @@
 //! [`SeenCache`] remembers the ids of messages for queues and exchanges that take each one once.
 //! Messages that are not ready before a time stand in a [`WaitingRoom`] beside the queue.
 //!
-//! Start reading at [`queue`]; `ready` keeps the order, `paging` has the words for what is on the disk, `unacked` keeps
-//! the deliveries, `consumers` the turn.
+//! A consumer with a filter gets what its [`Selector`] matches and nothing else, in order. Messages on the disk are looked at where
+//! they are: [`Effects::scans`] says what to read, [`Queue::scanned`] takes the matches.
+//!
+//! Start reading at [`queue`]; `ready` and `level` keep the order, `paging` has the words for what is on the disk, `unacked` keeps
+//! the deliveries, `consumers` the turn, `filters` how far each filter has looked.
 
 mod consumers;
 mod delayed;
+mod filters;
+mod level;
 mod paging;
+mod peek;
 pub mod queue;
 mod ready;
 mod seen;
@@ -30,7 +36,9 @@ mod unacked;
 
 pub use consumers::{ConsumerId, Port, Subscription};
 pub use delayed::{Waiting, WaitingRoom};
-pub use paging::{LiveRun, PageIn, PageToken, PagedRun, Window};
+pub use filters::{FILTERS_MAX, Selector};
+pub use paging::{LiveRun, PageIn, PageToken, PagedRun, Scan, Scanned, Window};
+pub use peek::Peeked;
 pub use queue::{
     DeathReason, Delivery, Effects, Fetch, Fetched, Incoming, Moved, Outcome, Overflow, Queue,
     QueueKind, Removed, Retry, RetryOn, Settings, Settled, Stored, SubscribeError, UnackedKey,

@@ -1,8 +1,10 @@
 //! What a queue says about messages that lie on the disk alone.
 
+use std::{collections::VecDeque, sync::Arc};
+
 use mamba_types::{LogPosition, Sequence};
 
-use crate::queue::Stored;
+use crate::{filters::Selector, queue::Stored};
 
 /// Messages of one level that are on the disk only. Everything of that level that is stored with a sequence in
 /// `[from, to)` belongs to it.
@@ -68,6 +70,104 @@ pub struct PageIn {
     pub octets: usize,
     /// To be given back with the answer.
     pub token: PageToken,
+}
+
+/// Messages a filter wants looked at. The owner reads them without the queue's lock, has [`Self::look_at`] look at
+/// them, and answers with [`crate::Queue::scanned`] or [`crate::Queue::load_failed`].
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// The level they wait at.
+    pub level: u8,
+    /// The first sequence.
+    pub from: Sequence,
+    /// The sequence after the last.
+    pub to: Sequence,
+    /// Octets of records to read at most. One message is read however large it is.
+    pub octets: usize,
+    /// To be given back with the answer.
+    pub token: PageToken,
+    pub(crate) target: Target,
+    /// Slot and serial of the group.
+    pub(crate) group: (usize, u64),
+    pub(crate) selector: Arc<dyn Selector>,
+    /// Matches its consumers can take, and octets of them.
+    pub(crate) matches_max: usize,
+    pub(crate) match_octets: usize,
+}
+
+/// Where a filter goes on in the paged part of a level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// From here on.
+    From(Sequence),
+    /// At this one, which came back.
+    Only(Sequence),
+}
+
+impl Target {
+    pub(crate) const fn sequence(self) -> Sequence {
+        match self {
+            Self::From(sequence) | Self::Only(sequence) => sequence,
+        }
+    }
+}
+
+/// What a [`Scan`] found.
+#[derive(Debug)]
+pub struct Scanned {
+    /// Everything that was read, with the octets of its body.
+    pub(crate) read: Vec<(Sequence, u64)>,
+    pub(crate) matches: VecDeque<Stored>,
+    /// Everything before was read and looked at.
+    pub(crate) next: Sequence,
+}
+
+impl Scanned {
+    /// The last match: whoever gets it will have been passed everything before.
+    #[must_use]
+    pub fn last_match(&self) -> Option<Sequence> {
+        self.matches.back().map(|stored| stored.sequence)
+    }
+}
+
+/// Matches that can be handed out in a call, all of one level.
+#[derive(Debug)]
+pub(crate) struct Candidates {
+    pub(crate) level: u8,
+    pub(crate) waiting: VecDeque<Stored>,
+    pub(crate) taken: Vec<Sequence>,
+}
+
+impl Scan {
+    /// Looks at what was read: the messages of the range that come before `next`, in order. It takes as long as the filter does
+    /// for each of them.
+    #[must_use]
+    pub fn look_at(&self, messages: impl IntoIterator<Item = Stored>, next: Sequence) -> Scanned {
+        let mut scanned = Scanned {
+            read: Vec::new(),
+            matches: VecDeque::new(),
+            next,
+        };
+        let mut octets = 0;
+        for stored in messages {
+            let sequence = stored.sequence;
+            if scanned.matches.len() >= self.matches_max || octets > self.match_octets {
+                scanned.next = sequence;
+                break;
+            }
+            let is_asked = match self.target {
+                Target::From(first) => sequence >= first,
+                Target::Only(one) => sequence == one,
+            };
+            let body = stored.message.body_len() as u64;
+            scanned.read.push((sequence, body));
+            if is_asked && self.selector.matches(&stored.message) {
+                octets += stored.message.record_len();
+                scanned.matches.push_back(stored);
+            }
+        }
+        scanned
+    }
 }
 
 /// How much of each end of a queue stays in memory, in octets of records.

@@ -1,11 +1,14 @@
 //! The queue itself: enqueue, dispatch, settle, return, purge (`spec: semantics §5, §13–16, §26`).
 
+use std::sync::Arc;
+
 use mamba_types::{LogPosition, Message, Sequence};
 
 use crate::{
     consumers::{ConsumerId, Consumers, Port, Subscription},
-    paging::{LiveRun, PageIn, PageToken, PagedRun, Window},
-    ready::Ready,
+    filters::{FILTERS_MAX, Filters, LOOKS_MAX, SCAN_OCTETS_MIN},
+    paging::{Candidates, LiveRun, PageIn, PageToken, PagedRun, Scan, Scanned, Target, Window},
+    ready::{Next, Ready},
     unacked::{Out, Unacked},
 };
 
@@ -272,6 +275,10 @@ pub struct Effects {
     pub dead: Vec<(Stored, DeathReason)>,
     /// Messages to read back from the log.
     pub wanted: Vec<PageIn>,
+    /// Messages to read and look at for filters.
+    pub scans: Vec<Scan>,
+    /// A filter has not looked at everything yet, so that the lock is not held for long: call [`Queue::dispatch`] again soon.
+    pub unfinished: bool,
     /// Paged messages that are gone without having been read.
     pub dropped: Vec<PagedRun>,
     /// Stored messages with a new sequence number.
@@ -291,6 +298,8 @@ impl Effects {
             && self.starved.is_empty()
             && self.dead.is_empty()
             && self.wanted.is_empty()
+            && self.scans.is_empty()
+            && !self.unfinished
             && self.dropped.is_empty()
             && self.moved.is_empty()
             && self.delayed.is_empty()
@@ -304,6 +313,8 @@ impl Effects {
         self.starved.clear();
         self.dead.clear();
         self.wanted.clear();
+        self.scans.clear();
+        self.unfinished = false;
         self.dropped.clear();
         self.moved.clear();
         self.delayed.clear();
@@ -325,10 +336,16 @@ pub enum Outcome {
     Unsent,
 }
 
-/// Why a consumer was refused (403, `spec: errors §3.2`).
+/// Why a consumer was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("in exclusive use")]
-pub struct SubscribeError;
+pub enum SubscribeError {
+    /// 403 (`spec: errors §3.2`).
+    #[error("in exclusive use")]
+    Exclusive,
+    /// Its filter would be one more than [`FILTERS_MAX`] different ones.
+    #[error("consumers with {FILTERS_MAX} different filters are there already")]
+    TooManyFilters,
+}
 
 /// What a consumer's leaving means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -365,6 +382,13 @@ pub struct Queue<P> {
     /// Messages from this one on have just come: those without any time to wait may still be delivered.
     fresh_from: Sequence,
     window: Window,
+    filters: Filters,
+}
+
+impl<P> Queue<P> {
+    pub(crate) const fn ready(&self) -> &Ready {
+        &self.ready
+    }
 }
 
 impl<P: Port> Queue<P> {
@@ -385,6 +409,7 @@ impl<P: Port> Queue<P> {
             now_ms: 0,
             fresh_from: first,
             window: Window::DEFAULT,
+            filters: Filters::new(),
         }
     }
 
@@ -479,6 +504,11 @@ impl<P: Port> Queue<P> {
         self.unacked.body_bytes()
     }
 
+    /// Whether some consumer has a filter.
+    pub const fn has_filters(&self) -> bool {
+        !self.filters.is_empty()
+    }
+
     /// Consumers, waiting ones included.
     pub const fn consumer_count(&self) -> usize {
         self.consumers.len()
@@ -503,25 +533,11 @@ impl<P: Port> Queue<P> {
             .chain(self.unacked.iter().map(|out| &out.stored))
     }
 
-    /// Messages in memory that a consumer has or may have seen.
-    pub fn delivered_before(&self) -> impl Iterator<Item = &Stored> {
-        let seen = |stored: &&Stored| stored.redelivered || stored.returns > 0;
-        self.ready
-            .iter()
-            .filter(seen)
-            .chain(self.unacked.iter().map(|out| &out.stored))
-    }
-
     /// Every message in memory, ready first, to move its record's place in the log.
     pub fn in_memory_mut(&mut self) -> impl Iterator<Item = &mut Stored> {
         self.ready
             .iter_mut()
             .chain(self.unacked.iter_mut().map(|out| &mut out.stored))
-    }
-
-    /// The same, for an owner that pages nothing.
-    pub fn messages_mut(&mut self) -> impl Iterator<Item = &mut Stored> {
-        self.in_memory_mut()
     }
 
     /// Notes where the record of a message in [`Effects::moved`] lies now. Call it before [`Self::dispatch`].
@@ -559,6 +575,7 @@ impl<P: Port> Queue<P> {
             .iter()
             .any(|stored| stored.message.expiration_ms().is_some());
         let missing = self.ready.paged_in(level, token, messages, next);
+        self.wake_filters();
         if self.unknown_to > Sequence(0) && self.paged_runs().all(|run| run.from >= self.unknown_to)
         {
             self.unknown_to = Sequence(0);
@@ -569,6 +586,61 @@ impl<P: Port> Queue<P> {
     /// Ends a reading without result, so that it is tried again when the messages are asked for the next time.
     pub fn load_failed(&mut self, level: u8, token: PageToken) {
         self.ready.load_failed(level, token);
+        self.wake_filters();
+    }
+
+    /// Takes what a [`Scan`] found, and hands out what is still here to consumers that still want it. Returns how many messages the
+    /// disk turned out to have lost; they are not in the queue any more. The answer to a reading that a purge has overtaken is
+    /// ignored. Call [`Self::dispatch`] after.
+    pub fn scanned(&mut self, scan: &Scan, mut scanned: Scanned, effects: &mut Effects) -> u64 {
+        if !self.ready.is_loading(scan.level, scan.token) {
+            return 0;
+        }
+        let (slot, serial) = scan.group;
+        self.ready.keep_paged(scan.level, &mut scanned);
+        let Some(group) = self.filters.get_mut(slot).filter(|g| g.serial == serial) else {
+            self.load_failed(scan.level, scan.token);
+            return 0;
+        };
+        group.scan_octets = match scanned.matches.is_empty() {
+            true => scan.octets.saturating_mul(2),
+            false if scanned.matches.len() >= scan.matches_max => SCAN_OCTETS_MIN,
+            false => scan.octets,
+        };
+        group.candidates = Some(Candidates {
+            level: scan.level,
+            waiting: std::mem::take(&mut scanned.matches),
+            taken: Vec::new(),
+        });
+        self.wake_filters();
+        self.dispatch(effects);
+        let candidates = self.filters.get_mut(slot).and_then(|g| g.candidates.take());
+        let Some(Candidates { waiting, taken, .. }) = candidates else {
+            return 0;
+        };
+        if let Some(first) = waiting.front() {
+            // Not wanted any more: the group goes on with it.
+            scanned.next = first.sequence;
+        }
+        let ended = (scan.level, scan.from, scan.target);
+        let lost = self.ready.scanned(slot, ended, &scanned, &taken);
+        self.wake_filters();
+        lost
+    }
+
+    /// Something new is here, or can be read: filters that found nothing look again.
+    fn wake_filters(&mut self) {
+        if self.filters.is_empty() {
+            return;
+        }
+        for id in self.filters.wake() {
+            if let Some(consumer) = self.consumers.get_mut(id) {
+                consumer.waits = false;
+            }
+            self.consumers.list(id);
+        }
+        // The active one may be held back for the sake of a better one.
+        self.let_better_consumer_take_over();
     }
 
     /// Drops messages from memory: those beyond `keep` octets of records at the queue's front, and those before the
@@ -576,8 +648,7 @@ impl<P: Port> Queue<P> {
     /// `readable` and the order allows it. Returns the octets dropped.
     pub fn page_out(&mut self, readable: LogPosition, keep: usize) -> usize {
         let keep_tail = keep.min(self.window.tail_bytes);
-        self.ready
-            .page_out(readable, keep, keep_tail, self.settings.kind)
+        self.ready.page_out(readable, keep, keep_tail)
     }
 
     /// Messages, with their levels, that [`Self::page_out`] would drop if only they were in the log. The owner
@@ -613,17 +684,13 @@ impl<P: Port> Queue<P> {
 
     /// The greatest sequence that can go to consumers before anything else is read in. Messages that came back to a
     /// quorum queue count with the last of them only: the others could go out before.
+    /// With filters, what has come behind the paged part can go out as well.
     pub fn deliverable_to(&self) -> Option<Sequence> {
-        self.ready.deliverable_to()
-    }
-
-    /// Puts back what survived a restart, in order, before anything else happens.
-    pub fn restore(&mut self, stored: Stored) {
-        self.next = self.next.max(stored.sequence.next());
-        self.fresh_from = self.next;
-        let priority = self.priority_of(&stored.message);
-        self.has_expirations |= stored.message.expiration_ms().is_some();
-        self.ready.push(priority, stored);
+        let front = self.ready.deliverable_to();
+        match self.filters.is_empty() {
+            true => front,
+            false => front.max(self.ready.last_in_tail()),
+        }
     }
 
     /// Appends messages and returns the first one's sequence number; the others follow without gap.
@@ -652,6 +719,7 @@ impl<P: Port> Queue<P> {
                 },
             );
         }
+        self.wake_filters();
         first
     }
 
@@ -758,46 +826,177 @@ impl<P: Port> Queue<P> {
             return;
         }
         self.call += 1;
+        self.filters.looks = LOOKS_MAX;
+        if self.filters.unfinished {
+            self.filters.unfinished = false;
+            self.wake_filters();
+        }
         let mut is_wanted = false;
         while let Some(id) = self.consumers.next() {
             if !self.may_deliver(id, effects) {
                 continue;
             }
-            is_wanted = true;
-            self.expire_heads(effects);
-            let Some(mut stored) = self.ready.pop() else {
-                break;
+            let group = self.consumers.get(id).and_then(|consumer| consumer.group);
+            is_wanted |= group.is_none();
+            let popped = match group {
+                None => {
+                    self.expire_heads(effects);
+                    self.ready.pop()
+                }
+                Some(slot) => self.take_live_match(slot, effects),
             };
-            let Some(consumer) = self.consumers.get_mut(id) else {
-                break;
+            let Some(stored) = popped else {
+                if self.filters.is_empty() {
+                    break;
+                }
+                // Others may find what this one cannot have.
+                self.step_aside(id, group);
+                continue;
             };
-            consumer.room = consumer
-                .room
-                .saturating_sub(stored.message.record_len() + DELIVERY_OVERHEAD);
-            let key = if consumer.subscription.no_ack {
-                None
-            } else {
-                consumer.unacked += 1;
-                consumer.port.count_delivery();
-                Some(self.unacked.insert(Out {
-                    stored: stored.clone(),
-                    consumer: Some(id),
-                }))
-            };
-            stored.redelivered |= stored.returns > 0;
-            effects.deliveries.push(Delivery {
-                consumer: id,
-                key,
-                stored,
-            });
+            self.hand_over(id, stored, effects);
             self.consumers.rotate();
             if self.ready.is_empty() {
-                return;
+                is_wanted = false;
+                break;
             }
+        }
+        if !self.filters.is_empty() {
+            for id in self.filters.take_front() {
+                self.consumers.list(id);
+            }
+            effects.unfinished |= self.filters.unfinished;
+            self.ready.want_overdue(self.window, &mut effects.wanted);
+            self.want_scans(effects);
         }
         if is_wanted {
             effects.wanted.extend(self.ready.want_next(self.window));
         }
+    }
+
+    /// There is nothing for the consumer in this call, or until something new comes.
+    fn step_aside(&mut self, id: ConsumerId, group: Option<usize>) {
+        self.consumers.unlist(id);
+        if let Some(consumer) = self.consumers.get_mut(id)
+            && !(group.is_some() && std::mem::replace(&mut consumer.waits, true))
+        {
+            self.filters.wait(group, id);
+        }
+    }
+
+    fn hand_over(&mut self, id: ConsumerId, mut stored: Stored, effects: &mut Effects) {
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
+        consumer.room = consumer
+            .room
+            .saturating_sub(stored.message.record_len() + DELIVERY_OVERHEAD);
+        let key = if consumer.subscription.no_ack {
+            None
+        } else {
+            consumer.unacked += 1;
+            consumer.port.count_delivery();
+            Some(self.unacked.insert(Out {
+                stored: stored.clone(),
+                consumer: Some(id),
+            }))
+        };
+        stored.redelivered |= stored.returns > 0;
+        effects.deliveries.push(Delivery {
+            consumer: id,
+            key,
+            stored,
+        });
+    }
+
+    /// Takes out the next message for the consumers of a filter. One behind others may have expired without having been noticed.
+    fn take_live_match(&mut self, slot: usize, effects: &mut Effects) -> Option<Stored> {
+        loop {
+            let stored = self.take_match(slot)?;
+            let is_fresh = stored.sequence >= self.fresh_from;
+            let is_over = self.deadline(&stored).is_some_and(|at| {
+                at <= self.now_ms && (at > stored.message.accepted_at_ms() || !is_fresh)
+            });
+            if !is_over {
+                return Some(stored);
+            }
+            self.drop_or_bury(stored, DeathReason::Expired, effects);
+        }
+    }
+
+    /// Takes out the next message for the consumers of a filter.
+    fn take_match(&mut self, slot: usize) -> Option<Stored> {
+        let group = self.filters.get_mut(slot)?;
+        let selector = Arc::clone(&group.selector);
+        let mut candidates = group.candidates.take();
+        let candidate = |level, target: Target| {
+            let candidates = candidates.as_mut()?;
+            let first = candidates.waiting.front()?;
+            // What came back meanwhile goes before what was read.
+            let is_next = candidates.level == level
+                && !matches!(target, Target::Only(one) if one < first.sequence);
+            let stored = is_next.then(|| candidates.waiting.pop_front())??;
+            candidates.taken.push(stored.sequence);
+            Some(stored)
+        };
+        let mut looks = self.filters.looks;
+        let next = self
+            .ready
+            .take_match(slot, &*selector, &mut looks, candidate);
+        self.filters.looks = looks;
+        let group = self.filters.get_mut(slot)?;
+        group.candidates = candidates;
+        match next {
+            Next::Match(stored) => return Some(*stored),
+            Next::OnDisk(level, target) => group.target = Some((level, target)),
+            Next::Unfinished => self.filters.unfinished = true,
+            Next::Nothing => {}
+        }
+        None
+    }
+
+    /// Asks for what filters have to look at on the disk: one reading per level at a time, the groups in turn.
+    fn want_scans(&mut self, effects: &mut Effects) {
+        for slot in self.filters.slots() {
+            let Some(group) = self.filters.get_mut(slot) else {
+                continue;
+            };
+            let Some((level, target)) = group.target else {
+                continue;
+            };
+            let Some((from, to, token)) = self.ready.scan(level, target) else {
+                continue;
+            };
+            group.target = None;
+            let octets = group.scan_octets.min(self.window.head_bytes).max(1);
+            let (group, selector) = ((slot, group.serial), Arc::clone(&group.selector));
+            self.filters.end_turn(slot);
+            let (matches_max, match_octets) = self.credit_of(slot);
+            effects.scans.push(Scan {
+                level,
+                from,
+                to,
+                octets,
+                token,
+                target,
+                group,
+                selector,
+                matches_max,
+                match_octets,
+            });
+        }
+    }
+
+    /// Messages, and octets of them, that the consumers of a filter can take now.
+    fn credit_of(&self, slot: usize) -> (usize, usize) {
+        let (mut messages, mut octets) = (0usize, 0usize);
+        for (id, consumer) in self.consumers.iter() {
+            let is_served = consumer.group == Some(slot) && self.consumers.may_be_served(id);
+            if is_served && consumer.has_prefetch() && consumer.port.channel_admits() {
+                messages = messages.saturating_add(consumer.credit() as usize);
+                octets = octets.saturating_add(consumer.port.room());
+            }
+        }
+        (messages.max(1), octets)
     }
 
     /// Whether the consumer whose turn it is can take a message now; takes it out of the turn if not.
@@ -825,8 +1024,8 @@ impl<P: Port> Queue<P> {
     /// Adds a consumer. Call [`Self::dispatch`] after.
     ///
     /// # Errors
-    /// [`SubscribeError`] when an exclusive consumer is there, or an exclusive one is asked for beside others
-    /// or on a queue with a single active consumer.
+    /// [`SubscribeError::Exclusive`] when an exclusive consumer is there, or an exclusive one is asked for beside others
+    /// or on a queue with a single active consumer. [`SubscribeError::TooManyFilters`].
     pub fn subscribe(
         &mut self,
         port: P,
@@ -836,12 +1035,19 @@ impl<P: Port> Queue<P> {
             QueueKind::Classic => {
                 let alone = self.consumers.len() == 0 && !self.settings.single_active_consumer;
                 if self.consumers.any_exclusive() || (subscription.exclusive && !alone) {
-                    return Err(SubscribeError);
+                    return Err(SubscribeError::Exclusive);
                 }
             }
             QueueKind::Quorum => subscription.exclusive = false,
         }
-        let id = self.consumers.add(port, subscription);
+        let group = match &subscription.filter {
+            None => None,
+            Some(filter) => {
+                let slot = self.filters.join(filter);
+                Some(slot.ok_or(SubscribeError::TooManyFilters)?)
+            }
+        };
+        let id = self.consumers.add(port, subscription, group);
         self.let_better_consumer_take_over();
         Ok(id)
     }
@@ -849,8 +1055,16 @@ impl<P: Port> Queue<P> {
     /// Removes a consumer; its unsettled deliveries stay out. Call [`Self::dispatch`] after, because another
     /// consumer may have become active.
     pub fn unsubscribe(&mut self, id: ConsumerId) -> Removed {
-        if self.consumers.remove(id).is_none() {
+        let Some(consumer) = self.consumers.remove(id) else {
             return Removed::Unknown;
+        };
+        if let Some(slot) = consumer.group
+            && self.filters.leave(slot)
+        {
+            match self.filters.is_empty() {
+                true => self.ready.forget_all_cursors(),
+                false => self.ready.forget_cursors(slot),
+            }
         }
         // The active one may have been held back for the sake of the one that left.
         if let Some(active) = self.consumers.active() {
@@ -875,16 +1089,8 @@ impl<P: Port> Queue<P> {
         self.let_better_consumer_take_over();
     }
 
-    /// Takes one message out for `basic.get`, in a queue of which nothing is paged.
-    pub fn fetch(&mut self, no_ack: bool, effects: &mut Effects) -> Option<Fetched> {
-        match self.fetch_next(no_ack, effects) {
-            Fetch::Message(fetched) => Some(fetched),
-            Fetch::Empty | Fetch::Wanted => None,
-        }
-    }
-
     /// Takes one message out for `basic.get`.
-    pub fn fetch_next(&mut self, no_ack: bool, effects: &mut Effects) -> Fetch {
+    pub fn fetch(&mut self, no_ack: bool, effects: &mut Effects) -> Fetch {
         let popped = self.ready.pop();
         effects.wanted.extend(self.ready.want_next(self.window));
         let Some(mut stored) = popped else {
@@ -918,6 +1124,9 @@ impl<P: Port> Queue<P> {
         outcome: Outcome,
         effects: &mut Effects,
     ) {
+        if matches!(outcome, Outcome::Requeue | Outcome::Unsent) {
+            self.wake_filters();
+        }
         for (key, sequence) in keys {
             let Some(out) = self.unacked.remove(key, sequence) else {
                 continue;
@@ -948,6 +1157,7 @@ impl<P: Port> Queue<P> {
         // Later messages may have gone out meanwhile: the mark tells the next consumer why it is out of order.
         stored.redelivered = true;
         self.put_in_front(stored);
+        self.wake_filters();
     }
 
     /// Drops all ready messages, paged ones unread, and returns how many there were.

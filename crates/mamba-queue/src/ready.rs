@@ -1,331 +1,25 @@
-//! Messages waiting for a consumer, in the order they will be delivered.
-//!
-//! ```text
-//!   level:   returned -> head -> paged -> tail <- enqueue
-//!            memory      memory  disk     memory
-//! ```
-
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+//! Messages waiting for a consumer, in the order they will be delivered: by priority, then as [`Level`] keeps them.
 
 use mamba_types::{LogPosition, Sequence};
 
 use crate::{
-    paging::{LiveRun, PageIn, PageToken, PagedRun, Window, is_readable},
+    filters::Selector,
+    level::{Found, Level, PIECES_MAX, Place, SHRINK_ABOVE},
+    paging::{LiveRun, PageIn, PageToken, PagedRun, Scanned, Target, Window},
     queue::{QueueKind, Stored},
 };
 
-/// Messages of one priority. `returned` goes first: whatever was delivered once lies before everything
-/// fresh, because fresh messages leave strictly from the front.
-///
-/// Sequences ascend through head, paged and tail. While nothing is paged, the tail is empty.
-#[derive(Debug, Default)]
-struct Level {
-    returned: BTreeMap<u64, Stored>,
-    head: VecDeque<Stored>,
-    paged: VecDeque<PagedRun>,
-    tail: VecDeque<Stored>,
-    /// The reading of the first paged run that is under way.
-    loading: Option<PageToken>,
-    /// Octets of records in memory; what is neither returned nor tail is head.
-    resident: usize,
-    returned_bytes: usize,
-    tail_bytes: usize,
-    paged_count: u64,
-    /// Sequences that no run may reach across, because something of this level that is stored and not ready may lie
-    /// before them: settled before a restart, or out. Neighbours without such a break between them are neighbours in
-    /// the log too.
-    breaks: BTreeSet<u64>,
-}
-
-impl Level {
-    fn is_empty(&self) -> bool {
-        self.head.is_empty() && self.returned.is_empty() && self.paged.is_empty()
-    }
-
-    /// The next message is on the disk.
-    fn is_blocked(&self) -> bool {
-        self.head.is_empty() && self.returned.is_empty() && !self.paged.is_empty()
-    }
-
-    fn first(&self) -> Option<&Stored> {
-        self.returned.values().next().or_else(|| self.head.front())
-    }
-
-    /// Octets before the first paged message.
-    const fn front_bytes(&self) -> usize {
-        self.resident - self.tail_bytes
-    }
-
-    const fn head_bytes(&self) -> usize {
-        self.front_bytes() - self.returned_bytes
-    }
-
-    /// Whether nothing of this level lies between what ends before `end` and what begins at `start`.
-    fn is_joined(&self, end: Sequence, start: Sequence) -> bool {
-        end == start || self.breaks.range(end.0..=start.0).next().is_none()
-    }
-
-    fn push_returned(&mut self, rank: u64, stored: Stored) {
-        let octets = stored.memory();
-        self.resident += octets;
-        self.returned_bytes += octets;
-        self.returned.insert(rank, stored);
-    }
-
-    /// Puts a message back among those at the head, where it was before.
-    fn insert_in_head(&mut self, stored: Stored) {
-        self.resident += stored.memory();
-        self.breaks
-            .extend([stored.sequence.0, stored.sequence.next().0]);
-        let index = self
-            .head
-            .partition_point(|other| other.sequence < stored.sequence);
-        self.head.insert(index, stored);
-    }
-
-    /// Adds a message behind everything paged.
-    fn page_back(&mut self, priority: u8, stored: &Stored) {
-        let run = PagedRun::of(priority, stored);
-        self.paged_count += 1;
-        let joins = self
-            .paged
-            .back()
-            .is_some_and(|last| last.has_flags_of(&run) && self.is_joined(last.to, run.from));
-        match self.paged.back_mut() {
-            Some(last) if joins => last.absorb(&run),
-            _ => self.paged.push_back(run),
-        }
-    }
-
-    /// Adds a message before everything paged.
-    fn page_front(&mut self, priority: u8, stored: &Stored) {
-        let run = PagedRun::of(priority, stored);
-        self.paged_count += 1;
-        let joins = self
-            .paged
-            .front()
-            .is_some_and(|first| first.has_flags_of(&run) && self.is_joined(run.to, first.from));
-        match self.paged.front_mut() {
-            Some(first) if joins => first.absorb(&run),
-            _ => self.paged.push_front(run),
-        }
-    }
-
-    /// Adds a message that has been out to what is paged, in its place. What was around it may still be out, so that
-    /// only consecutive ones make one run.
-    fn page_in_place(&mut self, priority: u8, stored: &Stored) {
-        let run = PagedRun::of(priority, stored);
-        self.paged_count += 1;
-        self.breaks.extend([run.from.0, run.to.0]);
-        let index = self.paged.partition_point(|other| other.from < run.from);
-        let follows = index > 0
-            && self
-                .paged
-                .get(index - 1)
-                .is_some_and(|before| before.to == run.from && before.has_flags_of(&run));
-        let precedes = self
-            .paged
-            .get(index)
-            .is_some_and(|after| after.from == run.to && after.has_flags_of(&run));
-        if precedes {
-            self.breaks.remove(&run.to.0);
-            self.paged[index].absorb(&run);
-        }
-        if follows {
-            self.breaks.remove(&run.from.0);
-            let whole = if precedes {
-                self.paged.remove(index)
-            } else {
-                Some(run)
-            };
-            if let Some(whole) = whole {
-                self.paged[index - 1].absorb(&whole);
-            }
-        }
-        if !precedes && !follows {
-            self.paged.insert(index, run);
-        }
-    }
-
-    /// The first message of the head that lies beyond `keep` octets.
-    fn head_beyond(&self, keep: usize) -> usize {
-        let mut bytes = self.front_bytes();
-        let mut index = self.head.len();
-        while bytes > keep && index > 0 {
-            index -= 1;
-            bytes -= self.head[index].memory();
-        }
-        index
-    }
-
-    /// How many messages at the tail's front lie beyond the `keep` octets at its back.
-    fn tail_beyond(&self, keep: usize) -> usize {
-        let mut bytes = self.tail_bytes;
-        let beyond = |stored: &&Stored| {
-            let is_beyond = bytes > keep;
-            bytes -= stored.memory();
-            is_beyond
-        };
-        self.tail.iter().take_while(beyond).count()
-    }
-
-    fn page_out(
-        &mut self,
-        priority: u8,
-        readable: LogPosition,
-        keep: usize,
-        keep_tail: usize,
-        kind: QueueKind,
-    ) {
-        // While the first run is read in, nothing may come before it.
-        if self.loading.is_none() && self.front_bytes() > keep {
-            if self.paged.is_empty() {
-                self.page_out_middle(priority, readable, keep);
-            } else {
-                while self.front_bytes() > keep
-                    && let Some(last) = self.head.back()
-                    && is_readable(last, readable)
-                    && let Some(stored) = self.head.pop_back()
-                {
-                    self.resident -= stored.memory();
-                    self.page_front(priority, &stored);
-                }
-            }
-            while kind == QueueKind::Classic
-                && self.head.is_empty()
-                && self.front_bytes() > keep
-                && let Some(last) = self.returned.last_entry()
-                && is_readable(last.get(), readable)
-            {
-                let stored = last.remove();
-                let octets = stored.memory();
-                self.resident -= octets;
-                self.returned_bytes -= octets;
-                self.page_in_place(priority, &stored);
-            }
-        }
-        while !self.paged.is_empty()
-            && self.tail_bytes > keep_tail
-            && let Some(first) = self.tail.front()
-            && is_readable(first, readable)
-            && let Some(stored) = self.tail.pop_front()
-        {
-            let octets = stored.memory();
-            self.resident -= octets;
-            self.tail_bytes -= octets;
-            self.page_back(priority, &stored);
-        }
-        shrink(&mut self.head);
-        shrink(&mut self.tail);
-        self.forget_breaks();
-    }
-
-    /// With nothing paged yet: the first stretch beyond `keep` that can be read back becomes paged, and what lies
-    /// behind it the tail.
-    fn page_out_middle(&mut self, priority: u8, readable: LogPosition, keep: usize) {
-        let beyond = self.head_beyond(keep);
-        let is_readable = |stored: &&Stored| is_readable(stored, readable);
-        let skipped = self.head.range(beyond..).take_while(|s| !is_readable(s));
-        let first = beyond + skipped.count();
-        let end = first + self.head.range(first..).take_while(is_readable).count();
-        if first == end {
-            return;
-        }
-        self.tail = self.head.split_off(end);
-        self.tail_bytes = self.tail.iter().map(|s| s.memory()).sum();
-        for stored in self.head.split_off(first) {
-            self.resident -= stored.memory();
-            self.page_back(priority, &stored);
-        }
-    }
-
-    /// When nothing is paged any more, the tail is the head.
-    fn join_tail(&mut self) {
-        if self.paged.is_empty() {
-            self.tail_bytes = 0;
-            if self.head.is_empty() {
-                self.head = std::mem::take(&mut self.tail);
-            } else {
-                self.head.append(&mut self.tail);
-                self.tail = VecDeque::new();
-            }
-        }
-    }
-
-    /// Forgets breaks that everything is behind.
-    fn forget_breaks(&mut self) {
-        if self.breaks.is_empty() {
-            return;
-        }
-        let head = self.head.front().map(|stored| stored.sequence);
-        match head.or_else(|| self.paged.front().map(|run| run.from)) {
-            Some(first) => self.breaks = self.breaks.split_off(&first.next().0),
-            None => self.breaks.clear(),
-        }
-    }
-
-    /// What of these neighbours is in the log, as runs.
-    fn add_live<'a>(
-        &self,
-        priority: u8,
-        neighbours: impl Iterator<Item = &'a Stored>,
-        delivered: bool,
-        live: &mut Vec<LiveRun>,
-    ) {
-        let mut last: Option<LiveRun> = None;
-        for stored in neighbours.filter(|stored| stored.at != LogPosition::NONE) {
-            let run = LiveRun::of(priority, stored, delivered);
-            match &mut last {
-                Some(last) if last.has_flags_of(&run) && self.is_joined(last.to, run.from) => {
-                    last.to = run.to;
-                }
-                _ => live.extend(last.replace(run)),
-            }
-        }
-        live.extend(last);
-    }
-
-    fn check(&self, priority: u8) {
-        let octets = |stored: &mut dyn Iterator<Item = &Stored>| -> usize {
-            stored.map(|stored| stored.memory()).sum()
-        };
-        let (returned, tail) = (
-            octets(&mut self.returned.values()),
-            octets(&mut self.tail.iter()),
-        );
-        assert_eq!(self.returned_bytes, returned);
-        assert_eq!(self.tail_bytes, tail);
-        assert_eq!(
-            self.resident,
-            returned + tail + octets(&mut self.head.iter())
-        );
-        let paged: u64 = self.paged.iter().map(|run| run.count).sum();
-        assert_eq!(self.paged_count, paged);
-        assert!(
-            self.tail.is_empty() || !self.paged.is_empty(),
-            "a tail behind nothing"
-        );
-        assert!(
-            self.loading.is_none() || !self.paged.is_empty(),
-            "reading what is not paged"
-        );
-        assert!(
-            self.paged
-                .iter()
-                .all(|run| run.level == priority && run.from < run.to)
-        );
-        let single = |stored: &Stored| (stored.sequence, stored.sequence.next());
-        let ranges: Vec<_> = self
-            .head
-            .iter()
-            .map(single)
-            .chain(self.paged.iter().map(|run| (run.from, run.to)))
-            .chain(self.tail.iter().map(single))
-            .collect();
-        for pair in ranges.windows(2) {
-            assert!(pair[0].1 <= pair[1].0, "{pair:?} are out of order");
-        }
-    }
+/// What a filter finds.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Its next message, taken out.
+    Match(Box<Stored>),
+    /// It goes on in this level once that was read.
+    OnDisk(u8, Target),
+    /// It has looked at as much as it may for now.
+    Unfinished,
+    /// It wants nothing of what is there.
+    Nothing,
 }
 
 /// The ready messages: one level, or one per priority in use, highest first.
@@ -341,15 +35,6 @@ pub(crate) struct Ready {
 
 /// Slots an emptied level keeps after a burst, so that the memory goes back.
 const IDLE_CAPACITY: usize = 64;
-/// Slots below which an emptied level keeps its memory: bursts come again.
-const SHRINK_ABOVE: usize = 16_384;
-
-/// Gives memory back after most of a long list went to the disk.
-fn shrink(list: &mut VecDeque<Stored>) {
-    if list.capacity() > SHRINK_ABOVE && list.len() < list.capacity() / 4 {
-        list.shrink_to(list.len() * 2);
-    }
-}
 
 impl Ready {
     pub(crate) const fn new() -> Self {
@@ -359,6 +44,11 @@ impl Ready {
             body_bytes: 0,
             tokens: 0,
         }
+    }
+
+    /// The levels, highest first.
+    pub(crate) fn levels(&self) -> impl Iterator<Item = &Level> {
+        self.levels.iter().map(|(_, level)| level)
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -398,10 +88,7 @@ impl Ready {
         self.levels
             .iter()
             .filter(|(level, _)| *level == priority)
-            .any(|(_, level)| {
-                let after = level.paged.partition_point(|run| run.from <= sequence);
-                after > 0 && sequence < level.paged[after - 1].to
-            })
+            .any(|(_, level)| level.is_paged(sequence))
     }
 
     pub(crate) fn push(&mut self, priority: u8, message: Stored) {
@@ -422,31 +109,15 @@ impl Ready {
     pub(crate) fn put_back(&mut self, priority: u8, rank: u64, message: Stored) {
         self.count += 1;
         self.body_bytes += message.message.body_len() as u64;
-        self.level(priority).push_returned(rank, message);
+        self.level(priority)
+            .push_aside(Place::Return(rank), message);
     }
 
     /// Puts a message back where it was, by its sequence.
     pub(crate) fn put_back_in_place(&mut self, priority: u8, message: Stored) {
         self.count += 1;
         self.body_bytes += message.message.body_len() as u64;
-        let level = self.level(priority);
-        let sequence = message.sequence;
-        // Others that were out before it went to the disk, or came from there to the head.
-        if level.paged.front().is_some_and(|run| run.from < sequence) {
-            if message.at == LogPosition::NONE {
-                level.push_returned(sequence.0, message);
-            } else {
-                level.page_in_place(priority, &message);
-            }
-        } else if level
-            .head
-            .front()
-            .is_some_and(|first| first.sequence < sequence)
-        {
-            level.insert_in_head(message);
-        } else {
-            level.push_returned(sequence.0, message);
-        }
+        self.level(priority).put_back_in_place(priority, message);
     }
 
     /// Appends messages that are on the disk.
@@ -476,9 +147,9 @@ impl Ready {
 
     fn pop_level(&mut self, index: usize) -> Option<Stored> {
         let level = &mut self.levels[index].1;
-        let message = match level.returned.pop_first() {
+        let message = match level.aside.pop_first() {
             Some((_, message)) => {
-                level.returned_bytes -= message.memory();
+                level.aside_bytes -= message.memory();
                 message
             }
             None => level.head.pop_front()?,
@@ -544,8 +215,11 @@ impl Ready {
         let (priority, level) = &mut self.levels[index];
         let run = level.paged.front()?;
         if level.loading.is_some() {
+            level.front_waits = true;
             return None;
         }
+        level.front_waits = false;
+        level.scanned_last = false;
         self.tokens += 1;
         let token = PageToken(self.tokens);
         level.loading = Some(token);
@@ -556,6 +230,138 @@ impl Ready {
             octets: window.head_bytes.saturating_sub(level.head_bytes()),
             token,
         })
+    }
+
+    /// Begins a reading for a filter: the range to read and its name. `None` while another reading of the level is under way or
+    /// has the turn, or when there are too many pieces.
+    pub(crate) fn scan(
+        &mut self,
+        priority: u8,
+        target: Target,
+    ) -> Option<(Sequence, Sequence, PageToken)> {
+        let index = self.position(priority)?;
+        let level = &mut self.levels[index].1;
+        if level.loading.is_some() || level.paged.len() >= PIECES_MAX {
+            return None;
+        }
+        let (from, to) = level.scan_range(target)?;
+        level.scanned_last = true;
+        self.tokens += 1;
+        let token = PageToken(self.tokens);
+        level.loading = Some(token);
+        Some((from, to, token))
+    }
+
+    /// The front readings that are due before the next one for a filter.
+    pub(crate) fn want_overdue(&mut self, window: Window, wanted: &mut Vec<PageIn>) {
+        for index in 0..self.levels.len() {
+            let level = &self.levels[index].1;
+            if level.front_waits && level.scanned_last && level.loading.is_none() {
+                wanted.extend(self.want(index, window));
+            }
+        }
+    }
+
+    fn position(&self, priority: u8) -> Option<usize> {
+        let mut levels = self.levels.iter();
+        levels.position(|(level, _)| *level == priority)
+    }
+
+    /// Whether this reading is still waited for.
+    pub(crate) fn is_loading(&self, priority: u8, token: PageToken) -> bool {
+        self.loading(priority, token).is_some()
+    }
+
+    /// Takes out the next message a group of consumers wants, but for one on the disk. `candidate` hands out what was
+    /// read of a level, after what is in memory before it.
+    pub(crate) fn take_match(
+        &mut self,
+        slot: usize,
+        selector: &dyn Selector,
+        looks: &mut usize,
+        mut candidate: impl FnMut(u8, Target) -> Option<Stored>,
+    ) -> Next {
+        for index in 0..self.levels.len() {
+            let (priority, level) = &mut self.levels[index];
+            match level.take_match(slot, selector, looks) {
+                Found::Match(stored) => {
+                    self.count -= 1;
+                    self.body_bytes -= stored.message.body_len() as u64;
+                    if level.is_empty() {
+                        self.tidy(index);
+                    }
+                    return Next::Match(stored);
+                }
+                Found::OnDisk(target) => {
+                    return match candidate(*priority, target) {
+                        Some(stored) => Next::Match(Box::new(stored)),
+                        None => Next::OnDisk(*priority, target),
+                    };
+                }
+                Found::Unfinished => return Next::Unfinished,
+                Found::Nothing => {}
+            }
+        }
+        Next::Nothing
+    }
+
+    /// Completes what was read for a filter: keeps the matches that are still in the paged part, as they stand there.
+    pub(crate) fn keep_paged(&self, priority: u8, scanned: &mut Scanned) {
+        let Some(index) = self.position(priority) else {
+            scanned.matches.clear();
+            return;
+        };
+        let paged = &self.levels[index].1.paged;
+        scanned.matches.retain_mut(|stored| {
+            let after = paged.partition_point(|run| run.from <= stored.sequence);
+            let run = after.checked_sub(1).and_then(|at| paged.get(at));
+            let Some(run) = run.filter(|run| stored.sequence < run.to) else {
+                return false;
+            };
+            stored.redelivered |= run.redelivered;
+            stored.returns = run.returns;
+            true
+        });
+    }
+
+    /// Ends a reading for a filter: what it took is gone. Returns how many messages the disk turned out to have lost.
+    pub(crate) fn scanned(
+        &mut self,
+        slot: usize,
+        (priority, from, target): (u8, Sequence, Target),
+        scanned: &Scanned,
+        taken: &[Sequence],
+    ) -> u64 {
+        let Some(index) = self.position(priority) else {
+            return 0;
+        };
+        let level = &mut self.levels[index].1;
+        level.loading = None;
+        // First, so that it does not keep apart what it has looked at.
+        level.pass(slot, target, scanned.next);
+        let gone = level.take_scanned(from, scanned.next, &scanned.read, taken);
+        level.join_tail();
+        let messages = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        self.count -= messages(gone.count);
+        self.body_bytes = self.body_bytes - gone.bytes_before + gone.bytes_after;
+        if level.is_empty() {
+            self.tidy(index);
+        }
+        gone.lost
+    }
+
+    /// Another group will have the slot.
+    pub(crate) fn forget_cursors(&mut self, slot: usize) {
+        for (_, level) in &mut self.levels {
+            level.forget_cursor(slot);
+        }
+    }
+
+    /// No filter is left.
+    pub(crate) fn forget_all_cursors(&mut self) {
+        for (_, level) in &mut self.levels {
+            level.cursors = Vec::new();
+        }
     }
 
     /// The level whose reading this token names.
@@ -631,11 +437,10 @@ impl Ready {
         readable: LogPosition,
         mut keep: usize,
         mut keep_tail: usize,
-        kind: QueueKind,
     ) -> usize {
         let before = self.resident_bytes();
         for (priority, level) in &mut self.levels {
-            level.page_out(*priority, readable, keep, keep_tail, kind);
+            level.page_out(*priority, readable, keep, keep_tail);
             keep = keep.saturating_sub(level.front_bytes());
             keep_tail = keep_tail.saturating_sub(level.tail_bytes);
         }
@@ -656,7 +461,7 @@ impl Ready {
             };
             let tail = level.tail_beyond(keep_tail);
             let returned = if head == 0 && level.loading.is_none() && kind == QueueKind::Classic {
-                level.returned_bytes.saturating_sub(keep)
+                level.aside_bytes.saturating_sub(keep)
             } else {
                 0
             };
@@ -665,7 +470,7 @@ impl Ready {
             // Neither may lie behind a message that stays; where the paged part begins is not known before the
             // messages in front of it have their place.
             let mut left = returned;
-            let from_returned = level.returned.values_mut().rev().take_while(move |stored| {
+            let from_returned = level.aside.values_mut().rev().take_while(move |stored| {
                 let is_beyond = left > 0;
                 left = left.saturating_sub(stored.memory());
                 is_beyond
@@ -683,18 +488,25 @@ impl Ready {
     pub(crate) fn deliverable_to(&self) -> Option<Sequence> {
         self.levels
             .iter()
-            .flat_map(|(_, level)| [level.returned.values().next_back(), level.head.back()])
+            .flat_map(|(_, level)| [level.aside.values().next_back(), level.head.back()])
             .flatten()
             .map(|stored| stored.sequence)
             .max()
     }
 
+    /// The greatest sequence behind something paged.
+    pub(crate) fn last_in_tail(&self) -> Option<Sequence> {
+        let tails = self
+            .levels
+            .iter()
+            .filter_map(|(_, level)| level.tail.back());
+        tails.map(|stored| stored.sequence).max()
+    }
+
     /// What is ready and in the log.
     pub(crate) fn add_live(&self, head_delivered: bool, live: &mut Vec<LiveRun>) {
         for (priority, level) in &self.levels {
-            for stored in level.returned.values() {
-                level.add_live(*priority, std::iter::once(stored), true, live);
-            }
+            level.add_live_aside(*priority, head_delivered, live);
             level.add_live(*priority, level.head.iter(), head_delivered, live);
             live.extend(level.paged.iter().map(|run| LiveRun {
                 level: *priority,
@@ -721,19 +533,15 @@ impl Ready {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Stored> {
-        self.levels.iter().flat_map(|(_, level)| {
-            level
-                .returned
-                .values()
-                .chain(&level.head)
-                .chain(&level.tail)
-        })
+        self.levels
+            .iter()
+            .flat_map(|(_, level)| level.aside.values().chain(&level.head).chain(&level.tail))
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stored> {
         self.levels.iter_mut().flat_map(|(_, level)| {
             level
-                .returned
+                .aside
                 .values_mut()
                 .chain(&mut level.head)
                 .chain(&mut level.tail)
@@ -750,7 +558,7 @@ impl Ready {
         (self.count, self.body_bytes) = (0, 0);
         levels.into_iter().flat_map(|(_, level)| {
             level
-                .returned
+                .aside
                 .into_values()
                 .chain(level.head)
                 .chain(level.tail)

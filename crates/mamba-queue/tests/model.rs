@@ -11,11 +11,13 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::Arc,
 };
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetch, Incoming, Outcome, Overflow, PageIn, PagedRun, Port,
-    Queue, QueueKind, Removed, Settings, Settled, Stored, Subscription, UnackedKey, Window,
+    ConsumerId, DeathReason, Effects, Fetch, Incoming, Outcome, Overflow, PageIn, PagedRun, Peeked,
+    Port, Queue, QueueKind, Removed, Scan, Selector, Settings, Settled, Stored, Subscription,
+    UnackedKey, Window,
 };
 use mamba_types::{LogPosition, Message, RecordMeta, Sequence};
 use proptest::{collection::vec, prelude::*, sample::Index};
@@ -30,6 +32,35 @@ const WINDOW: Window = Window {
     low_bytes: 3 * RECORD,
     tail_bytes: 4 * RECORD,
 };
+
+/// Wants messages of some kinds: one bit for each.
+#[derive(Debug)]
+struct Kinds {
+    mask: u8,
+    identity: String,
+}
+
+impl Kinds {
+    fn filter(mask: u8) -> Arc<dyn Selector> {
+        let identity = format!("{mask:04b}");
+        Arc::new(Self { mask, identity })
+    }
+}
+
+/// The kind of a message is its routing key.
+fn is_in(mask: u8, kind: u8) -> bool {
+    mask & 1 << kind != 0
+}
+
+impl Selector for Kinds {
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn matches(&self, message: &Message) -> bool {
+        is_in(self.mask, message.routing_key()[0] - b'a')
+    }
+}
 
 /// Where a stored message pretends to lie.
 const fn place(sequence: u64) -> LogPosition {
@@ -69,13 +100,16 @@ impl Port for TestPort {
 #[derive(Clone, Debug)]
 enum Command {
     Enqueue {
-        priorities: Vec<Option<u8>>,
+        /// Priority and kind.
+        priorities: Vec<(Option<u8>, u8)>,
         stored: bool,
         body: usize,
         expiration_ms: Option<u64>,
     },
     Subscribe {
         subscription: Subscription,
+        /// The kinds it wants, if not all.
+        mask: Option<u8>,
         channel: Index,
         room: usize,
     },
@@ -130,6 +164,10 @@ enum Command {
     Quietly(Box<Self>),
 }
 
+fn mask() -> impl Strategy<Value = Option<u8>> {
+    prop_oneof![1 => Just(None), 1 => (0u8..16).prop_map(Some)]
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let index = any::<Index>;
     let outcome = || {
@@ -151,19 +189,20 @@ fn command() -> impl Strategy<Value = Command> {
             exclusive,
             priority,
             prefetch,
+            filter: None,
         });
     let room = prop_oneof![2 => Just(1_000_000usize), 1 => Just(0), 1 => 1usize..600];
     let loud = prop_oneof![
         6 => (
-            vec(prop_oneof![Just(None), (0u8..5).prop_map(Some)], 1..5),
+            vec((prop_oneof![Just(None), (0u8..5).prop_map(Some)], 0u8..4), 1..5),
             any::<bool>(),
             0usize..20,
             prop_oneof![6 => Just(None), 1 => Just(Some(0)), 2 => (0u64..100).prop_map(Some)],
         ).prop_map(|(priorities, stored, body, expiration_ms)| {
             Command::Enqueue { priorities, stored, body, expiration_ms }
         }),
-        4 => (subscription, index(), room.clone()).prop_map(|(subscription, channel, room)| {
-            Command::Subscribe { subscription, channel, room }
+        4 => (subscription, mask(), index(), room.clone()).prop_map(|(subscription, mask, channel, room)| {
+            Command::Subscribe { subscription, mask, channel, room }
         }),
         3 => index().prop_map(Command::Unsubscribe),
         6 => (vec(index(), 1..4), outcome())
@@ -204,7 +243,7 @@ fn paging_command() -> impl Strategy<Value = Command> {
     ];
     let priority = prop_oneof![2 => Just(None), 1 => (0u8..2).prop_map(Some)];
     prop_oneof![
-        30 => (vec(priority, 1..6), prop::bool::weighted(0.9)).prop_map(|(priorities, stored)| {
+        30 => (vec((priority, 0u8..4), 1..6), prop::bool::weighted(0.9)).prop_map(|(priorities, stored)| {
             Command::Enqueue { priorities, stored, body: 1, expiration_ms: None }
         }),
         80 => Just(Command::Fetch { no_ack: false }),
@@ -224,6 +263,47 @@ fn paging_command() -> impl Strategy<Value = Command> {
         ),
         1 => Just(Command::Purge),
         5 => any::<bool>().prop_map(|assume_delivered| Command::Restart { assume_delivered }),
+    ]
+}
+
+/// Consumers with filters on a queue that is mostly on the disk.
+fn filter_command() -> impl Strategy<Value = Command> {
+    let index = any::<Index>;
+    let outcome = prop_oneof![
+        2 => Just(Outcome::Requeue),
+        1 => Just(Outcome::Unsent),
+        3 => Just(Outcome::Ack)
+    ];
+    let priority = prop_oneof![3 => Just(None), 1 => (0u8..2).prop_map(Some)];
+    let subscription =
+        (prop::bool::weighted(0.1), 1u32..4).prop_map(|(no_ack, prefetch)| Subscription {
+            no_ack,
+            prefetch,
+            ..Subscription::default()
+        });
+    prop_oneof![
+        30 => (vec((priority, 0u8..4), 1..8), prop::bool::weighted(0.9)).prop_map(|(priorities, stored)| {
+            Command::Enqueue { priorities, stored, body: 1, expiration_ms: None }
+        }),
+        20 => (subscription, mask(), index()).prop_map(|(subscription, mask, channel)| {
+            Command::Subscribe { subscription, mask, channel, room: 1_000_000 }
+        }),
+        8 => index().prop_map(Command::Unsubscribe),
+        20 => Just(Command::Fetch { no_ack: false }),
+        50 => (vec(index(), 1..4), outcome)
+            .prop_map(|(picks, outcome)| Command::Settle { picks, outcome }),
+        40 => (0usize..4, any::<bool>()).prop_map(|(keep, store)| Command::PageOut {
+            readable: None,
+            keep,
+            store,
+        }),
+        10 => any::<bool>().prop_map(Command::Slow),
+        40 => (index(), 1usize..6, prop::bool::weighted(0.1)).prop_map(
+            |(pick, messages, fails)| Command::Read { pick, messages, lost: None, fails }
+        ),
+        2 => index().prop_map(Command::GiveBack),
+        1 => Just(Command::Purge),
+        2 => any::<bool>().prop_map(|assume_delivered| Command::Restart { assume_delivered }),
     ]
 }
 
@@ -274,6 +354,7 @@ fn settings() -> impl Strategy<Value = Settings> {
 struct Known {
     sequence: Sequence,
     priority: Option<u8>,
+    kind: u8,
     at: LogPosition,
     body: usize,
     expiration_ms: Option<u64>,
@@ -293,6 +374,7 @@ impl Known {
             && self.sequence == stored.sequence
             && self.at == stored.at
             && self.priority == stored.message.priority()
+            && [b'a' + self.kind] == stored.message.routing_key()
             && self.body == stored.message.body_len()
             && self.expiration_ms == stored.message.expiration_ms()
             && self.accepted_at_ms == stored.message.accepted_at_ms()
@@ -311,7 +393,13 @@ impl Known {
             accepted_at_ms: self.accepted_at_ms,
             ..RecordMeta::default()
         };
-        Message::build(meta, b"", b"q", &[0; 14], &vec![b'm'; self.body])
+        Message::build(
+            meta,
+            b"",
+            &[b'a' + self.kind],
+            &[0; 14],
+            &vec![b'm'; self.body],
+        )
     }
 
     fn settled(&self) -> Option<Settled> {
@@ -339,6 +427,7 @@ struct Member {
     id: ConsumerId,
     port: TestPort,
     subscription: Subscription,
+    mask: Option<u8>,
     /// When it was last served, and since when it could be.
     served: u64,
     entitled_since: Option<u64>,
@@ -529,6 +618,13 @@ impl Model {
         can_go.then(|| self.ready.remove(0).1)
     }
 
+    /// Where the next message of these kinds stands.
+    fn first_of(&mut self, mask: u8) -> Option<usize> {
+        self.sort();
+        let is_one = |(_, known): &(Place, Known)| is_in(mask, known.kind);
+        self.ready.iter().position(is_one)
+    }
+
     /// The level of the next message if it must be read first.
     fn blocked(&mut self) -> Option<u8> {
         self.sort();
@@ -626,7 +722,13 @@ impl Model {
 
     /// Judges one delivery and books it.
     fn deliver(&mut self, id: ConsumerId, key: Option<UnackedKey>, stored: &Stored) {
-        let known = self.pop().expect("a delivery from an empty queue");
+        let mask = self.member(id).mask;
+        let reachable = self.blocked().is_none();
+        let known = match mask {
+            None => self.pop(),
+            Some(mask) => self.first_of(mask).map(|at| self.ready.remove(at).1),
+        };
+        let known = known.expect("a delivery from an empty queue");
         assert!(
             known.is_handed_over_as(stored),
             "{known:?} is next, not {stored:?}"
@@ -637,10 +739,17 @@ impl Model {
             let Some(since) = other.entitled_since else {
                 continue;
             };
+            // What others want may not be there, or not be known yet.
+            if other.mask != mask && !(other.mask.is_none() && reachable) {
+                continue;
+            }
             let (theirs, ours) = (other.subscription.priority, member.subscription.priority);
             assert!(theirs <= ours, "{other:?} goes before {member:?}");
             assert!(
-                theirs < ours || other.id == id || member.served <= since.max(other.served),
+                theirs < ours
+                    || mask.is_some()
+                    || other.id == id
+                    || member.served <= since.max(other.served),
                 "{other:?} was there before {member:?} was served"
             );
         }
@@ -676,8 +785,11 @@ struct Harness {
     /// What of it does not survive a restart.
     volatile: BTreeSet<(u8, Sequence)>,
     readings: Vec<PageIn>,
+    scans: Vec<Scan>,
     overtaken: Vec<PageIn>,
     slow: bool,
+    /// A filter was there.
+    filtered: bool,
 }
 
 impl Harness {
@@ -695,8 +807,10 @@ impl Harness {
             disk: BTreeMap::new(),
             volatile: BTreeSet::new(),
             readings: Vec::new(),
+            scans: Vec::new(),
             overtaken: Vec::new(),
             slow: false,
+            filtered: false,
         };
         harness.queue.set_window(WINDOW);
         harness
@@ -714,6 +828,7 @@ impl Harness {
         let known = Known {
             sequence,
             priority: None,
+            kind: 0,
             at: place(sequence.0),
             body: 3,
             expiration_ms: None,
@@ -724,15 +839,18 @@ impl Harness {
             paged: false,
         };
         self.write(&known);
-        self.queue.restore(Stored {
-            sequence,
-            message: known.message(),
-            at: known.at,
-            returns,
+        self.queue.restore_paged(PagedRun {
+            level: self.model.level(&known).0,
+            from: sequence,
+            to: sequence.next(),
+            count: 1,
+            body_bytes: known.body as u64,
             redelivered,
+            returns,
         });
         self.model.enter(known);
         self.model.fresh_from = self.model.next;
+        self.model.note_what_is_paged(&self.queue);
         self.check();
     }
 
@@ -753,14 +871,20 @@ impl Harness {
         }
         self.model.choose_active();
         self.model.note_who_is_entitled();
-        for round in 0..100 {
+        for round in 0..1000 {
             self.readings.append(&mut effects.wanted);
+            self.scans.append(&mut effects.scans);
             if round > 0 {
-                if self.slow || quietly || self.readings.is_empty() {
+                if self.slow || quietly || self.is_idle() {
                     break;
                 }
-                let reading = self.readings.remove(0);
-                self.read(reading, usize::MAX, None);
+                if self.readings.is_empty() {
+                    let scan = self.scans.remove(0);
+                    self.scan(&scan, usize::MAX, &mut effects);
+                } else {
+                    let reading = self.readings.remove(0);
+                    self.read(reading, usize::MAX, None);
+                }
             }
             if !quietly {
                 self.dispatch(&mut effects, &mut expected);
@@ -769,7 +893,7 @@ impl Harness {
                 self.model.trim(&mut expected);
             }
         }
-        assert!(self.slow || quietly || self.readings.is_empty());
+        assert!(self.slow || quietly || self.is_idle());
         assert_eq!(effects.settled, expected.settled);
         assert_eq!(effects.returned, expected.returned);
         let dead: Vec<_> = effects
@@ -782,6 +906,63 @@ impl Harness {
         let moved: Vec<_> = moved.map(|m| (m.from, m.stored.sequence)).collect();
         assert_eq!(moved, expected.moved);
         self.check();
+    }
+
+    /// Nothing is being read.
+    fn is_idle(&self) -> bool {
+        self.readings.is_empty() && self.scans.is_empty()
+    }
+
+    /// Answers a reading for a filter. The disk still has what is settled.
+    fn scan(&mut self, scan: &Scan, messages: usize, into: &mut Effects) {
+        let range = self
+            .disk
+            .range((scan.level, scan.from)..(scan.level, scan.to));
+        let mut found: Vec<Known> = range.map(|(_, known)| known.clone()).collect();
+        let next = found.get(messages).map_or(scan.to, |known| known.sequence);
+        found.truncate(messages);
+        let stored = found.into_iter().map(|known| Stored {
+            sequence: known.sequence,
+            message: known.message(),
+            at: known.at,
+            returns: 0,
+            redelivered: false,
+        });
+        let scanned = scan.look_at(stored, next);
+        self.model.note_what_is_paged(&self.queue);
+        let mut effects = Effects::default();
+        assert_eq!(self.queue.scanned(scan, scanned, &mut effects), 0);
+        self.judge(&mut effects, into, None);
+        self.model.note_what_is_paged(&self.queue);
+        self.queue.check_invariants();
+    }
+
+    /// Judges what a dispatch did.
+    fn judge(
+        &mut self,
+        effects: &mut Effects,
+        into: &mut Effects,
+        mut expected: Option<&mut Expected>,
+    ) {
+        into.settled.append(&mut effects.settled);
+        into.dead.append(&mut effects.dead);
+        into.wanted.append(&mut effects.wanted);
+        into.scans.append(&mut effects.scans);
+        for delivery in &effects.deliveries {
+            if let Some(expected) = &mut expected {
+                self.model.expire(expected);
+            }
+            self.model
+                .deliver(delivery.consumer, delivery.key, &delivery.stored);
+        }
+        for member in &mut self.model.members {
+            let has_room = member.port.room.get() > 0;
+            if effects.starved.contains(&member.id) {
+                assert!(!has_room, "{member:?} has room");
+                member.starved = true;
+            }
+            member.starved &= !has_room;
+        }
     }
 
     /// Answers a reading.
@@ -931,6 +1112,7 @@ impl Harness {
         }
         self.volatile.clear();
         self.readings.clear();
+        self.scans.clear();
         self.overtaken.clear();
     }
 
@@ -957,11 +1139,25 @@ impl Harness {
                 messages,
                 lost,
                 fails,
-            } if !self.readings.is_empty() => {
-                let reading = self.readings.remove(pick.index(self.readings.len()));
+            } if !self.is_idle() => {
+                let pick = pick.index(self.readings.len() + self.scans.len());
+                let Some(reading) = self.readings.get(pick).copied() else {
+                    let scan = self.scans.remove(pick - self.readings.len());
+                    if fails {
+                        self.queue.load_failed(scan.level, scan.token);
+                    } else {
+                        self.model.choose_active();
+                        self.model.note_who_is_entitled();
+                        self.scan(&scan, messages, effects);
+                    }
+                    return;
+                };
+                self.readings.remove(pick);
                 if fails {
                     self.queue.load_failed(reading.level, reading.token);
                 } else {
+                    // Which part of a run has lost one is not known once filters have split it.
+                    let lost = lost.filter(|_| !self.filtered);
                     self.read(reading, messages, lost);
                 }
                 return;
@@ -984,7 +1180,7 @@ impl Harness {
             .collect();
         let stays_out = match command {
             Command::Settle {
-                outcome: Outcome::Requeue | Outcome::Unsent,
+                outcome: Outcome::Requeue | Outcome::Failed | Outcome::Unsent,
                 ..
             } => coming_back.contains(&true),
             Command::GiveBack(_) => {
@@ -1005,11 +1201,13 @@ impl Harness {
                 expiration_ms,
             } => {
                 let first = self.queue.next_sequence();
+                let filtered = model.members.iter().any(|member| member.mask.is_some());
+                let expiration_ms = expiration_ms.filter(|_| !filtered);
                 let mut incoming = Vec::new();
                 let rejects = model.settings.overflow != Overflow::DropHead;
                 let rejected = rejects && model.is_too_long(Some(body));
                 assert_eq!(self.queue.admits(1, body), !rejected);
-                for (priority, sequence) in priorities.into_iter().zip(first.0..) {
+                for ((priority, kind), sequence) in priorities.into_iter().zip(first.0..) {
                     let at = match stored {
                         true => place(sequence),
                         false => LogPosition::NONE,
@@ -1017,6 +1215,7 @@ impl Harness {
                     let known = Known {
                         sequence: Sequence(sequence),
                         priority,
+                        kind,
                         at,
                         body,
                         expiration_ms,
@@ -1042,9 +1241,21 @@ impl Harness {
             }
             Command::Subscribe {
                 mut subscription,
+                mask,
                 channel,
                 room,
             } => {
+                // What a filter finds expired behind others is a rule of its own.
+                let expires = model.settings.message_ttl_ms.is_some()
+                    || model.ready.iter().any(|(_, k)| k.expiration_ms.is_some())
+                    || model
+                        .out
+                        .iter()
+                        .any(|out| out.known.expiration_ms.is_some())
+                    || model.handed_over.iter().any(|k| k.expiration_ms.is_some());
+                let mask = mask.filter(|_| model.lost.is_empty() && !expires);
+                self.filtered |= mask.is_some();
+                subscription.filter = mask.map(Kinds::filter);
                 let port = TestPort {
                     room: Rc::new(Cell::new(room)),
                     channel: Rc::clone(channel.get(&self.channels)),
@@ -1054,7 +1265,7 @@ impl Harness {
                         || subscription.exclusive
                             && (!model.members.is_empty()
                                 || model.settings.single_active_consumer));
-                let id = self.queue.subscribe(port.clone(), subscription);
+                let id = self.queue.subscribe(port.clone(), subscription.clone());
                 assert_eq!(id.is_err(), refused);
                 subscription.exclusive &= model.settings.kind == QueueKind::Classic;
                 if let Ok(id) = id {
@@ -1062,6 +1273,7 @@ impl Harness {
                         id,
                         port,
                         subscription,
+                        mask,
                         served: 0,
                         entitled_since: None,
                         starved: false,
@@ -1120,14 +1332,17 @@ impl Harness {
                 }
             }
             Command::Fetch { no_ack } => {
-                let fetched = self.queue.fetch_next(no_ack, effects);
+                let fetched = self.queue.fetch(no_ack, effects);
                 let blocked = model.blocked();
                 let (fetched, known) = match (fetched, model.pop()) {
                     (Fetch::Message(fetched), Some(known)) => (fetched, known),
                     (Fetch::Wanted, None) => {
                         let level = blocked.expect("nothing is to be read first");
                         let mut readings = self.readings.iter().chain(&effects.wanted);
-                        assert!(readings.any(|reading| reading.level == level));
+                        assert!(
+                            readings.any(|reading| reading.level == level)
+                                || self.scans.iter().any(|scan| scan.level == level)
+                        );
                         return;
                     }
                     (Fetch::Empty, None) => return assert_eq!(blocked, None),
@@ -1172,6 +1387,10 @@ impl Harness {
                 model.gone += count;
                 model.lost.clear();
                 self.overtaken.append(&mut self.readings);
+                for scan in self.scans.drain(..) {
+                    let overtaken = scan.look_at([], scan.to);
+                    assert_eq!(self.queue.scanned(&scan, overtaken, effects), 0);
+                }
                 let ready = model.ready.drain(..);
                 expected.settled.extend(
                     ready.filter_map(|(_, known)| known.settled().filter(|_| !known.paged)),
@@ -1208,36 +1427,33 @@ impl Harness {
         self.model.note_what_is_paged(&self.queue);
         let mut effects = Effects::default();
         self.queue.dispatch(&mut effects);
-        into.wanted.extend(&effects.wanted);
-        into.settled.append(&mut effects.settled);
-        into.dead.append(&mut effects.dead);
-        for delivery in &effects.deliveries {
-            self.model.expire(expected);
-            self.model
-                .deliver(delivery.consumer, delivery.key, &delivery.stored);
-        }
+        self.judge(&mut effects, into, Some(&mut *expected));
         let model = &mut self.model;
         if model.members.iter().any(|member| model.is_entitled(member)) {
             model.expire(expected);
         }
-        for member in &mut model.members {
-            let has_room = member.port.room.get() > 0;
-            if effects.starved.contains(&member.id) {
-                assert!(!has_room, "{member:?} has room");
-                member.starved = true;
-            }
-            member.starved &= !has_room;
-        }
         if model.ready.is_empty() {
             return;
         }
-        if let Some(level) = model.blocked() {
-            let mut readings = self.readings.iter().chain(&into.wanted);
-            let is_read = readings.any(|reading| reading.level == level);
-            assert!(is_read || !model.members.iter().any(|member| model.is_entitled(member)));
-            return;
-        }
-        for member in &model.members {
+        let mut readings = self.readings.iter().chain(&into.wanted);
+        let mut scans = self.scans.iter().chain(&into.scans);
+        let is_reading = readings.next().is_some() || scans.next().is_some();
+        let blocked = model.blocked();
+        for at in 0..model.members.len() {
+            if let Some(mask) = model.members[at].mask {
+                // What is being read may be for it, or come before what is.
+                if is_reading || model.first_of(mask).is_none() {
+                    continue;
+                }
+            } else if let Some(level) = blocked {
+                let mut readings = self.readings.iter().chain(&into.wanted);
+                let mut scans = self.scans.iter().chain(&into.scans);
+                let is_read = readings.any(|reading| reading.level == level)
+                    || scans.any(|scan| scan.level == level);
+                assert!(is_read || !model.is_entitled(&model.members[at]));
+                continue;
+            }
+            let member = &model.members[at];
             assert!(!model.is_entitled(member), "{member:?} was left out");
             assert!(
                 member.starved || !model.wants_room(member),
@@ -1271,7 +1487,7 @@ impl Harness {
             for (_, known) in &model.ready {
                 if known.paged {
                     behind = Some(model.level(known));
-                } else if behind != Some(model.level(known)) {
+                } else if queue.has_filters() || behind != Some(model.level(known)) {
                     greatest = greatest.max(Some(known.sequence));
                 }
             }
@@ -1303,12 +1519,9 @@ impl Harness {
         for stored in out {
             assert!(model.out.iter().any(|out| out.known.is(stored)));
         }
-        let seen = |known: &&Known| known.redelivered && !known.paged;
-        let seen = model.ready.iter().map(|(_, known)| known).filter(seen);
-        assert_eq!(
-            queue.delivered_before().count(),
-            seen.count() + model.out.len()
-        );
+        if model.lost.is_empty() {
+            check_peek(queue, &model.ready);
+        }
         for channel in &self.channels {
             assert_eq!(channel.out.get() as usize, model.channel_out(channel));
         }
@@ -1318,6 +1531,39 @@ impl Harness {
             assert!(prefetch == 0 || unacked <= prefetch);
             assert!(queue.port(member.id).is_some());
         }
+    }
+}
+
+/// Whether pages show what is ready, in order.
+fn check_peek(queue: &Queue<TestPort>, ready: &[(Place, Known)]) {
+    let mut rest = ready.iter().map(|(_, known)| known);
+    for part in queue.peek(0, u64::MAX) {
+        match part {
+            Peeked::Message(stored) => {
+                assert!(rest.next().expect("it is ready").is_handed_over_as(&stored));
+            }
+            Peeked::OnDisk { run, skip, take } => {
+                assert_eq!((skip, take), (0, run.count));
+                for known in rest
+                    .by_ref()
+                    .take(usize::try_from(take).expect("there are few"))
+                {
+                    assert!(known.paged && run.from <= known.sequence && known.sequence < run.to);
+                }
+            }
+        }
+    }
+    assert_eq!(rest.next(), None);
+    for (offset, count) in [(1, 2), (3, 1), (2, 100)] {
+        let shown = queue
+            .peek(offset, count)
+            .into_iter()
+            .map(|part| match part {
+                Peeked::Message(_) => 1,
+                Peeked::OnDisk { take, .. } => take,
+            });
+        let there = (ready.len() as u64).saturating_sub(offset);
+        assert_eq!(shown.sum::<u64>(), there.min(count));
     }
 }
 
@@ -1349,6 +1595,26 @@ proptest! {
         let settings = Settings {
             kind: if quorum { QueueKind::Quorum } else { QueueKind::Classic },
             max_priority,
+            ..Settings::default()
+        };
+        let mut harness = Harness::new(settings, None);
+        for command in commands {
+            harness.run(command);
+        }
+    }
+
+    #[test]
+    fn filters_get_what_they_match(
+        quorum in prop::bool::weighted(0.3),
+        single_active_consumer in prop::bool::weighted(0.1),
+        max_priority in 0u8..2,
+        commands in vec(filter_command(), 0..120),
+    ) {
+        let settings = Settings {
+            kind: if quorum { QueueKind::Quorum } else { QueueKind::Classic },
+            single_active_consumer,
+            max_priority,
+            delivery_limit: quorum.then_some(3),
             ..Settings::default()
         };
         let mut harness = Harness::new(settings, None);

@@ -1,10 +1,19 @@
 //! The rules of a queue, one by one (`spec: semantics §13–16, §26`).
 
-use std::{cell::Cell, fmt::Write, rc::Rc};
+use std::{
+    cell::Cell,
+    fmt::Write,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use mamba_queue::{
     ConsumerId, DeathReason, Effects, Fetch, Incoming, LiveRun, Outcome, Overflow, PageIn,
-    PagedRun, Port, Queue, QueueKind, Settings, Settled, Stored, Subscription, UnackedKey, Window,
+    PagedRun, Port, Queue, QueueKind, Selector, Settings, Settled, Stored, Subscription,
+    UnackedKey, Window,
 };
 use mamba_types::{LogPosition, Message, RecordMeta, Sequence};
 
@@ -335,10 +344,14 @@ mod exclusive {
         exclusive: false,
         priority: 0,
         prefetch: 0,
+        filter: None,
     };
     const EXCLUSIVE: Subscription = Subscription {
+        no_ack: false,
         exclusive: true,
-        ..SHARED
+        priority: 0,
+        prefetch: 0,
+        filter: None,
     };
 
     #[track_caller]
@@ -393,7 +406,8 @@ mod exclusive {
         scene.try_subscribe('a', EXCLUSIVE).expect("refused");
         scene.port('a').room.set(0);
         scene.enqueue(1);
-        assert!(scene.queue.fetch(true, &mut Effects::default()).is_some());
+        let fetched = scene.queue.fetch(true, &mut Effects::default());
+        assert!(matches!(fetched, Fetch::Message(_)));
     }
 }
 
@@ -1064,14 +1078,14 @@ mod paging {
     fn fetching_says_that_it_must_wait() {
         let mut scene = five(0);
         let mut effects = Effects::default();
-        let fetched = scene.queue.fetch_next(true, &mut effects);
+        let fetched = scene.queue.fetch(true, &mut effects);
         assert!(matches!(fetched, Fetch::Wanted));
         let reading = effects.wanted.remove(0);
-        let fetched = scene.queue.fetch_next(true, &mut effects);
+        let fetched = scene.queue.fetch(true, &mut effects);
         assert!(matches!(fetched, Fetch::Wanted) && effects.wanted.is_empty());
         read(&mut scene.queue, reading, &[1, 2, 3, 4, 5], 6);
         for _ in 0..5 {
-            let fetched = scene.queue.fetch_next(true, &mut effects);
+            let fetched = scene.queue.fetch(true, &mut effects);
             assert!(matches!(fetched, Fetch::Message(_)));
         }
         let (sequence, at) = (Sequence(5), LogPosition(500));
@@ -1084,7 +1098,7 @@ mod paging {
                 octets
             })
         );
-        let fetched = scene.queue.fetch_next(true, &mut effects);
+        let fetched = scene.queue.fetch(true, &mut effects);
         assert!(matches!(fetched, Fetch::Empty));
     }
 
@@ -1195,5 +1209,191 @@ mod paging {
         scene.queue.page_out(EVERYTHING, 0);
         // What stands before a run that is being read stays.
         assert_eq!(ranges(&scene.queue), [(3, 4, 1), (4, 5, 1)]);
+    }
+}
+
+mod filters {
+    use super::*;
+
+    /// Wants a routing key, and counts what it is asked.
+    #[derive(Debug, Default)]
+    struct Key {
+        key: &'static str,
+        asked: AtomicUsize,
+    }
+
+    impl Selector for Key {
+        fn identity(&self) -> &str {
+            self.key
+        }
+
+        fn matches(&self, message: &Message) -> bool {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            message.routing_key() == self.key.as_bytes()
+        }
+    }
+
+    fn key(key: &'static str) -> Arc<Key> {
+        let asked = AtomicUsize::new(0);
+        Arc::new(Key { key, asked })
+    }
+
+    fn wants(filter: &Arc<Key>, prefetch: u32) -> Subscription {
+        let filter: Arc<dyn Selector> = Arc::<Key>::clone(filter);
+        Subscription {
+            prefetch,
+            filter: Some(filter),
+            ..Subscription::default()
+        }
+    }
+
+    impl Scene {
+        /// One message per letter, which is its routing key.
+        fn enqueue_keys(&mut self, keys: &str) -> String {
+            let incoming = keys.chars().map(|key| {
+                let key = [u8::try_from(key).expect("it is a letter")];
+                let meta = RecordMeta::default();
+                Incoming {
+                    returns: 0,
+                    message: Message::build(meta, b"", &key, &[0; 14], b"body"),
+                    at: LogPosition::NONE,
+                }
+            });
+            self.queue.enqueue(incoming);
+            self.dispatch()
+        }
+
+        #[track_caller]
+        fn filtered(&mut self, name: char, filter: &Arc<Key>, prefetch: u32) -> String {
+            let subscription = wants(filter, prefetch);
+            self.try_subscribe(name, subscription).expect("refused");
+            self.dispatch()
+        }
+    }
+
+    #[test]
+    fn a_message_is_looked_at_once_per_filter() {
+        let mut scene = Scene::classic();
+        let (x, y) = (key("x"), key("y"));
+        scene.enqueue_keys("xyzxyz");
+        assert_eq!(scene.filtered('a', &x, 1), "a1");
+        assert_eq!(scene.filtered('b', &key("x"), 1), "b4");
+        assert_eq!(scene.filtered('c', &y, 0), "c2 c5");
+        assert_eq!(scene.settle(&[1, 4], Outcome::Ack), "");
+        assert_eq!(scene.enqueue_keys("zx"), "a8");
+        // All but 5, which was gone.
+        assert_eq!(x.asked.load(Ordering::Relaxed), 7);
+        // 2, 3, 5, 6, 7.
+        assert_eq!(y.asked.load(Ordering::Relaxed), 5);
+        scene.queue.check_invariants();
+    }
+
+    #[test]
+    fn what_comes_back_is_looked_at_again_and_nothing_else() {
+        let mut scene = Scene::classic();
+        let x = key("x");
+        scene.enqueue_keys("xzzxz");
+        assert_eq!(scene.filtered('a', &x, 2), "a1 a4");
+        assert_eq!(scene.settle(&[1], Outcome::Requeue), "a1!");
+        // 1, 2, 3 and 4, then 1 again; nobody has come to 5.
+        assert_eq!(x.asked.load(Ordering::Relaxed), 5);
+        assert_eq!(scene.settle(&[4], Outcome::Ack), "");
+        assert_eq!(x.asked.load(Ordering::Relaxed), 6);
+    }
+
+    #[test]
+    fn consumers_of_one_filter_take_turns() {
+        let mut scene = Scene::classic();
+        let x = key("x");
+        scene.filtered('a', &x, 0);
+        scene.filtered('b', &x, 0);
+        scene.filtered('c', &x, 0);
+        assert_eq!(scene.enqueue_keys("zxzxxzxx"), "a2 b4 c5 a7 b8");
+        assert_eq!(scene.enqueue_keys("zxzx"), "c10 a12");
+    }
+
+    #[test]
+    fn the_rest_keeps_its_order() {
+        let mut scene = Scene::classic();
+        scene.enqueue_keys("zxyzxy");
+        assert_eq!(scene.filtered('a', &key("x"), 0), "a2 a5");
+        assert_eq!(scene.filtered('b', &key("y"), 0), "b3 b6");
+        assert_eq!(scene.settle(&[3, 2], Outcome::Discard), "");
+        assert_eq!(scene.subscribe('c', 0, 0), "c1 c4");
+    }
+
+    #[test]
+    fn what_has_expired_behind_others_is_not_delivered() {
+        let mut scene = Scene::classic();
+        let with = |key: &[u8], expiration_ms| {
+            let meta = RecordMeta {
+                expiration_ms,
+                accepted_at_ms: 1000,
+                ..RecordMeta::default()
+            };
+            Incoming {
+                returns: 0,
+                message: Message::build(meta, b"", key, &[0; 14], b"body"),
+                at: LogPosition(77),
+            }
+        };
+        let all = [
+            (b"z", None),
+            (b"x", Some(5)),
+            (b"x", Some(500)),
+            (b"x", Some(0)),
+        ];
+        scene.queue.enqueue(all.map(|(key, ms)| with(key, ms)));
+        scene
+            .try_subscribe('a', wants(&key("x"), 0))
+            .expect("refused");
+        let mut effects = Effects::default();
+        scene.queue.expire_waited(1005, &mut effects);
+        scene.queue.dispatch(&mut effects);
+        let gone: Vec<u64> = effects.settled.iter().map(|gone| gone.sequence.0).collect();
+        assert_eq!(gone, [2]);
+        let got: Vec<u64> = effects
+            .deliveries
+            .iter()
+            .map(|one| one.stored.sequence.0)
+            .collect();
+        assert_eq!(got, [3, 4]);
+        scene.queue.check_invariants();
+    }
+
+    #[test]
+    fn a_long_queue_is_looked_at_in_steps() {
+        let mut scene = Scene::classic();
+        let x = key("x");
+        scene.enqueue_keys(&"z".repeat(40_000));
+        scene.enqueue_keys("x");
+        let subscription = wants(&x, 0);
+        scene.try_subscribe('a', subscription).expect("refused");
+        let mut asked = 0;
+        for step in 0..3 {
+            let mut effects = Effects::default();
+            scene.queue.dispatch(&mut effects);
+            assert_eq!(effects.unfinished, step < 2);
+            assert_eq!(effects.deliveries.len(), usize::from(step == 2));
+            let before = std::mem::replace(&mut asked, x.asked.load(Ordering::Relaxed));
+            assert!(asked > before && asked - before <= 16_384);
+        }
+        assert_eq!(asked, 40_001);
+        scene.queue.check_invariants();
+    }
+
+    #[test]
+    fn there_is_an_end_to_different_ones() {
+        let mut scene = Scene::classic();
+        for number in 0..64 {
+            let name: &'static str = Box::leak(number.to_string().into_boxed_str());
+            scene.filtered('a', &key(name), 0);
+        }
+        scene.filtered('b', &key("7"), 0);
+        let refused = scene.try_subscribe('c', wants(&key("x"), 0));
+        let text = "consumers with 64 different filters are there already";
+        assert_eq!(refused, Err(text.to_owned()));
+        scene.unsubscribe('b');
+        scene.unsubscribe('a');
     }
 }

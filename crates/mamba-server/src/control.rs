@@ -17,6 +17,7 @@ mod backup;
 mod definitions;
 mod parameters;
 mod policies;
+mod queues;
 mod tenants;
 mod topology;
 
@@ -368,10 +369,11 @@ type Perform = fn(&Broker, &str, &Map<String, Value>) -> Outcome;
 
 /// Who does a command of an operator.
 fn management(command: &str) -> Option<Perform> {
-    let parts: [(&[&str], Perform); 5] = [
+    let parts: [(&[&str], Perform); 6] = [
         (&tenants::COMMANDS, tenants::perform),
         (&policies::COMMANDS, policies::perform),
         (&topology::COMMANDS, topology::perform),
+        (&queues::COMMANDS, queues::perform),
         (&parameters::COMMANDS, parameters::perform),
         (&definitions::COMMANDS, definitions::perform),
     ];

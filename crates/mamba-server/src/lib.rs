@@ -15,6 +15,7 @@ pub mod control;
 mod housekeeping;
 mod input;
 mod listener;
+pub mod message_json;
 mod proxy;
 pub mod tls;
 

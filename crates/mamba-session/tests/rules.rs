@@ -873,7 +873,7 @@ mod channels {
                 delivery_tag: 7,
                 requeue: true,
             })),
-            "requeue 1 7 90",
+            "failed 1 7 90",
         );
         check(
             AMQPClass::Basic(basic::AMQPMethod::Nack(basic::Nack {

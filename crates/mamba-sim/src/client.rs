@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use mamba_broker::{Broker, Connection, Now};
 use mamba_codec::{
     AMQPClass, FrameKind, Method, content_header, encode_table, frame, method, protocol,
-    write_method,
+    scan_properties, write_method,
 };
 use mamba_types::{ChannelId, FieldTable, FieldValue, Limits};
 use protocol::{basic, channel, connection};
@@ -61,6 +61,15 @@ pub struct Delivered {
     pub properties: Vec<u8>,
     /// The body.
     pub body: Vec<u8>,
+}
+
+impl Delivered {
+    /// delivery-mode 2.
+    #[must_use]
+    pub fn is_persistent(&self) -> bool {
+        scan_properties(&self.properties, &Limits::default())
+            .is_ok_and(|properties| properties.delivery_mode == Some(2))
+    }
 }
 
 /// A message to publish.

@@ -21,6 +21,8 @@ use crate::{
     rng::Rng,
 };
 
+/// How the tag of a consumer begins that wants persistent messages only.
+const PERSISTENT_ONLY: char = 'p';
 /// When every run begins.
 const START_MS: u64 = 1_700_000_000_000;
 /// Names of the queues that come and go.
@@ -873,7 +875,11 @@ impl World {
                     let Some((queue, incarnation, no_ack)) = known else {
                         return Err(format!("a delivery for no consumer: {consumer_tag}"));
                     };
-                    let via = consumer_tag.trim_start_matches('c').parse().unwrap_or(0);
+                    if consumer_tag.starts_with(PERSISTENT_ONLY) && !message.is_persistent() {
+                        return Err(format!("{consumer_tag} got what its filter does not match"));
+                    }
+                    let number = consumer_tag.trim_start_matches(['c', PERSISTENT_ONLY]);
+                    let via = number.parse().unwrap_or(0);
                     self.delivered(index, &queue, incarnation, no_ack, via, &message)?;
                 }
                 Heard::GetOk { message, .. } => {
@@ -1392,11 +1398,17 @@ impl World {
         let no_ack = name != DEAD_LETTERS && self.rng.once_in(5);
         let session = &mut self.sessions[index];
         session.tags += 1;
-        let tag = format!("c{}", session.tags);
+        // Some want persistent messages only, and their tags say so.
+        let filtered = self.rng.once_in(3);
+        let kind = if filtered { PERSISTENT_ONLY } else { 'c' };
+        let tag = format!("{kind}{}", session.tags);
+        let filter = FieldValue::LongString("delivery_mode = 2".into());
+        let arguments = filtered.then(|| table(&[("x-filter", filter)]));
         let consume = basic::Consume {
             queue: name.as_str().into(),
             consumer_tag: tag.as_str().into(),
             no_ack,
+            arguments: arguments.unwrap_or_default(),
             ..basic::Consume::default()
         };
         let said = Said::Consume {

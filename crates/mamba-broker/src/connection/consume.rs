@@ -10,7 +10,9 @@ use mamba_codec::{
     AMQPClass, Change, HeaderChange, Output, RawValue, protocol, rewrite_header, with_entries,
     write_deliver, write_method,
 };
-use mamba_queue::{ConsumerId, Delivery, Outcome, QueueKind, Removed, Stored, Subscription};
+use mamba_queue::{
+    ConsumerId, Delivery, Outcome, QueueKind, Removed, Stored, SubscribeError, Subscription,
+};
 use mamba_session::SettlementKind;
 use mamba_store::Settled;
 use mamba_types::{
@@ -297,6 +299,7 @@ impl Core {
         let own_timeout = arguments::consumer_timeout_ms(&consume.arguments, &printed)?;
         let limits = &self.broker.config.limits;
         let timeout_ms = timeout_ms(own_timeout, &queue.settings(), limits);
+        let filter = arguments::consumer_filter(&consume.arguments, &printed)?;
         let Some(channel) = self.channels.get(&id) else {
             return Ok(());
         };
@@ -314,6 +317,7 @@ impl Core {
                 0 => u32::try_from(self.broker.config.limits.unacked_max).unwrap_or(u32::MAX),
                 count => u32::from(count),
             },
+            filter,
         };
         let limit = Arc::clone(&channel.limit);
         let index = self.queues.retain(&queue);
@@ -342,10 +346,12 @@ impl Core {
                 }
                 return Ok(());
             }
-            Some(Err(_)) => Violation::channel(
-                SoftError::AccessRefused,
-                format!("{printed} in exclusive use"),
-            ),
+            Some(Err(error @ SubscribeError::Exclusive)) => {
+                Violation::channel(SoftError::AccessRefused, format!("{printed} {error}"))
+            }
+            Some(Err(error @ SubscribeError::TooManyFilters)) => {
+                precondition(format!("invalid arg 'x-filter' for {printed}: {error}"))
+            }
             None => no_queue(&name, &queue.vhost),
         };
         self.consumers.remove(slot);

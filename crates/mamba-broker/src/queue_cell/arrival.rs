@@ -128,12 +128,14 @@ impl QueueCell {
     ) {
         let queue = &mut state.queue;
         let watched = queue.consumer_count() > 0;
-        // Behind what lies on the disk nobody gets them before they have been read back or moved up.
+        // Behind what lies on the disk nobody gets them before they have been read back or moved up, but for filters.
         let mut paged = [false; 256];
         for level in queue.paged_levels() {
             paged[usize::from(level)] = true;
         }
-        let all_at_once = watched && queue.paged_count() == 0;
+        let filtered = queue.has_filters();
+        let known_before = state.noted.0 + 1 >= queue.next_sequence().0;
+        let all_at_once = watched && (queue.paged_count() == 0 || filtered && known_before);
         let mut runs = Runs::new(false);
         let settings = *queue.settings();
         let mut next = queue.next_sequence();
@@ -144,7 +146,8 @@ impl QueueCell {
                 returns,
             } = &arrival.incoming;
             let level = settings.level_of(message);
-            runs.may_be_delivered = *returns > 0 || (watched && !paged[usize::from(level)]);
+            runs.may_be_delivered =
+                *returns > 0 || (watched && (filtered || !paged[usize::from(level)]));
             runs.add(next, level, *at, message, *returns);
             next = next.next();
             arrival.incoming

@@ -98,7 +98,12 @@ impl QueueCell {
 
     /// What goes to the queue's end gets a new place in it, and a new record.
     pub(super) fn place_moved(&self, state: &mut State) {
-        let State { queue, effects, .. } = state;
+        let State {
+            queue,
+            effects,
+            noted,
+            ..
+        } = state;
         for Moved { from, stored } in effects.moved.drain(..) {
             // It goes to the end of the queue: a new place in it, and a new record.
             let appended = self.log.append_messages(stored.message.record().clone());
@@ -114,6 +119,10 @@ impl QueueCell {
             );
             self.log.append_enqueued(self.id, &runs.list);
             queue.set_place(stored.sequence, appended.at());
+            // With it the log learns that it may be delivered.
+            if noted.next() == stored.sequence {
+                *noted = stored.sequence;
+            }
             effects.settled.push(from);
         }
     }

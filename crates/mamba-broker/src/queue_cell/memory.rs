@@ -4,7 +4,7 @@ use std::{sync::Arc, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use mamba_queue::{PageIn, Stored, Window};
-use mamba_store::{Damage, LoadRequest, Settled};
+use mamba_store::{Damage, LoadRequest, LoadedMessage, Settled};
 use mamba_types::{LogPosition, QueueId, Sequence, message};
 
 use super::{Aftermath, QueueCell, State, journal::Resume, journal::Runs};
@@ -17,7 +17,18 @@ const SPILL_BYTES_MAX: usize = 4 << 20;
 /// Unwritten octets of the log above which no transient messages are added to them.
 const SPILL_BACKLOG_MAX: u64 = 16 << 20;
 /// Messages read back at once.
-const READ_MESSAGES_MAX: usize = 16_384;
+pub(super) const READ_MESSAGES_MAX: usize = 16_384;
+
+/// A message read back, without what only its queue knows of it.
+pub(super) fn stored(loaded: LoadedMessage) -> Stored {
+    Stored {
+        sequence: loaded.sequence,
+        message: loaded.message,
+        at: loaded.at,
+        returns: 0,
+        redelivered: false,
+    }
+}
 
 impl QueueCell {
     /// Keeps what the queue has in memory within its share of the node's budget: what is in the log anyway is dropped, and what is
@@ -83,8 +94,9 @@ impl QueueCell {
         self.log.append_enqueued(self.id, &runs.list);
     }
 
-    /// Looks again at what waited for the log.
+    /// Looks again at what waited for the log, or for a filter.
     pub(crate) fn resume(self: &Arc<Self>) {
+        self.state.lock().looking = false;
         self.change(|_, _| ());
     }
 
@@ -128,21 +140,9 @@ impl QueueCell {
                 low_bytes: window / 2,
                 tail_bytes: window,
             });
-            let messages = loaded.messages.into_iter().map(|loaded| Stored {
-                sequence: loaded.sequence,
-                message: loaded.message,
-                at: loaded.at,
-                returns: 0,
-                redelivered: false,
-            });
-            let missing =
-                queue.paged_in(wanted.level, wanted.token, messages.collect(), loaded.next);
-            if missing > 0 {
-                self.paging
-                    .quarantined
-                    .fetch_add(missing, Ordering::Relaxed);
-                tracing::error!(vhost = %self.vhost, queue = %self.name, missing, "messages of a queue cannot be read back from the log; the queue goes on without them");
-            }
+            let messages = loaded.messages.into_iter().map(stored).collect();
+            let missing = queue.paged_in(wanted.level, wanted.token, messages, loaded.next);
+            self.report_missing(missing);
         }
         // Not balanced: what was just read is for whoever asked for it, whatever its size.
         self.follow(&mut state, &mut after);
@@ -175,6 +175,16 @@ impl QueueCell {
             position
         };
         self.log.wait_durable(position);
+    }
+
+    /// Messages of the queue turned out to be nowhere.
+    pub(super) fn report_missing(&self, missing: u64) {
+        if missing > 0 {
+            self.paging
+                .quarantined
+                .fetch_add(missing, Ordering::Relaxed);
+            tracing::error!(vhost = %self.vhost, queue = %self.name, missing, "messages of a queue cannot be read back from the log; the queue goes on without them");
+        }
     }
 
     /// `queue` is the queue's own identity, or its waiting room's.

@@ -12,6 +12,7 @@ mod journal;
 mod memory;
 mod once;
 mod relocation;
+mod scan;
 mod settings;
 mod waiting;
 
@@ -24,8 +25,8 @@ use std::{
 };
 
 use mamba_queue::{
-    ConsumerId, DeathReason, Effects, Fetch, Fetched, LiveRun, Outcome, PagedRun, Queue, QueueKind,
-    Settings, Stored, UnackedKey,
+    ConsumerId, DeathReason, Effects, Fetch, Fetched, LiveRun, Outcome, PagedRun, Peeked, Queue,
+    QueueKind, Settings, Stored, UnackedKey,
 };
 use mamba_routing::QueueHandle;
 use mamba_store::{Log, RecoveredRun, Settled};
@@ -127,6 +128,8 @@ struct State {
     timer_at: Option<u64>,
     /// Publishers that wait until the queue is short.
     waiters: Vec<Arc<Waiter>>,
+    /// A pager will let filters go on looking.
+    looking: bool,
 }
 
 /// What a step leaves to do without the queue's lock.
@@ -261,6 +264,7 @@ impl QueueCell {
                 burying: Vec::new(),
                 timer_at: None,
                 waiters: Vec::new(),
+                looking: false,
             }),
             definition: OnceLock::new(),
             deduplication,
@@ -336,6 +340,7 @@ impl QueueCell {
 
     /// Everything that follows a step, still under the lock. Returns the log position that makes its settlements durable.
     fn follow(self: &Arc<Self>, state: &mut State, after: &mut Aftermath) -> LogPosition {
+        self.place_moved(state);
         self.note_delivered(state);
         let position = self.carry_out(state, after);
         self.arm(state);
@@ -413,7 +418,7 @@ impl QueueCell {
             let State { queue, effects, .. } = &mut *state;
             queue.expire(now_ms, effects);
             let within_reach = queue.deliverable_to();
-            let fetched = queue.fetch_next(no_ack, effects);
+            let fetched = queue.fetch(no_ack, effects);
             let mut position = LogPosition::NONE;
             if let Fetch::Message(Fetched { stored, .. }) = &fetched
                 && stored.at != LogPosition::NONE
@@ -451,7 +456,6 @@ impl QueueCell {
         } else {
             0
         };
-        self.place_moved(state);
         position = position.max(self.let_wait(state));
         loop {
             let held = self.is_held(state);
@@ -470,6 +474,7 @@ impl QueueCell {
                 queue,
                 effects,
                 burying,
+                looking,
                 ..
             } = state;
             burying.extend(effects.dead.iter().map(|(stored, _)| stored.clone()));
@@ -478,6 +483,12 @@ impl QueueCell {
             self.deliver(queue, effects);
             for page_in in effects.wanted.drain(..) {
                 self.paging.request(Job::PageIn(Arc::clone(self), page_in));
+            }
+            for scan in effects.scans.drain(..) {
+                self.paging.request(Job::Scan(Arc::clone(self), scan));
+            }
+            if effects.unfinished && !std::mem::replace(looking, true) {
+                self.paging.request(Job::Resume(Arc::clone(self)));
             }
             let mut again = false;
             for consumer in effects.starved.drain(..) {
@@ -562,6 +573,13 @@ impl QueueCell {
             delayed,
             delayed_bytes,
         }
+    }
+
+    /// The ready messages, and a page of them; what is on the disk is named only.
+    pub(crate) fn peek_parts(&self, offset: u64, count: u64) -> (u64, Vec<Peeked>) {
+        let state = self.state.lock();
+        let ready = state.queue.ready_count() as u64;
+        (ready, state.queue.peek(offset, count))
     }
 
     /// Puts back what survived a restart.

@@ -8,13 +8,31 @@
 mod model;
 mod world;
 
-use proptest::{collection::vec, prelude::*, sample::Index};
+use std::{cell::RefCell, collections::BTreeMap};
 
-use model::{DEAD, DeadLetters, How, MAIN, MISSING, Overflow, REST, Spec};
+use proptest::{collection::vec, prelude::*, sample::Index, test_runner::TestRunner};
+
+use model::{DEAD, DeadLetters, How, MAIN, MISSING, Overflow, Policy, REST, Spec};
 use world::{BODY_MIN, Command, Plan, To, World};
 
 const QUEUES: usize = 3;
-const CLIENTS: usize = 5;
+const CLIENTS: usize = 2 * QUEUES;
+/// Cases of a quick run.
+const CASES: u32 = 60;
+/// What has to happen in any run of so many.
+const REACHED: &[&str] = &[
+    "Acked",
+    "DeliveryLimit",
+    "Expired",
+    "Handed",
+    "MaxLength",
+    "Purged",
+    "Rejected",
+    "Transient",
+    "nacked",
+    "queues expired",
+    "read back",
+];
 
 fn rarely<T: Strategy>(value: T) -> impl Strategy<Value = Option<T::Value>>
 where
@@ -49,7 +67,7 @@ fn spec(number: usize) -> impl Strategy<Value = Spec> {
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.2),
         prop_oneof![2 => Just(0u8), 1 => Just(3)],
-        rarely(-1i64..4),
+        prop::option::weighted(0.7, -1i64..3),
     );
     let bounds = (
         rarely(prop_oneof![1 => Just(0u64), 5 => 1..200u64]),
@@ -112,6 +130,56 @@ fn plan() -> impl Strategy<Value = Plan> {
     )
 }
 
+fn policy() -> impl Strategy<Value = Policy> {
+    let overflow = prop_oneof![
+        Just(Overflow::DropHead),
+        Just(Overflow::RejectPublish),
+        Just(Overflow::RejectPublishDeadLetter),
+    ];
+    let queues = prop::collection::btree_set(
+        (0..QUEUES).prop_map(|queue| format!("q{queue}")),
+        1..=QUEUES,
+    );
+    let name = (
+        any::<bool>(),
+        (0..2usize).prop_map(|name| format!("p{name}")),
+        0..3i64,
+    );
+    let bounds = (
+        rarely(0..200u64),
+        rarely(100..400u64),
+        rarely(0..6u64),
+        rarely(0..12_000u64),
+        rarely(overflow),
+        rarely(-1i64..4),
+    );
+    (name, queues, bounds, dead_letters()).prop_map(|(name, queues, bounds, dead_letters)| {
+        let (operator, name, priority) = name;
+        let (ttl, expires, max_length, max_bytes, overflow, delivery_limit) = bounds;
+        // Operator policies have no say in these.
+        let dead_letters = dead_letters.filter(|_| !operator);
+        let is_empty = (ttl, expires, max_length, max_bytes, delivery_limit)
+            == (None, None, None, None, None)
+            && overflow.is_none()
+            && dead_letters.is_none();
+        Policy {
+            operator,
+            name,
+            queues,
+            priority,
+            ttl,
+            expires,
+            // A policy says something.
+            max_length: max_length.or(is_empty.then_some(3)),
+            max_bytes,
+            overflow,
+            dead_letter_exchange: dead_letters.as_ref().map(|to| to.exchange.clone()),
+            dead_letter_key: dead_letters.and_then(|to| to.key),
+            delivery_limit,
+        }
+    })
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let client = || 0..CLIENTS;
     let queue = || 0..QUEUES;
@@ -123,7 +191,7 @@ fn command() -> impl Strategy<Value = Command> {
     let properties = (
         prop::bool::weighted(0.8),
         prop::option::weighted(0.4, 0..5u8),
-        prop::option::weighted(0.2, prop_oneof![1 => Just(0u64), 4 => 1..150u64]),
+        prop::option::weighted(0.15, prop_oneof![1 => Just(0u64), 4 => 1..150u64]),
         prop_oneof![8 => BODY_MIN..100usize, 3 => 3000..9000usize],
         prop::option::weighted(0.1, queue()),
         prop::bool::weighted(0.1),
@@ -166,10 +234,10 @@ fn command() -> impl Strategy<Value = Command> {
         30 => publish,
         10 => consume,
         5 => any::<Index>().prop_map(Command::Cancel),
-        8 => (client(), queue(), prop::bool::weighted(0.3))
+        12 => (client(), queue(), prop::bool::weighted(0.3))
             .prop_map(|(client, queue, no_ack)| Command::Get { client, queue, no_ack }),
-        25 => (client(), any::<Index>(), prop::bool::weighted(0.3), how)
-            .prop_map(|(client, pick, multiple, how)| Command::Settle { client, pick, multiple, how }),
+        40 => (any::<Index>(), prop::bool::weighted(0.3), how)
+            .prop_map(|(pick, multiple, how)| Command::Settle { pick, multiple, how }),
         2 => client().prop_map(Command::Recover),
         3 => client().prop_map(Command::Leave),
         1 => queue().prop_map(Command::Purge),
@@ -178,28 +246,58 @@ fn command() -> impl Strategy<Value = Command> {
         10 => prop_oneof![2 => 1..20u64, 2 => 20..300u64].prop_map(Command::Pass),
         2 => prop_oneof![Just(0), 1..200u64].prop_map(Command::Restart),
         2 => Just(Command::Maintain),
+        3 => policy().prop_map(Command::SetPolicy),
+        2 => (any::<bool>(), 0..2usize).prop_map(|(operator, name)| Command::ClearPolicy {
+            operator,
+            name: format!("p{name}"),
+        }),
     ]
 }
 
 fn cases() -> u32 {
-    std::env::var("MAMBAMQ_FEATURE_CASES").map_or(60, |cases| cases.parse().expect("a number"))
+    std::env::var("MAMBAMQ_FEATURE_CASES").map_or(CASES, |cases| cases.parse().expect("a number"))
 }
 
-fn play(plan: &Plan, commands: &[Command]) -> Result<(), String> {
+/// Runs it; adds what became of the messages to `reached`.
+fn play(
+    plan: &Plan,
+    commands: &[Command],
+    reached: &RefCell<BTreeMap<String, u64>>,
+) -> Result<(), String> {
     let run = || {
         let mut world = World::new(plan.clone())?;
         commands.iter().try_for_each(|command| world.run(command))?;
-        world.drain()
+        world.drain()?;
+        for (what, count) in world.reached() {
+            *reached.borrow_mut().entry(what).or_default() += count;
+        }
+        Ok(())
     };
     // On one line: what proptest prints besides is hundreds of lines long.
-    run().map_err(|wrong| format!("{wrong}\n{plan:?}\n{commands:?}\n"))
+    run().map_err(|wrong: String| format!("{wrong}\n{plan:?}\n{commands:?}\n"))
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn queues_do_what_lists_would(plan in plan(), commands in vec(command(), 1..60)) {
-        play(&plan, &commands).map_err(TestCaseError::fail)?;
+#[test]
+fn queues_do_what_lists_would() {
+    let config = ProptestConfig {
+        cases: cases(),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let reached = RefCell::default();
+    let result = TestRunner::new(config)
+        .run(&(plan(), vec(command(), 1..80)), |(plan, commands)| {
+            play(&plan, &commands, &reached).map_err(TestCaseError::fail)
+        });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    let reached = reached.into_inner();
+    for what in REACHED {
+        // The usual number of cases comes to everything that a queue does, or it is not worth much.
+        assert!(
+            cases() < CASES || reached.get(*what) > Some(&0),
+            "{what}: never, but {reached:?}"
+        );
     }
 }

@@ -66,6 +66,93 @@ pub(crate) struct Spec {
     pub(crate) bindings: Vec<(String, String)>,
 }
 
+/// A policy or operator policy for queues.
+#[derive(Clone, Debug)]
+pub(crate) struct Policy {
+    pub(crate) operator: bool,
+    pub(crate) name: String,
+    /// Queues it matches.
+    pub(crate) queues: BTreeSet<String>,
+    pub(crate) priority: i64,
+    pub(crate) ttl: Option<u64>,
+    pub(crate) expires: Option<u64>,
+    pub(crate) max_length: Option<u64>,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) overflow: Option<Overflow>,
+    pub(crate) dead_letter_exchange: Option<String>,
+    pub(crate) dead_letter_key: Option<String>,
+    pub(crate) delivery_limit: Option<i64>,
+}
+
+impl Policy {
+    /// Whether it applies: a policy with a key that the queue's type does not know applies to none of that type.
+    fn applies(&self, spec: &Spec) -> bool {
+        self.queues.contains(&spec.name) && (spec.quorum || self.delivery_limit.is_none())
+    }
+}
+
+/// The smaller of two limits; a negative one is none.
+fn limit(left: i64, right: i64) -> i64 {
+    match left < 0 || right < 0 {
+        true => left.max(right),
+        false => left.min(right),
+    }
+}
+
+/// What holds for a queue by its declaration and the policies that apply to it, one of each sort.
+fn effective(declared: &Spec, policies: &[Policy]) -> Spec {
+    let best = |operator: bool| {
+        let applying = policies.iter().filter(|policy| policy.operator == operator);
+        applying
+            .filter(|policy| policy.applies(declared))
+            .max_by_key(|policy| (policy.priority, policy.name.clone()))
+    };
+    // The operator's word before the other's.
+    let applied: Vec<&Policy> = [best(true), best(false)].into_iter().flatten().collect();
+    let smallest = |own: Option<u64>, of: fn(&Policy) -> Option<u64>| {
+        let policies = applied.iter().filter_map(|policy| of(policy));
+        own.into_iter().chain(policies).min()
+    };
+    let by_policy = applied.iter().find_map(|policy| policy.overflow);
+    let by_argument = Some(declared.overflow).filter(|overflow| *overflow != Overflow::DropHead);
+    let overflow = match declared.quorum {
+        true => by_policy.or(by_argument),
+        false => by_argument.or(by_policy),
+    };
+    let overflow = overflow.filter(|overflow| {
+        // A quorum queue takes it for the default.
+        !declared.quorum || *overflow != Overflow::RejectPublishDeadLetter
+    });
+    let own = declared.dead_letters.clone();
+    let exchange = applied
+        .iter()
+        .find_map(|policy| policy.dead_letter_exchange.clone());
+    let key = applied
+        .iter()
+        .find_map(|policy| policy.dead_letter_key.clone());
+    let limits = applied.iter().filter_map(|policy| policy.delivery_limit);
+    Spec {
+        ttl: smallest(declared.ttl, |policy| policy.ttl),
+        expires: smallest(declared.expires, |policy| policy.expires),
+        max_length: smallest(declared.max_length, |policy| policy.max_length),
+        max_bytes: smallest(declared.max_bytes, |policy| policy.max_bytes),
+        overflow: overflow.unwrap_or(Overflow::DropHead),
+        dead_letters: match own {
+            Some(own) => Some(DeadLetters {
+                exchange: own.exchange,
+                key: own.key.or(key),
+            }),
+            None => exchange.map(|exchange| DeadLetters { exchange, key }),
+        },
+        delivery_limit: declared
+            .delivery_limit
+            .into_iter()
+            .chain(limits)
+            .reduce(limit),
+        ..declared.clone()
+    }
+}
+
 /// A message, wherever it is.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Message {
@@ -152,6 +239,18 @@ pub(crate) struct Entry {
     pub(crate) returned: Option<u64>,
     pub(crate) returns: u32,
     pub(crate) redelivered: bool,
+    /// The queue's time to live when it came.
+    pub(crate) ttl: Option<u64>,
+}
+
+impl Entry {
+    fn ttl(&self) -> Option<u64> {
+        self.ttl.into_iter().chain(self.message.expiration).min()
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        Some(self.message.at + self.ttl()?)
+    }
 }
 
 /// A delivery that is not settled.
@@ -178,6 +277,8 @@ pub(crate) struct Consumer {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Queue {
+    pub(crate) declared: Spec,
+    /// What holds now.
     pub(crate) spec: Spec,
     /// Grows with every declaration of a new queue.
     pub(crate) age: u64,
@@ -224,22 +325,12 @@ impl Queue {
         self.heads().first().copied()
     }
 
-    fn ttl(&self, message: &Message) -> Option<u64> {
-        self.spec.ttl.into_iter().chain(message.expiration).min()
-    }
-
-    fn deadline(&self, message: &Message) -> Option<u64> {
-        Some(message.at + self.ttl(message)?)
-    }
-
     /// The first message of some level whose time is over. What has no time to wait is not, when it came as `fresh_from` or later.
     fn expired(&self, now: u64, fresh_from: u64) -> Option<usize> {
         self.heads().into_iter().find(|index| {
-            let Entry {
-                message, arrival, ..
-            } = &self.ready[*index];
-            self.deadline(message).is_some_and(|at| at <= now)
-                && (self.ttl(message) > Some(0) || *arrival < fresh_from)
+            let entry = &self.ready[*index];
+            entry.deadline().is_some_and(|at| at <= now)
+                && (entry.ttl() > Some(0) || entry.arrival < fresh_from)
         })
     }
 
@@ -390,6 +481,10 @@ impl Queue {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     pub(crate) now: u64,
+    policies: Vec<Policy>,
+    /// What became of messages in queues that are gone, and how many queues went by themselves.
+    pub(crate) fates: BTreeMap<Fate, u64>,
+    pub(crate) queues_expired: u64,
     pub(crate) queues: BTreeMap<String, Queue>,
     /// The routing table's order of queues.
     slots: Vec<Option<String>>,
@@ -482,7 +577,8 @@ impl Model {
         self.ages += 1;
         self.take_slot(&spec.name);
         let mut queue = Queue {
-            spec: spec.clone(),
+            declared: spec.clone(),
+            spec: effective(spec, &self.policies),
             age: self.ages,
             ready: Vec::new(),
             out: Vec::new(),
@@ -509,6 +605,9 @@ impl Model {
         let Some(queue) = self.queues.remove(name) else {
             return 0;
         };
+        for (fate, count) in &queue.fates {
+            *self.fates.entry(*fate).or_default() += count;
+        }
         let slot = self
             .slots
             .iter()
@@ -552,13 +651,18 @@ impl Model {
     ) -> Result<(Vec<usize>, Deaths), Wrong> {
         let (mut rejected, mut deaths) = (Vec::new(), Deaths::new());
         let mut fresh_from = self.arrivals + 1;
+        let octets = messages.iter().map(|message| message.size as u64).sum();
+        let queue = self.queue(name)?;
+        // Whether there is room for a message depends on where the one before it went.
+        let one_by_one = queue.spec.overflow != Overflow::DropHead
+            && queue.is_over(messages.len() as u64, octets);
         for (index, mut message) in messages.into_iter().enumerate() {
             message.at = self.now;
             self.arrivals += 1;
             let arrival = self.arrivals;
             let queue = self.queue(name)?;
             let overflow = queue.spec.overflow;
-            if overflow != Overflow::DropHead && queue.is_over(1, message.size as u64) {
+            if one_by_one && queue.is_over(1, message.size as u64) {
                 rejected.push(index);
                 if overflow == Overflow::RejectPublishDeadLetter
                     && queue.spec.dead_letters.is_some()
@@ -574,8 +678,9 @@ impl Model {
                 returned: None,
                 returns: 0,
                 redelivered: false,
+                ttl: queue.spec.ttl,
             });
-            if overflow != Overflow::DropHead {
+            if one_by_one {
                 deaths.extend(self.run(name, fresh_from, observed)?);
                 fresh_from = self.arrivals + 1;
             }
@@ -659,12 +764,13 @@ impl Model {
     fn bury(&mut self, name: &str, deaths: Deaths, observed: &mut Observed) -> Result<(), Wrong> {
         let mut work = VecDeque::from([(name.to_owned(), deaths)]);
         while let Some((name, deaths)) = work.pop_front() {
+            let Some(to) = self.queue(&name)?.spec.dead_letters.clone() else {
+                continue;
+            };
+            // Each target gets all of its letters in one step.
+            let mut letters: Vec<(String, Vec<Message>)> = Vec::new();
             for (message, fate) in deaths {
-                let (Some(to), Some(reason)) =
-                    (self.queue(&name)?.spec.dead_letters.clone(), fate.word())
-                else {
-                    continue;
-                };
+                let Some(reason) = fate.word() else { continue };
                 let message = self.dead_letter(&name, message, reason, &to);
                 let keys = match &to.key {
                     Some(key) => vec![key.clone()],
@@ -674,10 +780,17 @@ impl Model {
                     if fate != Fate::Rejected && goes_round(&message, &target) {
                         continue;
                     }
-                    let (_, died) = self.enqueue(&target, vec![message.clone()], observed)?;
-                    if !died.is_empty() {
-                        work.push_back((target, died));
+                    let message = message.clone();
+                    match letters.iter_mut().find(|(known, _)| *known == target) {
+                        Some((_, messages)) => messages.push(message),
+                        None => letters.push((target, vec![message])),
                     }
+                }
+            }
+            for (target, messages) in letters {
+                let (_, died) = self.enqueue(&target, messages, observed)?;
+                if !died.is_empty() {
+                    work.push_back((target, died));
                 }
             }
         }
@@ -929,6 +1042,31 @@ impl Model {
         Ok(())
     }
 
+    /// A policy is set, in place of the one of its sort and name; without `policy`, that one is cleared.
+    pub(crate) fn set_policy(
+        &mut self,
+        (operator, name): (bool, &str),
+        policy: Option<Policy>,
+        observed: &mut Observed,
+    ) -> Result<(), Wrong> {
+        let now = self.now;
+        self.policies
+            .retain(|known| known.operator != operator || known.name != name);
+        self.policies.extend(policy);
+        for name in self.queues.keys().cloned().collect::<Vec<_>>() {
+            let policies = self.policies.clone();
+            let queue = self.queue(&name)?;
+            let spec = effective(&queue.declared, &policies);
+            let before = std::mem::replace(&mut queue.spec, spec);
+            let renewed = before.expires != queue.spec.expires;
+            self.go_on(&name, Deaths::new(), observed)?;
+            if renewed {
+                self.queue(&name)?.renew(now);
+            }
+        }
+        Ok(())
+    }
+
     /// Drops everything ready; returns how many.
     pub(crate) fn purge(&mut self, name: &str, observed: &mut Observed) -> Result<u64, Wrong> {
         let queue = self.queue(name)?;
@@ -944,9 +1082,7 @@ impl Model {
         let lease = |queue: &Queue| queue.unused_until.filter(|_| queue.consumers.is_empty());
         let messages = |queue: &Queue| {
             let heads = queue.heads().into_iter();
-            heads
-                .filter_map(|head| queue.deadline(&queue.ready[head].message))
-                .min()
+            heads.filter_map(|head| queue.ready[head].deadline()).min()
         };
         self.queues
             .values()
@@ -967,6 +1103,7 @@ impl Model {
             self.go_on(&name, Deaths::new(), observed)?;
             let queue = self.queue(&name)?;
             if queue.consumers.is_empty() && queue.unused_until.is_some_and(|until| until <= now) {
+                self.queues_expired += 1;
                 self.delete(&name);
             }
         }
@@ -976,8 +1113,8 @@ impl Model {
     /// Queues in which a message is over at that moment, wherever it stands.
     pub(crate) fn queues_due(&self, at: u64) -> usize {
         let is_due = |queue: &&Queue| {
-            let mut messages = queue.ready.iter().map(|entry| &entry.message);
-            messages.any(|message| queue.deadline(message).is_some_and(|over| over <= at))
+            let mut ready = queue.ready.iter();
+            ready.any(|entry| entry.deadline().is_some_and(|over| over <= at))
         };
         self.queues.values().filter(is_due).count()
     }
@@ -1001,6 +1138,7 @@ impl Model {
             for entry in &mut queue.ready {
                 // The order of coming back is forgotten: what came back is older than the rest.
                 entry.returned = None;
+                entry.ttl = queue.spec.ttl;
             }
             queue.renew(now);
         }

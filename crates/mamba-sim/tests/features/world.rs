@@ -9,6 +9,7 @@ use std::{
 
 use mamba_broker::{Broker, BrokerConfig, Now};
 use mamba_codec::{AMQPClass, protocol, scan_properties, table as parse_table};
+use mamba_policy::Scope;
 use mamba_sim::{
     client::{Client, Delivered, Heard, Publish, table},
     disk::{Crash, SimDisk},
@@ -17,9 +18,11 @@ use mamba_store::Store;
 use mamba_types::{FieldTable, FieldValue, Limits};
 use proptest::sample::Index;
 use protocol::{basic, confirm, exchange, queue};
+use serde_json::{Value, json};
 
 use crate::model::{
-    Consumer, DEAD, Got, How, MAIN, Message, Model, Observed, Overflow, REST, Seen, Spec, Wrong,
+    Consumer, DEAD, Got, How, MAIN, Message, Model, Observed, Overflow, Policy, REST, Seen, Spec,
+    Wrong,
 };
 
 const START_MS: u64 = 1_700_000_000_000;
@@ -70,7 +73,6 @@ pub(crate) enum Command {
         no_ack: bool,
     },
     Settle {
-        client: usize,
         pick: Index,
         multiple: bool,
         how: How,
@@ -84,6 +86,11 @@ pub(crate) enum Command {
     /// The node is down for so long.
     Restart(u64),
     Maintain,
+    SetPolicy(Policy),
+    ClearPolicy {
+        operator: bool,
+        name: String,
+    },
 }
 
 /// How a world is made.
@@ -112,6 +119,7 @@ pub(crate) struct World {
     model: Model,
     next_id: u64,
     next_tag: u64,
+    nacked: u64,
 }
 
 /// What was heard besides deliveries.
@@ -171,6 +179,7 @@ impl World {
             model: Model::new(START_MS),
             next_id: 1,
             next_tag: 1,
+            nacked: 0,
         };
         world.start()?;
         world.say(0, &exchange_declare(REST, "fanout", None))?;
@@ -331,11 +340,11 @@ impl World {
         self.model.queues.contains_key(&name).then_some(name)
     }
 
-    /// Whether a client may hold deliveries of that queue. Each client holds those of one: which of several queues gets its
-    /// messages back first is nobody's business.
-    fn is_home(&self, client: usize, queue: usize) -> bool {
+    /// The client that does what this one was to do, when it is to hold deliveries of that queue. Each client holds those of one
+    /// queue: which of several gets its messages back first is nobody's business.
+    fn holder(&self, client: usize, queue: usize) -> usize {
         let queues = self.plan.specs.len();
-        client % queues == queue % queues
+        client / queues * queues + queue % queues
     }
 
     /// One command to both sides.
@@ -354,9 +363,10 @@ impl World {
                 let Some(name) = self.known(queue) else {
                     return Ok(());
                 };
-                if !no_ack && !self.is_home(client, queue) {
-                    return Ok(());
-                }
+                let client = match no_ack {
+                    true => client,
+                    false => self.holder(client, queue),
+                };
                 let qos = basic::AMQPMethod::Qos(basic::Qos {
                     prefetch_count: prefetch,
                     global: false,
@@ -427,9 +437,13 @@ impl World {
                     single_active,
                     ..
                 } = self.model.queues[&name].spec;
-                if quorum && single_active || !no_ack && !self.is_home(client, queue) {
+                if quorum && single_active {
                     return Ok(());
                 }
+                let client = match no_ack {
+                    true => client,
+                    false => self.holder(client, queue),
+                };
                 let get = basic::AMQPMethod::Get(basic::Get {
                     queue: name.as_str().into(),
                     no_ack,
@@ -453,25 +467,20 @@ impl World {
                 observed = deliveries;
             }
             Command::Settle {
-                client,
                 pick,
                 multiple,
                 how,
             } => {
-                let held = self
-                    .model
-                    .held
-                    .keys()
-                    .filter(|(holder, _)| *holder == client);
-                let held: Vec<u64> = held.map(|(_, tag)| *tag).collect();
+                let held: Vec<(usize, u64)> = self.model.held.keys().copied().collect();
                 if held.is_empty() {
                     return Ok(());
                 }
-                let tag = *pick.get(&held);
-                let tags: Vec<u64> = match multiple {
-                    true => held.into_iter().filter(|other| *other <= tag).collect(),
-                    false => vec![tag],
+                let (client, tag) = *pick.get(&held);
+                let is_settled = |(holder, other): &&(usize, u64)| {
+                    *holder == client && (*other == tag || multiple && *other < tag)
                 };
+                let settled = held.iter().filter(is_settled);
+                let tags: Vec<u64> = settled.map(|(_, tag)| *tag).collect();
                 let method = match how {
                     How::Ack => basic::AMQPMethod::Ack(basic::Ack {
                         delivery_tag: tag,
@@ -569,6 +578,26 @@ impl World {
                 self.start()?;
                 self.model.restart(self.now().unix_ms)?;
                 self.rest()?;
+            }
+            Command::SetPolicy(policy) => {
+                let (scope, json) = policy_json(&policy);
+                let parsed = mamba_policy::Policy::from_json(scope, &policy.name, &json);
+                let parsed = parsed.map_err(|error| error.to_string())?;
+                let now = self.now().unix_ms;
+                let set = self.broker()?.set_policy("/", parsed, now);
+                set.map_err(|error| error.to_string())?;
+                (observed, _) = self.rest()?;
+                let id = (policy.operator, policy.name.clone());
+                self.model
+                    .set_policy((id.0, &id.1), Some(policy), &mut observed)?;
+            }
+            Command::ClearPolicy { operator, name } => {
+                let (scope, now) = (scope(operator), self.now().unix_ms);
+                // There may be none.
+                let _ = self.broker()?.clear_policy("/", scope, &name, now);
+                (observed, _) = self.rest()?;
+                self.model
+                    .set_policy((operator, &name), None, &mut observed)?;
             }
             Command::Maintain => {
                 self.broker()?.maintain();
@@ -668,6 +697,7 @@ impl World {
                 answers.entry(tag).or_insert(!nack);
             }
         }
+        self.nacked += taken.iter().filter(|taken| !**taken).count() as u64;
         let due: BTreeMap<u64, bool> = (first..).zip(taken).collect();
         if answers != due {
             return Err(format!("the confirms are {answers:?}, not {due:?}"));
@@ -710,10 +740,35 @@ impl World {
             })?;
         }
         let left = self.model.queues.values().map(|queue| queue.ready.len());
-        match left.sum() {
-            0 => Ok(()),
-            left => Err(format!("{left} messages stay behind")),
+        let left: usize = left.sum();
+        if left > 0 {
+            return Err(format!("{left} messages stay behind"));
         }
+        // Their books go to the model's.
+        let names: Vec<String> = self.model.queues.keys().cloned().collect();
+        for name in names {
+            self.model.delete(&name);
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// How often what happened.
+    pub(crate) fn reached(&self) -> BTreeMap<String, u64> {
+        let read_back = self
+            .broker
+            .as_ref()
+            .map_or(0, |broker| broker.snapshot().messages_read_back);
+        let mut reached = BTreeMap::from([
+            ("nacked".to_owned(), self.nacked),
+            ("queues expired".to_owned(), self.model.queues_expired),
+            ("read back".to_owned(), read_back),
+        ]);
+        for (fate, count) in &self.model.fates {
+            *reached.entry(format!("{fate:?}")).or_default() += count;
+        }
+        reached
     }
 }
 
@@ -738,6 +793,55 @@ fn expect(replies: &Replies, text: &str) -> Result<(), Wrong> {
     match replies.iter().any(fits) {
         true => Ok(()),
         false => Err(format!("{replies:?} came instead of {text}")),
+    }
+}
+
+const fn scope(operator: bool) -> Scope {
+    match operator {
+        true => Scope::OperatorPolicy,
+        false => Scope::Policy,
+    }
+}
+
+fn policy_json(policy: &Policy) -> (Scope, Value) {
+    let names: Vec<&str> = policy.queues.iter().map(String::as_str).collect();
+    let mut definition = serde_json::Map::new();
+    let settings = [
+        ("message-ttl", policy.ttl.map(Value::from)),
+        ("expires", policy.expires.map(Value::from)),
+        ("max-length", policy.max_length.map(Value::from)),
+        ("max-length-bytes", policy.max_bytes.map(Value::from)),
+        (
+            "overflow",
+            policy.overflow.map(|way| overflow_word(way).into()),
+        ),
+        (
+            "dead-letter-exchange",
+            policy.dead_letter_exchange.clone().map(Value::from),
+        ),
+        (
+            "dead-letter-routing-key",
+            policy.dead_letter_key.clone().map(Value::from),
+        ),
+        ("delivery-limit", policy.delivery_limit.map(Value::from)),
+    ];
+    for (key, value) in settings {
+        definition.extend(value.map(|value| (key.to_owned(), value)));
+    }
+    let json = json!({
+        "pattern": format!("^({})$", names.join("|")),
+        "apply-to": "queues",
+        "priority": policy.priority,
+        "definition": definition,
+    });
+    (scope(policy.operator), json)
+}
+
+const fn overflow_word(overflow: Overflow) -> &'static str {
+    match overflow {
+        Overflow::DropHead => "drop-head",
+        Overflow::RejectPublish => "reject-publish",
+        Overflow::RejectPublishDeadLetter => "reject-publish-dlx",
     }
 }
 
@@ -774,12 +878,8 @@ fn declare(spec: &Spec) -> AMQPClass {
     if spec.single_active {
         arguments.push(("x-single-active-consumer", FieldValue::Boolean(true)));
     }
-    match spec.overflow {
-        Overflow::DropHead => {}
-        Overflow::RejectPublish => arguments.push(("x-overflow", text("reject-publish"))),
-        Overflow::RejectPublishDeadLetter => {
-            arguments.push(("x-overflow", text("reject-publish-dlx")));
-        }
+    if spec.overflow != Overflow::DropHead {
+        arguments.push(("x-overflow", text(overflow_word(spec.overflow))));
     }
     if let Some(to) = &spec.dead_letters {
         arguments.push(("x-dead-letter-exchange", text(&to.exchange)));
