@@ -315,6 +315,7 @@ impl Core {
             None => None,
         };
 
+        channel.stats.publish += 1;
         self.counts.received(content.body().len());
         self.counts.messages_routed += route.queues.len() as u64;
         let confirm = match &mut channel.mode {
@@ -376,6 +377,7 @@ impl Core {
             }
             if mandatory {
                 self.counts.messages_unroutable_returned += 1;
+                channel.stats.return_unroutable += 1;
                 let parts = Parts {
                     exchange,
                     routing_key,
@@ -392,6 +394,7 @@ impl Core {
                 );
             } else {
                 self.counts.messages_unroutable_dropped += 1;
+                channel.stats.drop_unroutable += 1;
             }
             self.publisher.batch.unroutable(confirm, id, &route);
             return Ok(());
