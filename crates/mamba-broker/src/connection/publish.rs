@@ -375,6 +375,9 @@ impl Core {
                     return Ok(());
                 }
             }
+            let Some(channel) = self.channels.get_mut(&id) else {
+                return Ok(());
+            };
             if mandatory {
                 self.counts.messages_unroutable_returned += 1;
                 channel.stats.return_unroutable += 1;
