@@ -44,23 +44,22 @@ mod exchange {
             return;
         }
         let client = Client::connect();
+        let channel = client.channel(1);
         for arguments in [
             table([]),
             table([("x-delayed-type", int(1))]),
             table([("x-delayed-type", text(DELAYED))]),
         ] {
-            let channel = client.channel(1);
             channel.send(&exchange_declare("d", DELAYED, "", arguments));
-            channel.expect_close(
+            channel.expect_error(
                 406,
                 "PRECONDITION_FAILED - Invalid argument, 'x-delayed-type' must be an existing exchange type",
                 (40, 10),
             );
         }
-        let channel = client.channel(1);
         let arguments = table([("x-delayed-type", text("nonsense"))]);
         channel.send(&exchange_declare("d", DELAYED, "", arguments));
-        channel.expect_close(
+        channel.expect_error(
             406,
             "PRECONDITION_FAILED - unknown exchange type 'nonsense'",
             (40, 10),
@@ -79,14 +78,14 @@ mod exchange {
         delayed_exchange(&channel, &name, "topic", "");
         let arguments = table([("x-delayed-type", text("direct"))]);
         channel.send(&exchange_declare(&name, DELAYED, "", arguments));
-        channel.expect_close(
+        channel.expect_error(
             406,
             &format!(
                 "PRECONDITION_FAILED - inequivalent arg 'x-delayed-type' for exchange '{name}' in vhost '/': received 'direct' but current is 'topic'"
             ),
             (40, 10),
         );
-        client.channel(1).call(&exchange_delete(&name, ""));
+        channel.call(&exchange_delete(&name, ""));
     }
 
     #[test]
