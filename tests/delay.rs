@@ -271,6 +271,75 @@ mod restart {
     }
 }
 
+/// `x-dead-letter-strategy: at-least-once`.
+mod letters {
+    use super::*;
+
+    /// Letters for a full queue survive, and come once when it has room.
+    fn survive(end: fn(Broker) -> Broker) {
+        let broker = Broker::start(&[]);
+        {
+            let client = Client::to(&broker);
+            let channel = client.channel(1);
+            let full = table([
+                ("x-max-length", int(1)),
+                ("x-overflow", text("reject-publish")),
+            ]);
+            channel.queue("dead", "durable", full);
+            let source = table([
+                ("x-queue-type", text("quorum")),
+                ("x-overflow", text("reject-publish")),
+                ("x-dead-letter-strategy", text("at-least-once")),
+                ("x-dead-letter-exchange", text("")),
+                ("x-dead-letter-routing-key", text("dead")),
+            ]);
+            channel.queue("q", "durable", source);
+            client.put_persistent("dead", "first");
+            for body in ["a", "b", "c"] {
+                client.put_persistent("q", body);
+                let got = channel.get("q", "").unwrap();
+                channel.send(&reject(got.tag, ""));
+            }
+            eventually("they wait", || {
+                broker.metric("mambamq_queue_messages_delayed") == Some(3.0)
+            });
+            assert_eq!((channel.ready("q"), channel.ready("dead")), (0, 1));
+        }
+        let broker = end(broker);
+        let client = Client::to(&broker);
+        let channel = client.channel(1);
+        assert_eq!(channel.ready("q"), 0);
+        channel.consume("dead", "c", "no_ack");
+        assert_eq!(channel.delivery().text(), "first");
+        let mut bodies = Vec::new();
+        for _ in 0..3 {
+            let letter = channel.delivery();
+            let reason = letter.header("x-first-death-reason");
+            assert_eq!(reason, Some(text("rejected")));
+            assert_eq!(letter.header("x-last-death-queue"), Some(text("q")));
+            bodies.push(letter.text());
+        }
+        bodies.sort();
+        assert_eq!(bodies, ["a", "b", "c"]);
+        channel.expect_nothing();
+        assert_eq!(broker.metric("mambamq_queue_messages_delayed"), Some(0.0));
+    }
+
+    #[test]
+    fn survive_a_stop() {
+        if !skip() {
+            survive(Broker::restart);
+        }
+    }
+
+    #[test]
+    fn survive_a_kill() {
+        if !skip() {
+            survive(Broker::crash_and_restart);
+        }
+    }
+}
+
 mod retry {
     use super::*;
 
