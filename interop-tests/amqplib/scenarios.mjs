@@ -1,4 +1,5 @@
 // amqplib: the promise API, and its own recovery.
+import { readFileSync } from 'node:fs'
 import {
   FRAME_MAX, HEADER_MESSAGES, MESSAGES, TOPIC_KEYS, TOPIC_MATCHES, URL, URL_V6, bodyOf, bodySizes, check, contains, equal, errorOf, eventually,
   fibonacci, killAndRestartBroker, library, main, name, needBrokerControl, pause, scenario, skip, skipped, within,
@@ -661,6 +662,29 @@ onChannel('consumer_filter', async (channel) => {
   equal([wanted[3].content.toString(), wanted[3].fields.redelivered], ['eu 2', true], 'the redelivered message')
   channel.ackAll()
   equal(bodies(await take(channel, queue, 2)), ['us 1', 'uk 3'], 'what is left')
+})
+
+async function roundTripWithTls(url, options) {
+  const port = process.env.AMQPS_PORT ?? skip('no TLS here')
+  const connection = await within(amqp.connect(url(port), { ca: [readFileSync(process.env.TLS_CA)], servername: 'localhost', ...options }), 'the connection')
+  try {
+    const channel = await channelOf(connection)
+    const queue = await exclusiveQueue(channel)
+    const large = 'x'.repeat(300_000)
+    publish(channel, queue, 'hidden', large)
+    equal(bodies(await take(channel, queue, 2)), ['hidden', large], 'messages')
+  } finally {
+    await connection.close()
+  }
+}
+
+scenario('tls', () => roundTripWithTls((port) => `amqps://guest:guest@127.0.0.1:${port}/`, {}))
+
+scenario('tls_external', () => {
+  if (!process.env.AMQPS_PORT) skip('no TLS here')
+  return roundTripWithTls((port) => `amqps://127.0.0.1:${port}/`, {
+    cert: readFileSync(process.env.TLS_CERTIFICATE), key: readFileSync(process.env.TLS_KEY), credentials: amqp.credentials.external(),
+  })
 })
 
 scenario('recovery_after_kill', async () => {

@@ -3,6 +3,8 @@ import contextlib
 import datetime
 import decimal
 import functools
+import os
+import ssl
 import time
 import uuid
 
@@ -904,6 +906,34 @@ def consumer_filter(channel):
     equal(bodies(take(channel, queue, 2)), ["us 1", "uk 3"], "what is left")
     expect_channel_error(406, "x-filter: expected a value at position 11, found end of text",
                          lambda c: c.basic_consume(exclusive_queue(c), print, arguments={"x-filter": "priority >"}), channel.connection)
+
+def tls_parameters(credentials, certified):
+    if "AMQPS_PORT" not in os.environ:
+        raise Skip("no TLS here")
+    context = ssl.create_default_context(cafile=os.environ["TLS_CA"])
+    if certified:
+        context.load_cert_chain(os.environ["TLS_CERTIFICATE"], os.environ["TLS_KEY"])
+    return pika.ConnectionParameters("127.0.0.1", int(os.environ["AMQPS_PORT"]), credentials=credentials,
+                                     ssl_options=pika.SSLOptions(context, "localhost"))
+
+
+def round_trip_with_tls(credentials, certified):
+    connection = pika.BlockingConnection(tls_parameters(credentials, certified))
+    with contextlib.closing(connection):
+        channel = connection.channel()
+        queue = exclusive_queue(channel)
+        publish(channel, queue, b"hidden", b"x" * 300_000)
+        equal(bodies(take(channel, queue, 2)), ["hidden", "x" * 300_000], "messages")
+
+
+@scenario
+def tls():
+    round_trip_with_tls(pika.PlainCredentials("guest", "guest"), False)
+
+
+@scenario
+def tls_external():
+    round_trip_with_tls(pika.credentials.ExternalCredentials(), True)
 
 
 @scenario

@@ -22,15 +22,17 @@ pub mod parameters;
 pub mod peek;
 pub mod policies;
 pub mod queue_cell;
+pub mod registry;
 pub mod tenants;
 mod timers;
 mod topology;
 mod transport;
 pub mod vhost;
+mod views;
 
 pub use access::LoginRefused;
 pub use broker::{Alarms, Broker, BrokerConfig};
-pub use connection::{Connection, Now};
+pub use connection::{Connection, Direct, Now};
 pub use metrics::Snapshot;
 pub use timers::Doorbell;
 pub use transport::{PeerCertificate, TlsFacts};

@@ -187,11 +187,15 @@ impl Vhost {
     /// All queues, by name.
     #[must_use]
     pub fn queues(&self) -> Vec<Arc<QueueCell>> {
-        self.table
+        let mut all: Vec<_> = self
+            .table
             .read()
-            .queues()
+            .queue_handles()
             .map(|queue| Arc::clone(&queue.0))
-            .collect()
+            .collect();
+        // Not under the table's lock: there may be many.
+        all.sort_unstable_by(|left, right| left.name.cmp(&right.name));
+        all
     }
 
     /// All exchanges as they were declared, by name, the default exchange first.

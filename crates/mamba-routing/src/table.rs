@@ -586,6 +586,11 @@ impl<Q: QueueHandle> RoutingTable<Q> {
         queues.into_iter().map(|queue| &queue.handle)
     }
 
+    /// All queues in no particular order, for whoever sorts them without holding the table.
+    pub fn queue_handles(&self) -> impl Iterator<Item = &Q> {
+        self.queues.iter().map(|(_, queue)| &queue.handle)
+    }
+
     /// Queues.
     #[must_use]
     pub fn queue_count(&self) -> usize {

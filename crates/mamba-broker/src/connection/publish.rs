@@ -284,6 +284,7 @@ impl Core {
             None => None,
         };
 
+        channel.stats.publish += 1;
         self.counts.received(content.body().len());
         self.counts.messages_routed += route.queues.len() as u64;
         let confirm = match &mut channel.mode {
@@ -333,6 +334,7 @@ impl Core {
         if route.queues.is_empty() {
             if mandatory {
                 self.counts.messages_unroutable_returned += 1;
+                channel.stats.return_unroutable += 1;
                 let parts = Parts {
                     exchange,
                     routing_key,
@@ -349,6 +351,7 @@ impl Core {
                 );
             } else {
                 self.counts.messages_unroutable_dropped += 1;
+                channel.stats.drop_unroutable += 1;
             }
             publisher.batch.unroutable(confirm, id, &route);
             return Ok(());

@@ -119,6 +119,7 @@ impl QueueCell {
         enqueued: &mut Enqueued,
         after: &mut Aftermath,
     ) {
+        self.stats.published(arrivals.len() as u64);
         let queue = &mut state.queue;
         let watched = queue.consumer_count() > 0;
         // Behind what lies on the disk nobody gets them before they have been read back or moved up, but for filters.

@@ -13,6 +13,8 @@ mod memory;
 mod relocation;
 mod scan;
 mod settings;
+mod stats;
+mod view;
 mod waiting;
 
 use std::{
@@ -48,6 +50,7 @@ use crate::{
 
 pub(crate) use arrival::Arrival;
 pub(crate) use settings::DeadLetterTarget;
+pub use view::{ConsumerView, QueueView};
 
 /// Times `basic.get` tells the log of one message only, before it tells of more ahead.
 const GETS_EXACT: u64 = 8;
@@ -96,6 +99,7 @@ pub struct QueueCell {
     in_flight: Mutex<InFlight>,
     /// Counts relocations of its messages: what was read before one does not know the new places.
     relocations: AtomicU64,
+    pub(crate) stats: stats::QueueStats,
     state: Mutex<State>,
     /// Messages that are not ready yet. Taken alone or under `state`, never the other way round.
     room: Mutex<Room>,
@@ -266,6 +270,7 @@ impl QueueCell {
             paging: Arc::clone(&home.paging),
             in_flight: Mutex::default(),
             relocations: AtomicU64::new(0),
+            stats: stats::QueueStats::default(),
             room: Mutex::new(Room::new(first)),
         })
     }
@@ -430,8 +435,14 @@ impl QueueCell {
             drop(state);
             self.finish(after);
             match fetched {
-                Fetch::Message(fetched) => return Some((fetched, position)),
-                Fetch::Empty => return None,
+                Fetch::Message(fetched) => {
+                    self.stats.got(no_ack, fetched.stored.redelivered);
+                    return Some((fetched, position));
+                }
+                Fetch::Empty => {
+                    self.stats.found_empty();
+                    return None;
+                }
                 Fetch::Wanted => self.paging.finish(self.id),
             }
         }
@@ -499,6 +510,7 @@ impl QueueCell {
     }
 
     fn deliver(&self, queue: &Queue<ConsumerPort>, effects: &mut Effects) {
+        self.stats.delivered(&effects.deliveries);
         let mut unacknowledged = effects
             .deliveries
             .iter()
@@ -548,9 +560,7 @@ impl QueueCell {
         settled.map_or(LogPosition::NONE, |((), position)| position)
     }
 
-    /// Counters of this moment.
-    pub fn counts(&self) -> QueueCounts {
-        let state = self.state.lock();
+    fn counts_of(&self, state: &State) -> QueueCounts {
         let (delayed, delayed_bytes) = self.waiting_counts();
         QueueCounts {
             ready: state.queue.ready_count() as u64,
@@ -561,6 +571,12 @@ impl QueueCell {
             delayed,
             delayed_bytes,
         }
+    }
+
+    /// Counters of this moment.
+    pub fn counts(&self) -> QueueCounts {
+        let state = self.state.lock();
+        self.counts_of(&state)
     }
 
     /// The ready messages, and a page of them; what is on the disk is named only.
