@@ -33,6 +33,8 @@ use crate::{
 const RELEASE_MESSAGES_MAX: usize = 2048;
 /// … and octets of records after which the rest waits for the next time.
 const RELEASE_BYTES_MAX: usize = 1 << 20;
+/// Messages between two that are due, which are rather read and thrown away than skipped with a reading of their own.
+const GAP_MAX: u64 = 64;
 /// Messages read at once after a restart, and octets of records.
 const RECALL_MESSAGES_MAX: usize = 16_384;
 const RECALL_BYTES_MAX: usize = 4 << 20;
@@ -81,6 +83,14 @@ struct Due {
     /// How many of those taken out are answered: read, or lost.
     answered: usize,
     lost: u64,
+}
+
+/// What became of the reading of a message.
+#[derive(Clone)]
+enum Read {
+    NotYet,
+    Lost,
+    Found(LoadedMessage),
 }
 
 /// Gives the space of the waiting messages of a deleted queue free.
@@ -300,45 +310,78 @@ impl QueueCell {
         Some(act(held))
     }
 
-    /// Reads messages in the order they are due, until they are many octets or not written yet.
+    /// Reads messages, neighbours in the log together, until they are many octets or not written yet. Returns as many as are
+    /// read in the order they are due.
     fn read_due(&self, taken: &[Waiting]) -> Due {
-        let id = self.id.waiting_room();
-        let mut due = Due::default();
+        let mut order: Vec<usize> = (0..taken.len()).collect();
+        order.sort_unstable_by_key(|place| taken[*place].sequence);
+        let is_near =
+            |one: &usize, next: &usize| taken[*next].sequence.0 - taken[*one].sequence.0 <= GAP_MAX;
+        let mut groups: Vec<&[usize]> = order.chunk_by(is_near).collect();
+        // The first must not wait for the others' sake again and again.
+        if let Some(first) = groups.iter().position(|group| group.contains(&0)) {
+            groups.swap(0, first);
+        }
+        let mut read = vec![Read::NotYet; taken.len()];
         let mut octets = 0;
-        while let Some(first) = taken.get(due.answered)
-            && octets < RELEASE_BYTES_MAX
+        for group in groups {
+            if octets >= RELEASE_BYTES_MAX {
+                break;
+            }
+            self.read_group(taken, group, &mut read, &mut octets);
+        }
+        let mut due = Due::default();
+        for (read, waiting) in read.into_iter().zip(taken) {
+            match read {
+                Read::NotYet => break,
+                Read::Lost => due.lost += 1,
+                Read::Found(message) => due.messages.push((message, waiting.returns)),
+            }
+            due.answered += 1;
+        }
+        due
+    }
+
+    /// Reads the messages at these places of `taken`, by ascending sequence.
+    fn read_group(
+        &self,
+        taken: &[Waiting],
+        mut group: &[usize],
+        read: &mut [Read],
+        octets: &mut usize,
+    ) {
+        let id = self.id.waiting_room();
+        while let (Some(first), Some(last)) = (group.first(), group.last())
+            && *octets < RELEASE_BYTES_MAX
         {
-            let run = taken[due.answered..]
-                .iter()
-                .zip(first.sequence.0..)
-                .take_while(|(waiting, sequence)| waiting.sequence.0 == *sequence)
-                .count();
-            let from = first.sequence;
-            let to = Sequence(from.0 + run as u64);
+            let (from, to) = (taken[*first].sequence, taken[*last].sequence.next());
             let loaded = self.log.load(&LoadRequest {
                 queue: id,
                 level: 0,
                 from,
                 to,
-                octets_max: RELEASE_BYTES_MAX - octets,
-                messages_max: run,
+                octets_max: RELEASE_BYTES_MAX,
+                messages_max: usize::MAX,
             });
             self.report_damage(id, &loaded.damaged);
             if loaded.next <= from {
-                break;
+                return;
             }
-            let answered = usize::try_from(loaded.next.min(to).0 - from.0).unwrap_or(run);
-            due.lost += answered.saturating_sub(loaded.messages.len()) as u64;
-            for message in loaded.messages {
-                octets += message.message.record_len();
-                let place =
-                    due.answered + usize::try_from(message.sequence.0 - from.0).unwrap_or(0);
-                let returns = taken.get(place).map_or(0, |waiting| waiting.returns);
-                due.messages.push((message, returns));
+            let answered = group.partition_point(|place| taken[*place].sequence < loaded.next);
+            let mut messages = loaded.messages.into_iter().peekable();
+            for place in &group[..answered] {
+                let sequence = taken[*place].sequence;
+                while messages.next_if(|one| one.sequence < sequence).is_some() {}
+                read[*place] = match messages.next_if(|one| one.sequence == sequence) {
+                    Some(message) => {
+                        *octets += message.message.record_len();
+                        Read::Found(message)
+                    }
+                    None => Read::Lost,
+                };
             }
-            due.answered += answered;
+            group = &group[answered..];
         }
-        due
     }
 
     /// Enqueues what is due and settles it in the waiting room, dead letters as well, but for those that wait on.
