@@ -297,7 +297,7 @@ mod letters {
             client.put_persistent("dead", "first");
             for body in ["a", "b", "c"] {
                 client.put_persistent("q", body);
-                let got = channel.get("q", "").unwrap();
+                let got = channel.get("q", "").expect("a message");
                 channel.send(&reject(got.tag, ""));
             }
             eventually("they wait", || {
