@@ -66,6 +66,7 @@ func main() {
 		{"consumer_filter", consumerFilter},
 		{"tls", withTLS},
 		{"tls_external", withCertificate},
+		{"deduplication", deduplication},
 		{"recovery_after_kill", recoveryAfterKill},
 	})
 }

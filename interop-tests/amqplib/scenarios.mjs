@@ -469,6 +469,41 @@ onChannel('quorum_queue', async (channel) => {
   await channel.deleteQueue(queue)
 }, 'createConfirmChannel')
 
+scenario('deduplication', async () => {
+  needBrokerControl()
+  const [queue, behind, exchange] = [name('once'), name('behind'), name('once-x')]
+  const once = { durable: true, arguments: { 'x-message-deduplication': true, 'x-cache-size': 1000, 'x-cache-ttl': 3600000 } }
+  const publishAll = (body) => connected(async (connection) => {
+    const channel = await channelOf(connection, 'createConfirmChannel')
+    for (const id of ['order 1', 2, 'order 1', 2]) {
+      const options = { persistent: true, mandatory: true, headers: { 'x-deduplication-header': id } }
+      channel.sendToQueue(queue, Buffer.from(body), options)
+      channel.publish(exchange, 'any', Buffer.from(body), options)
+    }
+    await within(channel.waitForConfirms(), 'the confirms')
+  })
+  await connected(async (connection) => {
+    const channel = await channelOf(connection)
+    await channel.assertQueue(queue, once)
+    await channel.assertQueue(queue, once)
+    await channel.assertExchange(exchange, 'fanout', once)
+    await channel.assertQueue(behind, { durable: true })
+    await channel.bindQueue(behind, exchange, '')
+  })
+  await publishAll('first try')
+  await killAndRestartBroker()
+  await publishAll('second try')
+  await connected(async (connection) => {
+    const channel = await channelOf(connection)
+    for (const target of [queue, behind]) {
+      equal((await channel.checkQueue(target)).messageCount, 2, `messages in ${target}`)
+      equal(bodies(await take(channel, target, 2)), ['first try', 'first try'], `messages of ${target}`)
+      await channel.deleteQueue(target)
+    }
+    await channel.deleteExchange(exchange)
+  })
+})
+
 onChannel('delayed_messages', async (channel) => {
   needBrokerControl() // RabbitMQ needs a plugin for this.
   const { exchange } = await channel.assertExchange(name('delayed'), 'x-delayed-message', {

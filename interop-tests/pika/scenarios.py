@@ -668,6 +668,46 @@ def quorum_queue(channel):
                          lambda c: c.queue_declare(queue, durable=False, arguments={"x-queue-type": "quorum"}), channel.connection)
 
 
+def known_by(deduplication_id, **more):
+    return pika.BasicProperties(delivery_mode=2, headers={"x-deduplication-header": deduplication_id, **more})
+
+
+@scenario
+def deduplication():
+    interop.need_broker_control()
+    queue, behind, exchange = name("once"), name("behind"), name("once-x")
+    once = {"x-message-deduplication": True, "x-cache-size": 1000, "x-cache-ttl": 3600000}
+
+    def publish_all(body):
+        with connect() as connection:
+            channel = connection.channel()
+            # Each publish returns when it is confirmed.
+            channel.confirm_delivery()
+            for deduplication_id in ("order 1", 2, "order 1", 2):
+                channel.basic_publish("", queue, body, known_by(deduplication_id))
+                channel.basic_publish(exchange, "any", body, known_by(deduplication_id), mandatory=True)
+
+    with connect() as connection:
+        channel = connection.channel()
+        channel.queue_declare(queue, durable=True, arguments=once)
+        channel.queue_declare(queue, durable=True, arguments=once)
+        channel.exchange_declare(exchange, "x-message-deduplication", durable=True, arguments={"x-cache-size": "1000"})
+        channel.queue_declare(behind, durable=True)
+        channel.queue_bind(behind, exchange)
+    publish_all(b"first try")
+    interop.kill_and_restart_broker()
+    publish_all(b"second try")
+    with connect() as connection:
+        channel = connection.channel()
+        for target in (queue, behind):
+            equal(channel.queue_declare(target, passive=True).method.message_count, 2, f"messages in {target}")
+            equal(bodies(take(channel, target, 2)), ["first try"] * 2, f"messages of {target}")
+            channel.queue_delete(target)
+        channel.exchange_delete(exchange)
+        expect_channel_error(406, "invalid arg 'x-cache-size' for queue",
+                             lambda c: c.queue_declare(queue, arguments={**once, "x-cache-size": 0}), connection)
+
+
 @on_channel
 def delayed_messages(channel):
     interop.need_broker_control()  # RabbitMQ needs a plugin for this.

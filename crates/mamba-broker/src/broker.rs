@@ -25,7 +25,7 @@ use crate::{
     access::Access,
     commit::Commit,
     connection::{Connection, Now, Origin},
-    metrics::{Counts, Metrics, Snapshot},
+    metrics::{Counts, Deduplicator, Metrics, Snapshot},
     outbox::{ConsumerPort, Notice, Outbox},
     paging::Paging,
     queue_cell::{Ended, QueueCell},
@@ -871,13 +871,19 @@ impl Broker {
         log.clean_stop() && definitions.is_settled()
     }
 
-    /// Has every queue write down what lives in it. The queues are listed after the checkpoint's beginning: one that is declared
+    /// Has every queue write down what lives in it, and who takes each message once what it has seen. The queues are listed after the checkpoint's beginning: one that is declared
     /// later holds nothing older.
     fn write_checkpoint(&self, checkpoint: Checkpoint) {
         for queue in self.all_queues() {
             queue.checkpoint();
         }
-        self.store.0.log().checkpoint_done(checkpoint);
+        let log = self.store.0.log();
+        for vhost in self.vhosts() {
+            for ids in vhost.exchange_ids() {
+                ids.checkpoint(log, vhost.unix_ms());
+            }
+        }
+        log.checkpoint_done(checkpoint);
     }
 
     /// The node's counters at this moment.
@@ -896,7 +902,23 @@ impl Broker {
                 snapshot.message_bytes_ready += counts.ready_bytes;
                 snapshot.message_bytes_unacked += counts.unacked_bytes;
                 snapshot.consumers += counts.consumers;
+                snapshot
+                    .deduplication
+                    .extend(counts.deduplication.map(|counts| Deduplicator {
+                        vhost: Arc::clone(&vhost.name),
+                        kind: "queue",
+                        name: Arc::clone(&queue.name),
+                        counts,
+                    }));
             }
+            let exchanges = vhost.exchange_ids();
+            let exchanges = exchanges.iter().map(|ids| Deduplicator {
+                vhost: Arc::clone(&vhost.name),
+                kind: "exchange",
+                name: Arc::clone(&ids.name),
+                counts: ids.counts(),
+            });
+            snapshot.deduplication.extend(exchanges);
         }
         let log = self.store.0.log().stats();
         snapshot.log_syncs = log.syncs;

@@ -397,7 +397,7 @@ impl Letters {
             let mut arrivals: Vec<Arrival> = places.into_iter().map(arrival).collect();
             let mut died = Vec::new();
             let count = arrivals.len();
-            let enqueued = queue.enqueue_only(&mut arrivals, &mut died);
+            let enqueued = queue.enqueue_only(&mut arrivals, &[], &mut died);
             if enqueued.long {
                 long.push((Arc::clone(&queue), count));
             }

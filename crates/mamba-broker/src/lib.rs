@@ -11,6 +11,7 @@ mod commit;
 pub mod connection;
 mod dead_letters;
 mod death;
+pub mod deduplication;
 pub mod definitions;
 mod filter;
 mod lazy_properties;

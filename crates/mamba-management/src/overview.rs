@@ -72,6 +72,7 @@ fn exchange_types() -> Value {
             ExchangeKind::LocalRandom => {
                 "Picks one random local binding (queue) to route via (to)."
             }
+            ExchangeKind::MessageDeduplication => "Message Deduplication Exchange.",
         };
         (kind.word(), description)
     });

@@ -496,9 +496,11 @@ impl<Q: QueueHandle> RoutingTable<Q> {
             queues,
             waiting,
             cacheable,
+            deduplicates,
             stamps,
             scratch,
         } = out;
+        *deduplicates = self.exchanges[start].deduplicates();
         scratch.visited.insert(start);
         let mut at = 0;
         let mut delayed_at = 0;

@@ -10,6 +10,7 @@ mod deadlines;
 mod in_flight;
 mod journal;
 mod memory;
+mod once;
 mod relocation;
 mod scan;
 mod settings;
@@ -42,6 +43,7 @@ use crate::{
     arguments,
     commit::{Commit, CommitState},
     dead_letters::{self, Buried},
+    deduplication::{DeduplicationCounts, Memory, Rules},
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
     paging::{Job, Paging},
@@ -87,6 +89,8 @@ pub struct QueueCell {
     generation: Arc<AtomicU64>,
     /// Its own definition, on its way to the disk or there.
     definition: OnceLock<Arc<Commit>>,
+    /// It takes each message once.
+    deduplication: Option<Rules>,
     /// Where dead letters go now.
     dead_letter_target: RwLock<Option<Arc<DeadLetterTarget>>>,
     /// How long it may be unused, in milliseconds; 0: for ever.
@@ -108,6 +112,8 @@ pub struct QueueCell {
 struct State {
     queue: Queue<ConsumerPort>,
     effects: Effects,
+    /// What it remembers, if it takes each message once.
+    memory: Option<Box<Memory>>,
     deleted: bool,
     /// The log knows of everything up to here that it may be delivered…
     noted: Sequence,
@@ -154,6 +160,8 @@ pub struct QueueCounts {
     pub delayed_bytes: u64,
     /// Consumers.
     pub consumers: u64,
+    /// What it did about duplicates, if it takes each message once.
+    pub deduplication: Option<DeduplicationCounts>,
 }
 
 fn narrow(octets: usize) -> u32 {
@@ -235,6 +243,7 @@ impl QueueCell {
         first: Sequence,
         log: Log,
     ) -> Arc<Self> {
+        let deduplication = Rules::of_queue(&declaration.arguments);
         let Effective {
             settings,
             dead_letter_target,
@@ -248,6 +257,7 @@ impl QueueCell {
             state: Mutex::new(State {
                 queue: Queue::new(settings, first),
                 effects: Effects::default(),
+                memory: deduplication.as_ref().map(Memory::new).map(Box::new),
                 deleted: false,
                 noted: Sequence(0),
                 noted_at: LogPosition::NONE,
@@ -261,6 +271,7 @@ impl QueueCell {
                 looking: false,
             }),
             definition: OnceLock::new(),
+            deduplication,
             dead_letter_target: RwLock::new(dead_letter_target),
             expires_ms: AtomicU64::new(expires_ms),
             lease_until: AtomicU64::new(0),
@@ -351,7 +362,7 @@ impl QueueCell {
     }
 
     /// Dead-letters what died; never under the queue's lock, because other queues' locks are taken.
-    fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> Buried {
+    pub(crate) fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> Buried {
         match self.home.upgrade() {
             Some(home) if !dead.is_empty() => dead_letters::bury(self, &home, dead),
             _ => Buried::default(),
@@ -568,6 +579,7 @@ impl QueueCell {
             ready_bytes: state.queue.ready_bytes(),
             unacked_bytes: state.queue.unacked_bytes(),
             consumers: state.queue.consumer_count() as u64,
+            deduplication: state.memory.as_ref().map(|memory| memory.counts()),
             delayed,
             delayed_bytes,
         }
@@ -626,6 +638,7 @@ impl QueueCell {
         for waiter in state.waiters.drain(..) {
             waiter.release();
         }
+        state.memory = None;
         self.paging.account(std::mem::take(&mut state.accounted), 0);
         drop(state);
         let stored = old.messages().filter_map(settled_of).collect();
