@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -34,32 +34,30 @@ const SLEEP: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) enum Job {
     /// Read a part of it back.
-    PageIn(Arc<QueueCell>, PageIn),
+    PageIn(PageIn),
     /// Read a part of it and look for what a filter matches.
-    Scan(Arc<QueueCell>, Scan),
+    Scan(Scan),
     /// The log knows what it waited for.
-    Resume(Arc<QueueCell>),
+    Resume,
     /// Messages of its waiting room are due.
-    Release(Arc<QueueCell>),
+    Release,
     /// What its waiting room held before a restart is to be read.
-    Recall(Arc<QueueCell>),
+    Recall,
 }
 
 impl Job {
-    const fn queue(&self) -> &Arc<QueueCell> {
-        match self {
-            Self::PageIn(queue, _)
-            | Self::Scan(queue, _)
-            | Self::Resume(queue)
-            | Self::Release(queue)
-            | Self::Recall(queue) => queue,
-        }
-    }
-
     /// Whether somebody may wait for it in [`Paging::finish`].
     const fn is_for_reader(&self) -> bool {
-        matches!(self, Self::PageIn(..) | Self::Scan(..) | Self::Resume(_))
+        matches!(self, Self::PageIn(_) | Self::Scan(_) | Self::Resume)
     }
+}
+
+/// A job and its queue, which holds the list of jobs: the list must not hold the queue.
+#[derive(Clone, Debug)]
+struct Request {
+    id: QueueId,
+    queue: Weak<QueueCell>,
+    job: Job,
 }
 
 /// How reading back went.
@@ -84,7 +82,7 @@ pub(crate) enum Progress {
 
 #[derive(Debug, Default)]
 struct Jobs {
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<Request>,
     running: Vec<QueueId>,
     /// Jobs that have been done.
     finished: u64,
@@ -162,51 +160,63 @@ impl Paging {
         }
     }
 
-    /// Has a part of a queue read back by the next free thread.
-    pub(crate) fn request(&self, job: Job) {
-        self.jobs.lock().waiting.push_back(job);
+    /// Has something done for a queue by the next free thread.
+    pub(crate) fn request(&self, queue: &Arc<QueueCell>, job: Job) {
+        self.add(Request {
+            id: queue.id,
+            queue: Arc::downgrade(queue),
+            job,
+        });
+    }
+
+    fn add(&self, request: Request) {
+        self.jobs.lock().waiting.push_back(request);
         self.wake.notify_one();
     }
 
-    /// Reads one part back, if there is one to read. Returns whether there was.
+    /// Does one thing, if there is one to do. Returns whether there was.
     pub(crate) fn work_once(&self) -> bool {
-        let job = {
+        let request = {
             let mut jobs = self.jobs.lock();
-            let job = jobs.waiting.pop_front();
-            if let Some(job) = &job
+            let request = jobs.waiting.pop_front();
+            if let Some(Request { id, job, .. }) = &request
                 && job.is_for_reader()
             {
-                jobs.running.push(job.queue().id);
+                jobs.running.push(*id);
             }
-            job
+            request
         };
-        let Some(job) = job else { return false };
-        self.run(&job);
+        let Some(request) = request else { return false };
+        self.run(request);
         true
     }
 
-    fn run(&self, job: &Job) {
-        match job {
-            Job::PageIn(queue, page_in) => {
-                if queue.page_in(page_in) == PagedIn::TooEarly {
-                    // The queue asks again; the log writer needs a moment.
-                    std::thread::sleep(MOMENT);
+    fn run(&self, request: Request) {
+        let id = request.id;
+        let is_for_reader = request.job.is_for_reader();
+        if let Some(queue) = request.queue.upgrade() {
+            match &request.job {
+                Job::PageIn(page_in) => {
+                    if queue.page_in(page_in) == PagedIn::TooEarly {
+                        // The queue asks again; the log writer needs a moment.
+                        std::thread::sleep(MOMENT);
+                    }
                 }
-            }
-            Job::Scan(queue, scan) => {
-                if queue.scan(scan) == PagedIn::TooEarly {
-                    std::thread::sleep(MOMENT);
+                Job::Scan(scan) => {
+                    if queue.scan(scan) == PagedIn::TooEarly {
+                        std::thread::sleep(MOMENT);
+                    }
                 }
+                Job::Resume => queue.resume(),
+                Job::Release => self.go_on(queue.release(), request),
+                Job::Recall => self.go_on(queue.recall(), request),
             }
-            Job::Resume(queue) => queue.resume(),
-            Job::Release(queue) => self.go_on(queue.release(), job),
-            Job::Recall(queue) => self.go_on(queue.recall(), job),
         }
-        if !job.is_for_reader() {
+        if !is_for_reader {
             return;
         }
         let mut jobs = self.jobs.lock();
-        if let Some(index) = jobs.running.iter().position(|id| *id == job.queue().id) {
+        if let Some(index) = jobs.running.iter().position(|running| *running == id) {
             jobs.running.swap_remove(index);
         }
         jobs.finished += 1;
@@ -214,13 +224,13 @@ impl Paging {
     }
 
     /// Long work goes on behind what others have asked for meanwhile.
-    fn go_on(&self, progress: Progress, job: &Job) {
+    fn go_on(&self, progress: Progress, request: Request) {
         match progress {
             Progress::Done => return,
             Progress::More => {}
             Progress::TooEarly => std::thread::sleep(MOMENT),
         }
-        self.request(job.clone());
+        self.add(request);
     }
 
     /// Reads parts back until [`Self::stop`].
@@ -246,16 +256,16 @@ impl Paging {
     /// after that is left to the others.
     pub(crate) fn finish(&self, queue: QueueId) {
         let mut jobs = self.jobs.lock();
-        let is_its = |job: &&Job| job.is_for_reader() && job.queue().id == queue;
+        let is_its = |request: &&Request| request.job.is_for_reader() && request.id == queue;
         let requested = jobs.waiting.iter().filter(is_its).count();
         for _ in 0..requested {
-            let index = jobs.waiting.iter().position(|job| is_its(&job));
-            let Some(job) = index.and_then(|index| jobs.waiting.remove(index)) else {
+            let index = jobs.waiting.iter().position(|request| is_its(&request));
+            let Some(request) = index.and_then(|index| jobs.waiting.remove(index)) else {
                 break;
             };
             jobs.running.push(queue);
             drop(jobs);
-            self.run(&job);
+            self.run(request);
             jobs = self.jobs.lock();
         }
         let running = jobs.finished;

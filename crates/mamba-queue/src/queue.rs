@@ -1114,7 +1114,10 @@ impl<P: Port> Queue<P> {
         outcome: Outcome,
         effects: &mut Effects,
     ) {
-        if matches!(outcome, Outcome::Requeue | Outcome::Unsent) {
+        if matches!(
+            outcome,
+            Outcome::Requeue | Outcome::Failed | Outcome::Unsent
+        ) {
             self.wake_filters();
         }
         for (key, sequence) in keys {

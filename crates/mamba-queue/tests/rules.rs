@@ -1301,6 +1301,18 @@ mod filters {
         assert_eq!(x.asked.load(Ordering::Relaxed), 6);
     }
 
+    /// Rejects and channels that ended once did not wake filters that had come to the end: what came back stayed until
+    /// something new came.
+    #[test]
+    fn what_comes_back_after_a_failure_is_looked_at_again_too() {
+        for outcome in [Outcome::Requeue, Outcome::Failed, Outcome::Unsent] {
+            let mut scene = Scene::classic();
+            scene.enqueue_keys("zx");
+            assert_eq!(scene.filtered('a', &key("x"), 0), "a2");
+            assert_eq!(scene.settle(&[2], outcome), "a2!", "{outcome:?}");
+        }
+    }
+
     #[test]
     fn consumers_of_one_filter_take_turns() {
         let mut scene = Scene::classic();

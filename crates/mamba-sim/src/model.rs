@@ -431,7 +431,21 @@ impl Model {
         }
     }
 
-    /// A client with consumers has gone: what it was to get and did not counts as returned.
+    /// A client has gone: what it held comes back.
+    pub fn client_gone(&mut self, client: u64) {
+        let held = |queue: &QueueModel| -> Vec<(String, u64, Id)> {
+            let held = queue.entries.iter();
+            held.filter(|(_, entry)| entry.held_by == Some(client))
+                .map(|(id, _)| (queue.spec.name.clone(), queue.incarnation, *id))
+                .collect()
+        };
+        let held: Vec<_> = self.queues.values().flat_map(held).collect();
+        for (name, incarnation, id) in held {
+            self.give_back(&name, incarnation, id);
+        }
+    }
+
+    /// A client has gone that consumed from a queue or asked for a message: what it was to get and did not counts as returned.
     pub fn consumer_gone(&mut self, name: &str) {
         if let Some(queue) = self.queues.get_mut(name)
             && (queue.spec.returns_max().is_some() || queue.spec.retry_ms.is_some())

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -29,8 +29,10 @@ const START_MS: u64 = 1_700_000_000_000;
 const QUEUES: u64 = 7;
 /// Clients at one time.
 const CLIENTS_MAX: usize = 4;
-/// Turns of the store until it must be idle.
+/// Turns of the store until it must be idle…
 const TURNS_MAX: usize = 10_000;
+/// … and those for which the clock stands still.
+const TURNS_STILL: usize = 32;
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -195,7 +197,7 @@ pub(crate) fn run(plan: &Plan) -> (Result<Outcome, Failed>, String) {
     let result = world.live();
     // Clients first: their last words go to the broker.
     world.sessions.clear();
-    world.broker = None;
+    let result = result.and_then(|()| world.forget_broker());
     (result.map(|()| world.outcome), world.log)
 }
 
@@ -511,10 +513,15 @@ impl World {
         // Nothing that the dying process still does reaches the disk.
         self.disk.cut();
         for session in &self.sessions {
-            lose_gets(&mut self.model, session);
+            if session.client.is_served() {
+                lose_gets(&mut self.model, session);
+            } else {
+                // The broker has closed it, and took back what it held.
+                client_gone(&mut self.model, session);
+            }
         }
         self.sessions.clear();
-        self.broker = None;
+        self.forget_broker()?;
         self.disk.crash(how);
         self.model.restart(false);
         Ok(())
@@ -525,14 +532,13 @@ impl World {
             let last = self.sessions.len() - 1;
             self.leave(last);
         }
-        let Some(broker) = self.broker.take() else {
+        let Some(broker) = &self.broker else {
             return Ok(());
         };
         let stopped = broker.stop();
         self.tell(|| format!("clean stop: {stopped}"));
-        drop(broker);
+        self.forget_broker()?;
         if self.disk.is_off() || !stopped {
-            self.broker = None;
             let how = if self.disk.is_off() {
                 self.outcome.power_cuts += 1;
                 Crash::Power
@@ -550,6 +556,31 @@ impl World {
             self.model.restart(true);
         }
         self.start()
+    }
+
+    /// The broker has ended and has no clients any more: nothing of it may be left.
+    fn forget_broker(&mut self) -> Result<(), Failed> {
+        let Some(broker) = self.broker.take() else {
+            return Ok(());
+        };
+        let queues: Vec<_> = broker
+            .vhosts()
+            .iter()
+            .flat_map(|vhost| vhost.queues())
+            .map(|queue| Arc::downgrade(&queue))
+            .collect();
+        let ended = Arc::downgrade(&broker);
+        drop(broker);
+        if ended.strong_count() > 0 {
+            return Err("the broker has ended and is still in memory".to_owned());
+        }
+        match queues.iter().find_map(Weak::upgrade) {
+            Some(queue) => Err(format!(
+                "the broker has ended and its queue {} is still in memory",
+                queue.name
+            )),
+            None => Ok(()),
+        }
     }
 
     fn connect(&mut self, mode: Mode) -> Option<usize> {
@@ -601,27 +632,7 @@ impl World {
         let session = self.sessions.remove(index);
         let number = session.number;
         self.tell(|| format!("client {number} leaves"));
-        for held in session
-            .unacked
-            .values()
-            .chain(session.settlements.iter().map(|(_, held, _)| held))
-        {
-            self.model.give_back(&held.queue, held.incarnation, held.id);
-        }
-        for (queue, _, _) in session.consumers.values() {
-            self.model.consumer_gone(queue);
-        }
-        lose_gets(&mut self.model, &session);
-        // What was said and not taken whole is unsaid; what it settled in vain comes back.
-        drop(session);
-        for queue in self.model.queues.values_mut() {
-            for entry in queue.entries.values_mut() {
-                if entry.held_by == Some(number) {
-                    entry.held_by = None;
-                    entry.returns += 1;
-                }
-            }
-        }
+        client_gone(&mut self.model, &session);
     }
 
     /// One round of the store's duties.
@@ -651,6 +662,10 @@ impl World {
                 }
                 if turn > TURNS_MAX {
                     return Err("the store never comes to rest".to_owned());
+                }
+                if turn % TURNS_STILL == TURNS_STILL - 1 {
+                    // A pager may wait for what the log writes a moment later only.
+                    self.pass(Duration::from_millis(10));
                 }
             }
         }
@@ -1669,6 +1684,24 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// A client has gone, or is about to: what was said and not taken whole is unsaid, what it settled in vain comes back.
+fn client_gone(model: &mut Model, session: &Session) {
+    for (queue, _, _) in session.consumers.values() {
+        model.consumer_gone(queue);
+    }
+    for (said, ..) in &session.awaited {
+        if let Said::Get {
+            queue,
+            no_ack: false,
+        } = said
+        {
+            model.consumer_gone(queue);
+        }
+    }
+    lose_gets(model, session);
+    model.client_gone(session.number);
 }
 
 /// A message that was asked for without acknowledgement has left its queue before it arrives; nobody knows which.

@@ -245,8 +245,7 @@ impl DurableWaker for Resume {
     fn durable(&self) {
         // On the log's thread: what takes a queue's lock is for the pagers.
         if let Some(queue) = self.0.upgrade() {
-            let paging = Arc::clone(&queue.paging);
-            paging.request(Job::Resume(queue));
+            queue.paging.request(&queue, Job::Resume);
         }
     }
 }

@@ -493,13 +493,13 @@ impl QueueCell {
             after.dropped.append(&mut effects.dropped);
             self.deliver(queue, effects);
             for page_in in effects.wanted.drain(..) {
-                self.paging.request(Job::PageIn(Arc::clone(self), page_in));
+                self.paging.request(self, Job::PageIn(page_in));
             }
             for scan in effects.scans.drain(..) {
-                self.paging.request(Job::Scan(Arc::clone(self), scan));
+                self.paging.request(self, Job::Scan(scan));
             }
             if effects.unfinished && !std::mem::replace(looking, true) {
-                self.paging.request(Job::Resume(Arc::clone(self)));
+                self.paging.request(self, Job::Resume);
             }
             let mut again = false;
             for consumer in effects.starved.drain(..) {

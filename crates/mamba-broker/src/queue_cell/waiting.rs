@@ -239,7 +239,7 @@ impl QueueCell {
             Some(due_ms) if due_ms <= now_ms && !room.releasing => {
                 room.releasing = true;
                 drop(room);
-                self.paging.request(Job::Release(Arc::clone(self)));
+                self.paging.request(self, Job::Release);
             }
             Some(due_ms) => self.arm_room(&mut room, due_ms),
             None => {}
@@ -515,7 +515,7 @@ impl QueueCell {
     /// Has pagers read, after a restart, when the waiting messages are ready.
     pub(super) fn open_room(self: &Arc<Self>) {
         if self.room.lock().held.is_some() {
-            self.paging.request(Job::Recall(Arc::clone(self)));
+            self.paging.request(self, Job::Recall);
         }
     }
 
