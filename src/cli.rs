@@ -104,6 +104,9 @@ pub(crate) struct ServeArgs {
         value_delimiter = ','
     )]
     listen: Vec<ListenAddress>,
+    /// HTTP management API, or off [default: 127.0.0.1:15672]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "MAMBAMQ_MANAGEMENT_LISTEN")]
+    management_listen: Option<OptionalListen>,
     /// Prometheus endpoint, or off [default: 127.0.0.1:15692]
     #[arg(long, value_name = "ADDRESS:PORT", env = "MAMBAMQ_METRICS_LISTEN")]
     metrics_listen: Option<OptionalListen>,
@@ -146,6 +149,13 @@ impl ServeArgs {
                 "listeners.amqp",
                 (!listen.is_empty()).then_some(Value::Array(listen)),
                 "--listen",
+            ),
+            (
+                "management.listen",
+                self.management_listen
+                    .as_ref()
+                    .map(|listen| Value::from(listen.to_string())),
+                "--management-listen",
             ),
             (
                 "metrics.listen",

@@ -56,6 +56,7 @@ fn command_line() -> Vec<OsString> {
 }
 
 fn main() -> ExitCode {
+    mamba_memory::give_back_early();
     let cli = Cli::parse_from(command_line());
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(arguments) => match load(arguments.config.as_deref(), arguments.overrides())

@@ -4,17 +4,22 @@ use std::{
     hash::{BuildHasher, RandomState},
     io,
     net::SocketAddr,
+    num::NonZero,
     sync::Arc,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use mamba_broker::{Broker, BrokerConfig};
+use mamba_management::Listener;
 use mamba_server::{Server, ServerConfig, tls::Tls};
 use mamba_store::{OpenError, RecoveryReport};
 
 use crate::{
     config::{Config, Store, SyncMode},
-    definitions, process,
+    definitions,
+    metrics::Identity,
+    process::{self, Readings},
 };
 
 /// Opens the data folder and recovers what is in it.
@@ -110,6 +115,38 @@ fn broker_config(config: &Config) -> BrokerConfig {
     }
 }
 
+/// What the management API says about this node.
+pub(crate) fn managed(
+    config: &Config,
+    identity: &Identity,
+    listeners: Vec<Listener>,
+    started: Instant,
+) -> mamba_management::Node {
+    let data_dir = config.store.data_dir.clone();
+    let folder = data_dir.clone();
+    mamba_management::Node {
+        name: identity.node.clone(),
+        version: identity.version.clone(),
+        product: identity.product.clone(),
+        cluster_name: identity.cluster.clone(),
+        data_dir,
+        listeners,
+        memory_limit_bytes: identity.memory_limit_bytes,
+        disk_free_limit_bytes: identity.disk_free_limit_bytes,
+        processors: thread::available_parallelism().map_or(1, NonZero::get),
+        started,
+        readings: Box::new(move || {
+            let readings = Readings::take(&folder);
+            mamba_management::Readings {
+                open_fds: readings.open_fds,
+                max_fds: readings.max_fds,
+                resident_bytes: readings.resident_bytes,
+                disk_free_bytes: readings.disk_free_bytes,
+            }
+        }),
+    }
+}
+
 fn report(report: &RecoveryReport) {
     tracing::info!(
         clean_stop = report.clean,
@@ -144,7 +181,7 @@ fn report(report: &RecoveryReport) {
 pub(crate) fn explain_listen(address: SocketAddr, error: &io::Error) -> String {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "another program listens there; stop it, or choose another address with --listen or --metrics-listen"
+            "another program listens there; stop it, or choose another address with --listen, --management-listen or --metrics-listen"
         }
         io::ErrorKind::PermissionDenied => {
             "choose a port above 1023, or give the broker the right to use this one"
@@ -152,7 +189,7 @@ pub(crate) fn explain_listen(address: SocketAddr, error: &io::Error) -> String {
         io::ErrorKind::AddrNotAvailable => {
             "this machine does not have that address; choose one it has, or *:PORT for all of them"
         }
-        _ => "choose another address with --listen or --metrics-listen",
+        _ => "choose another address with --listen, --management-listen or --metrics-listen",
     };
     format!("cannot listen on {address}: {error}; {advice}")
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use mamba_broker::{Alarms, Broker};
+use mamba_management::{Listener, Listening};
 use mamba_server::{
     control::Control,
     tls::{Tls, TlsError},
@@ -39,6 +40,12 @@ use crate::{
     process::{self, Readings},
     supervisor,
 };
+
+/// Protocols of listeners, as the management API names them.
+const AMQP: &str = "amqp";
+const AMQPS: &str = "amqp/ssl";
+const HTTP: &str = "http";
+const PROMETHEUS: &str = "http/prometheus";
 
 /// How often memory and disk are compared with their alarm thresholds.
 const ALARM_INTERVAL: Duration = Duration::from_secs(1);
@@ -114,20 +121,21 @@ enum StartError {
 }
 
 /// Tells tools that read the lock file where clients can connect.
-fn announce(
-    broker: &Broker,
-    amqp: &[SocketAddr],
-    amqps: &[SocketAddr],
-    metrics: Option<SocketAddr>,
-) -> io::Result<()> {
-    // The plain ones last: who sees an amqp line may rely on all of them.
-    let metrics = metrics
+fn announce(broker: &Broker, listeners: &[Listener]) -> io::Result<()> {
+    // AMQP last: who sees an amqp line may rely on all of them.
+    let (amqp, pages): (Vec<_>, Vec<_>) = listeners
         .iter()
-        .map(|address| ("metrics", address.to_string()));
-    let lines: Vec<_> = metrics
-        .chain(amqps.iter().map(|address| ("amqps", address.to_string())))
-        .chain(amqp.iter().map(|address| ("amqp", address.to_string())))
-        .collect();
+        .partition(|listener| listener.protocol == AMQP);
+    let lines = pages.into_iter().chain(amqp).map(|listener| {
+        let name = match listener.protocol {
+            AMQPS => "amqps",
+            HTTP => "management",
+            PROMETHEUS => "metrics",
+            other => other,
+        };
+        (name, listener.address.to_string())
+    });
+    let lines: Vec<_> = lines.collect();
     let lines: Vec<_> = lines
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
@@ -152,12 +160,24 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     let tls_addresses = resolve_all(&config.listeners.amqps)?;
     let server =
         node::bind(&broker, config, addresses, tls_addresses, tls).map_err(StartError::Address)?;
-    let listeners = server.local_addresses();
-    let tls_listeners = server.tls_addresses();
+    let management = bind_management(config).await?;
     let endpoint = bind_metrics(config).await?;
-    let metrics_address = endpoint
-        .as_ref()
-        .and_then(|endpoint| endpoint.local_address().ok());
+    let management_address = management.as_ref().and_then(|it| it.local_address().ok());
+    let metrics_address = endpoint.as_ref().and_then(|it| it.local_address().ok());
+    let (amqp, amqps) = (server.local_addresses(), server.tls_addresses());
+    let pages = [(HTTP, management_address), (PROMETHEUS, metrics_address)];
+    let listeners: Vec<Listener> = amqp
+        .iter()
+        .map(|address| (AMQP, Some(*address)))
+        .chain(amqps.iter().map(|address| (AMQPS, Some(*address))))
+        .chain(pages)
+        .filter_map(|(protocol, address)| {
+            Some(Listener {
+                protocol,
+                address: address?,
+            })
+        })
+        .collect();
 
     let memory = process::memory_total();
     let identity = Identity {
@@ -174,6 +194,10 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
         config.clone(),
         identity.clone(),
     ));
+    let management_task = management.map(|management| {
+        let node = node::managed(config, &identity, listeners.clone(), started.into_std());
+        tokio::spawn(management.run(Arc::clone(&broker), node, stopping.clone()))
+    });
     let metrics_task = endpoint.map(|endpoint| {
         let (broker, folder) = (Arc::clone(&broker), config.store.data_dir.clone());
         let source = move || {
@@ -190,16 +214,19 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
         .map(|control| tokio::spawn(control.run(Arc::clone(&broker), stopping.clone())));
     let mut serving = tokio::spawn(server.run(stopping));
 
-    for address in &listeners {
+    for address in &amqp {
         tracing::info!(%address, "AMQP listener ready");
     }
-    for address in &tls_listeners {
+    for address in &amqps {
         tracing::info!(%address, "AMQP listener with TLS ready");
+    }
+    if let Some(address) = management_address {
+        tracing::info!(%address, "management API ready below /api");
     }
     if let Some(address) = metrics_address {
         tracing::info!(%address, "metrics ready at /metrics");
     }
-    announce(&broker, &listeners, &tls_listeners, metrics_address).map_err(StartError::Announce)?;
+    announce(&broker, &listeners).map_err(StartError::Announce)?;
     tracing::info!(after_ms = millis(started.elapsed()), "ready for clients");
     supervisor::ready();
 
@@ -220,7 +247,7 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     let drain_started = Instant::now();
     drain(
         &mut serving,
-        metrics_task,
+        [management_task, metrics_task],
         Duration::from_secs(config.shutdown.grace_secs),
     )
     .await;
@@ -276,28 +303,38 @@ fn bind_control(config: &Config) -> Option<Control> {
         .ok()
 }
 
-async fn bind_metrics(config: &Config) -> Result<Option<Endpoint>, StartError> {
-    let OptionalListen::On(listen) = &config.metrics.listen else {
+async fn bind_management(config: &Config) -> Result<Option<Listening>, StartError> {
+    let Some(addresses) = page_addresses(&config.management.listen)? else {
         return Ok(None);
     };
-    let addresses = listen.resolve().map_err(StartError::Address)?;
-    match Endpoint::bind(&addresses).await {
-        Ok(endpoint) => Ok(Some(endpoint)),
-        Err(error) => {
-            let asked = addresses.first().map_or_else(
-                || format!("no address for {listen}"),
-                |address| node::explain_listen(*address, &error),
-            );
-            Err(StartError::Address(asked))
-        }
-    }
+    let bound = Listening::bind(&addresses).await;
+    bound.map(Some).map_err(|error| unbound(&addresses, &error))
 }
 
-async fn drain(
-    serving: &mut JoinHandle<()>,
-    metrics_task: Option<JoinHandle<()>>,
-    grace: Duration,
-) {
+async fn bind_metrics(config: &Config) -> Result<Option<Endpoint>, StartError> {
+    let Some(addresses) = page_addresses(&config.metrics.listen)? else {
+        return Ok(None);
+    };
+    let bound = Endpoint::bind(&addresses).await;
+    bound.map(Some).map_err(|error| unbound(&addresses, &error))
+}
+
+fn page_addresses(listen: &OptionalListen) -> Result<Option<Vec<SocketAddr>>, StartError> {
+    let OptionalListen::On(listen) = listen else {
+        return Ok(None);
+    };
+    listen.resolve().map(Some).map_err(StartError::Address)
+}
+
+fn unbound(addresses: &[SocketAddr], error: &io::Error) -> StartError {
+    let asked = addresses.first().map_or_else(
+        || "no address to listen on".to_owned(),
+        |address| node::explain_listen(*address, error),
+    );
+    StartError::Address(asked)
+}
+
+async fn drain(serving: &mut JoinHandle<()>, pages: [Option<JoinHandle<()>>; 2], grace: Duration) {
     match timeout(grace + GRACE_MARGIN, serving).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) => tracing::error!("the server failed while it closed connections"),
@@ -306,8 +343,8 @@ async fn drain(
             "some connections did not close in time and are dropped"
         ),
     }
-    if let Some(task) = metrics_task {
-        // A scraper that does not read its page must not hold up the stop.
+    for task in pages.into_iter().flatten() {
+        // A client that does not read its page must not hold up the stop.
         let _ = timeout(Duration::from_secs(1), task).await;
     }
 }

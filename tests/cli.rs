@@ -44,6 +44,7 @@ mod help {
             "--config",
             "--data-dir",
             "--listen",
+            "--management-listen",
             "--metrics-listen",
             "--log-level",
             "--stop-with-stdin",

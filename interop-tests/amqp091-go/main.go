@@ -4,10 +4,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math"
 	"net"
+	"os"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -61,6 +64,9 @@ func main() {
 		{"delayed_messages", delayedMessages},
 		{"retries", retries},
 		{"consumer_filter", consumerFilter},
+		{"tls", withTLS},
+		{"tls_external", withCertificate},
+		{"deduplication", deduplication},
 		{"recovery_after_kill", recoveryAfterKill},
 	})
 }
@@ -873,6 +879,39 @@ func quorumQueue() {
 		must(second.Ack(false))
 		get(channel.QueueDelete(queue, false, false, false))
 	})
+}
+
+func withTLS() {
+	roundTripWithTLS(nil, []amqp.Authentication{&amqp.PlainAuth{Username: "guest", Password: "guest"}})
+}
+
+func withCertificate() {
+	if os.Getenv("AMQPS_PORT") == "" {
+		skip("no TLS here")
+	}
+	certificate := get(tls.LoadX509KeyPair(os.Getenv("TLS_CERTIFICATE"), os.Getenv("TLS_KEY")))
+	roundTripWithTLS([]tls.Certificate{certificate}, []amqp.Authentication{&amqp.ExternalAuth{}})
+}
+
+func roundTripWithTLS(certificates []tls.Certificate, logins []amqp.Authentication) {
+	port := os.Getenv("AMQPS_PORT")
+	if port == "" {
+		skip("no TLS here")
+	}
+	roots := x509.NewCertPool()
+	check(roots.AppendCertsFromPEM(get(os.ReadFile(os.Getenv("TLS_CA")))), "the authority's certificate")
+	connection := get(amqp.DialConfig("amqps://localhost:"+port+"/", amqp.Config{
+		SASL:            logins,
+		TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: certificates, ServerName: "localhost"},
+		Dial:            func(network, _ string) (net.Conn, error) { return net.DialTimeout(network, "127.0.0.1:"+port, wait) },
+	}))
+	defer connection.Close()
+	channel := channelOf(connection)
+	queue := exclusiveQueue(channel, nil)
+	large := strings.Repeat("x", 300000)
+	publish(channel, queue, "hidden", large)
+	received := take(channel, queue, 2)
+	equal([]string{string(received[0].Body), string(received[1].Body)}, []string{"hidden", large}, "messages")
 }
 
 func recoveryAfterKill() {

@@ -1,4 +1,5 @@
 // amqplib: the promise API, and its own recovery.
+import { readFileSync } from 'node:fs'
 import {
   FRAME_MAX, HEADER_MESSAGES, MESSAGES, TOPIC_KEYS, TOPIC_MATCHES, URL, URL_V6, bodyOf, bodySizes, check, contains, equal, errorOf, eventually,
   fibonacci, killAndRestartBroker, library, main, name, needBrokerControl, pause, scenario, skip, skipped, within,
@@ -468,6 +469,41 @@ onChannel('quorum_queue', async (channel) => {
   await channel.deleteQueue(queue)
 }, 'createConfirmChannel')
 
+scenario('deduplication', async () => {
+  needBrokerControl()
+  const [queue, behind, exchange] = [name('once'), name('behind'), name('once-x')]
+  const once = { durable: true, arguments: { 'x-message-deduplication': true, 'x-cache-size': 1000, 'x-cache-ttl': 3600000 } }
+  const publishAll = (body) => connected(async (connection) => {
+    const channel = await channelOf(connection, 'createConfirmChannel')
+    for (const id of ['order 1', 2, 'order 1', 2]) {
+      const options = { persistent: true, mandatory: true, headers: { 'x-deduplication-header': id } }
+      channel.sendToQueue(queue, Buffer.from(body), options)
+      channel.publish(exchange, 'any', Buffer.from(body), options)
+    }
+    await within(channel.waitForConfirms(), 'the confirms')
+  })
+  await connected(async (connection) => {
+    const channel = await channelOf(connection)
+    await channel.assertQueue(queue, once)
+    await channel.assertQueue(queue, once)
+    await channel.assertExchange(exchange, 'fanout', once)
+    await channel.assertQueue(behind, { durable: true })
+    await channel.bindQueue(behind, exchange, '')
+  })
+  await publishAll('first try')
+  await killAndRestartBroker()
+  await publishAll('second try')
+  await connected(async (connection) => {
+    const channel = await channelOf(connection)
+    for (const target of [queue, behind]) {
+      equal((await channel.checkQueue(target)).messageCount, 2, `messages in ${target}`)
+      equal(bodies(await take(channel, target, 2)), ['first try', 'first try'], `messages of ${target}`)
+      await channel.deleteQueue(target)
+    }
+    await channel.deleteExchange(exchange)
+  })
+})
+
 onChannel('delayed_messages', async (channel) => {
   needBrokerControl() // RabbitMQ needs a plugin for this.
   const { exchange } = await channel.assertExchange(name('delayed'), 'x-delayed-message', {
@@ -661,6 +697,29 @@ onChannel('consumer_filter', async (channel) => {
   equal([wanted[3].content.toString(), wanted[3].fields.redelivered], ['eu 2', true], 'the redelivered message')
   channel.ackAll()
   equal(bodies(await take(channel, queue, 2)), ['us 1', 'uk 3'], 'what is left')
+})
+
+async function roundTripWithTls(url, options) {
+  const port = process.env.AMQPS_PORT ?? skip('no TLS here')
+  const connection = await within(amqp.connect(url(port), { ca: [readFileSync(process.env.TLS_CA)], servername: 'localhost', ...options }), 'the connection')
+  try {
+    const channel = await channelOf(connection)
+    const queue = await exclusiveQueue(channel)
+    const large = 'x'.repeat(300_000)
+    publish(channel, queue, 'hidden', large)
+    equal(bodies(await take(channel, queue, 2)), ['hidden', large], 'messages')
+  } finally {
+    await connection.close()
+  }
+}
+
+scenario('tls', () => roundTripWithTls((port) => `amqps://guest:guest@127.0.0.1:${port}/`, {}))
+
+scenario('tls_external', () => {
+  if (!process.env.AMQPS_PORT) skip('no TLS here')
+  return roundTripWithTls((port) => `amqps://127.0.0.1:${port}/`, {
+    cert: readFileSync(process.env.TLS_CERTIFICATE), key: readFileSync(process.env.TLS_KEY), credentials: amqp.credentials.external(),
+  })
 })
 
 scenario('recovery_after_kill', async () => {

@@ -1,9 +1,11 @@
 import com.rabbitmq.client.AMQP;
+import com.rabbitmq.client.Address;
 import com.rabbitmq.client.AlreadyClosedException;
 import com.rabbitmq.client.Channel;
 import com.rabbitmq.client.Connection;
 import com.rabbitmq.client.ConnectionFactory;
 import com.rabbitmq.client.DefaultConsumer;
+import com.rabbitmq.client.DefaultSaslConfig;
 import com.rabbitmq.client.Delivery;
 import com.rabbitmq.client.Envelope;
 import com.rabbitmq.client.GetResponse;
@@ -16,10 +18,20 @@ import com.rabbitmq.client.RpcClientParams;
 import com.rabbitmq.client.ShutdownSignalException;
 import com.rabbitmq.client.impl.LongStringHelper;
 import java.io.IOException;
+import java.io.InputStream;
 import java.math.BigDecimal;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.security.KeyFactory;
+import java.security.KeyStore;
+import java.security.PrivateKey;
+import java.security.cert.Certificate;
+import java.security.cert.CertificateFactory;
+import java.security.spec.PKCS8EncodedKeySpec;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Base64;
 import java.util.BitSet;
 import java.util.Date;
 import java.util.HashMap;
@@ -39,6 +51,9 @@ import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicBoolean;
+import javax.net.ssl.KeyManagerFactory;
+import javax.net.ssl.SSLContext;
+import javax.net.ssl.TrustManagerFactory;
 
 /** The interop scenarios with the RabbitMQ Java client; prints one line per scenario. */
 public final class Scenarios {
@@ -94,6 +109,8 @@ public final class Scenarios {
         all.put("error_530", Scenarios::error530);
         all.put("error_540", Scenarios::error540);
         all.put("quorum_queue", Scenarios::quorumQueue);
+        all.put("tls", Scenarios::tls);
+        all.put("tls_external", Scenarios::tlsExternal);
         all.put("recovery_after_kill", Scenarios::recoveryAfterKill);
 
         String only = env("INTEROP_ONLY", "");
@@ -906,6 +923,63 @@ public final class Scenarios {
             }
             channel.basicAck(delivery.getEnvelope().getDeliveryTag(), false);
             channel.queueDelete(queue);
+        }
+    }
+
+    private static void tls() throws Exception {
+        roundTripWithTls(false);
+    }
+
+    private static void tlsExternal() throws Exception {
+        roundTripWithTls(true);
+    }
+
+    private static void roundTripWithTls(boolean certified) throws Exception {
+        String port = env("AMQPS_PORT", "");
+        if (port.isEmpty()) {
+            throw new Skip("no TLS here");
+        }
+        CertificateFactory reader = CertificateFactory.getInstance("X.509");
+        KeyStore trusted = KeyStore.getInstance(KeyStore.getDefaultType());
+        trusted.load(null, null);
+        try (InputStream authority = Files.newInputStream(Path.of(env("TLS_CA", "")))) {
+            trusted.setCertificateEntry("authority", reader.generateCertificate(authority));
+        }
+        TrustManagerFactory trust = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+        trust.init(trusted);
+        KeyManagerFactory keys = KeyManagerFactory.getInstance(KeyManagerFactory.getDefaultAlgorithm());
+        KeyStore own = KeyStore.getInstance(KeyStore.getDefaultType());
+        own.load(null, null);
+        if (certified) {
+            String pem = Files.readString(Path.of(env("TLS_KEY", ""))).replaceAll("-----[^-]+-----|\\s", "");
+            PrivateKey key = KeyFactory.getInstance("RSA").generatePrivate(new PKCS8EncodedKeySpec(Base64.getDecoder().decode(pem)));
+            try (InputStream certificate = Files.newInputStream(Path.of(env("TLS_CERTIFICATE", "")))) {
+                own.setKeyEntry("own", key, new char[0], new Certificate[] {reader.generateCertificate(certificate)});
+            }
+        }
+        keys.init(own, new char[0]);
+        SSLContext context = SSLContext.getInstance("TLS");
+        context.init(keys.getKeyManagers(), trust.getTrustManagers(), null);
+        ConnectionFactory factory = new ConnectionFactory();
+        factory.setHost("localhost");
+        factory.setPort(Integer.parseInt(port));
+        factory.useSslProtocol(context);
+        factory.enableHostnameVerification();
+        if (certified) {
+            factory.setSaslConfig(DefaultSaslConfig.EXTERNAL);
+        }
+        try (Connection connection = factory.newConnection(List.of(new Address("127.0.0.1", Integer.parseInt(port))))) {
+            Channel channel = connection.createChannel();
+            String queue = channel.queueDeclare().getQueue();
+            String large = "x".repeat(300_000);
+            for (String body : List.of("hidden", large)) {
+                channel.basicPublish("", queue, null, body.getBytes(StandardCharsets.UTF_8));
+            }
+            for (String body : List.of("hidden", large)) {
+                GetResponse response = channel.basicGet(queue, true);
+                check(response != null, "a message of " + body.length() + " characters");
+                check(body.equals(new String(response.getBody(), StandardCharsets.UTF_8)), "the body");
+            }
         }
     }
 

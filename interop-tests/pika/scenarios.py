@@ -3,6 +3,8 @@ import contextlib
 import datetime
 import decimal
 import functools
+import os
+import ssl
 import time
 import uuid
 
@@ -666,6 +668,46 @@ def quorum_queue(channel):
                          lambda c: c.queue_declare(queue, durable=False, arguments={"x-queue-type": "quorum"}), channel.connection)
 
 
+def known_by(deduplication_id, **more):
+    return pika.BasicProperties(delivery_mode=2, headers={"x-deduplication-header": deduplication_id, **more})
+
+
+@scenario
+def deduplication():
+    interop.need_broker_control()
+    queue, behind, exchange = name("once"), name("behind"), name("once-x")
+    once = {"x-message-deduplication": True, "x-cache-size": 1000, "x-cache-ttl": 3600000}
+
+    def publish_all(body):
+        with connect() as connection:
+            channel = connection.channel()
+            # Each publish returns when it is confirmed.
+            channel.confirm_delivery()
+            for deduplication_id in ("order 1", 2, "order 1", 2):
+                channel.basic_publish("", queue, body, known_by(deduplication_id))
+                channel.basic_publish(exchange, "any", body, known_by(deduplication_id), mandatory=True)
+
+    with connect() as connection:
+        channel = connection.channel()
+        channel.queue_declare(queue, durable=True, arguments=once)
+        channel.queue_declare(queue, durable=True, arguments=once)
+        channel.exchange_declare(exchange, "x-message-deduplication", durable=True, arguments={"x-cache-size": "1000"})
+        channel.queue_declare(behind, durable=True)
+        channel.queue_bind(behind, exchange)
+    publish_all(b"first try")
+    interop.kill_and_restart_broker()
+    publish_all(b"second try")
+    with connect() as connection:
+        channel = connection.channel()
+        for target in (queue, behind):
+            equal(channel.queue_declare(target, passive=True).method.message_count, 2, f"messages in {target}")
+            equal(bodies(take(channel, target, 2)), ["first try"] * 2, f"messages of {target}")
+            channel.queue_delete(target)
+        channel.exchange_delete(exchange)
+        expect_channel_error(406, "invalid arg 'x-cache-size' for queue",
+                             lambda c: c.queue_declare(queue, arguments={**once, "x-cache-size": 0}), connection)
+
+
 @on_channel
 def delayed_messages(channel):
     interop.need_broker_control()  # RabbitMQ needs a plugin for this.
@@ -903,6 +945,34 @@ def consumer_filter(channel):
     equal(bodies(take(channel, queue, 2)), ["us 1", "uk 3"], "what is left")
     expect_channel_error(406, "x-filter: expected a value at position 11, found end of text",
                          lambda c: c.basic_consume(exclusive_queue(c), print, arguments={"x-filter": "priority >"}), channel.connection)
+
+def tls_parameters(credentials, certified):
+    if "AMQPS_PORT" not in os.environ:
+        raise Skip("no TLS here")
+    context = ssl.create_default_context(cafile=os.environ["TLS_CA"])
+    if certified:
+        context.load_cert_chain(os.environ["TLS_CERTIFICATE"], os.environ["TLS_KEY"])
+    return pika.ConnectionParameters("127.0.0.1", int(os.environ["AMQPS_PORT"]), credentials=credentials,
+                                     ssl_options=pika.SSLOptions(context, "localhost"))
+
+
+def round_trip_with_tls(credentials, certified):
+    connection = pika.BlockingConnection(tls_parameters(credentials, certified))
+    with contextlib.closing(connection):
+        channel = connection.channel()
+        queue = exclusive_queue(channel)
+        publish(channel, queue, b"hidden", b"x" * 300_000)
+        equal(bodies(take(channel, queue, 2)), ["hidden", "x" * 300_000], "messages")
+
+
+@scenario
+def tls():
+    round_trip_with_tls(pika.PlainCredentials("guest", "guest"), False)
+
+
+@scenario
+def tls_external():
+    round_trip_with_tls(pika.credentials.ExternalCredentials(), True)
 
 
 @scenario

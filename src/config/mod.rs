@@ -44,6 +44,7 @@ pub(crate) struct Config {
     pub(crate) alarms: Alarms,
     pub(crate) auth: Auth,
     pub(crate) server_properties: ServerProperties,
+    pub(crate) management: Management,
     pub(crate) metrics: Metrics,
     pub(crate) logging: Logging,
     pub(crate) shutdown: Shutdown,
@@ -156,6 +157,13 @@ pub(crate) struct ServerProperties {
     pub(crate) version: String,
     /// Empty: the node's name.
     pub(crate) cluster_name: String,
+}
+
+/// The HTTP management API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Management {
+    pub(crate) listen: OptionalListen,
 }
 
 /// The Prometheus endpoint.
@@ -318,6 +326,14 @@ impl Default for ServerProperties {
             product: "RabbitMQ".to_owned(),
             version: "4.0.5".to_owned(),
             cluster_name: String::new(),
+        }
+    }
+}
+
+impl Default for Management {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:15672".parse().expect("a constant address"),
         }
     }
 }

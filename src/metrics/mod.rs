@@ -6,7 +6,7 @@ mod text;
 
 use self::text::{Kind, Page};
 
-use mamba_broker::metrics::Snapshot;
+use mamba_broker::metrics::{Deduplicator, Snapshot};
 
 use crate::process::Readings;
 
@@ -51,6 +51,7 @@ pub(crate) fn render(
     alarm_and_auth_families(&mut page, snapshot);
     message_sizes(&mut page, snapshot);
     own_families(&mut page, snapshot, readings);
+    deduplication_families(&mut page, snapshot);
     page.into_text()
 }
 
@@ -361,6 +362,34 @@ fn own_families(page: &mut Page, s: &Snapshot, readings: &Readings) {
         "process_open_fds", "Open file descriptors", readings.open_fds;
         "process_max_fds", "Open file descriptors limit", readings.max_fds;
     }}
+}
+
+/// A series for each queue and exchange that takes each message once.
+fn deduplication_families(page: &mut Page, s: &Snapshot) {
+    page.counter(
+        "mambamq_messages_deduplicated_total",
+        "Messages that a queue or an exchange had taken before and did not take again",
+        s.messages_deduplicated,
+    );
+    let mut family = |kind, name: &str, help: &str, value: fn(&Deduplicator) -> u64| {
+        page.family(name, kind, help);
+        for one in &s.deduplication {
+            let labels = [("vhost", &*one.vhost), (one.kind, &one.name)];
+            page.series(name, &labels, value(one));
+        }
+    };
+    family(
+        Kind::Counter,
+        "mambamq_duplicates_total",
+        "Duplicates that a queue or an exchange kept out",
+        |one| one.counts.duplicates,
+    );
+    family(
+        Kind::Gauge,
+        "mambamq_deduplication_ids",
+        "Ids that a queue or an exchange remembers; some may have expired",
+        |one| one.counts.ids,
+    );
 }
 
 #[cfg(test)]

@@ -285,6 +285,15 @@ fn stats_text(stats: &Stats) -> String {
             report.unknown_queue
         );
     }
+    let queue_ids: u64 = stats.queues.iter().map(|one| one.seen_ids).sum();
+    let ids = queue_ids + stats.exchange_seen_ids;
+    if ids > 0 {
+        let _ = writeln!(
+            text,
+            "{ids} ids remembered against duplicates, {} of them by exchanges",
+            stats.exchange_seen_ids
+        );
+    }
     if !report.quarantined.is_empty() {
         let _ = writeln!(
             text,
@@ -316,6 +325,7 @@ fn stats_json(stats: &Stats) -> Value {
             "messages": one.messages,
             "delayed": one.delayed,
             "body_bytes": one.body_bytes,
+            "seen_ids": one.seen_ids,
             "ranges": ranges.collect::<Vec<_>>(),
         })
     });
@@ -342,6 +352,7 @@ fn stats_json(stats: &Stats) -> Value {
         "damaged_ranges": stats.report.quarantined.len(),
         "queues": queues.collect::<Vec<_>>(),
         "exchanges": stats.definitions.exchanges,
+        "exchange_seen_ids": stats.exchange_seen_ids,
         "bindings": stats.definitions.bindings,
         "log_files": files.collect::<Vec<_>>(),
         "spare_files": stats.spares,

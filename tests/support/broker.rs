@@ -65,6 +65,8 @@ pub(crate) struct Broker {
     pub(crate) listeners: Vec<SocketAddr>,
     /// The metrics endpoint.
     pub(crate) metrics: SocketAddr,
+    /// The management API.
+    pub(crate) management: SocketAddr,
 }
 
 impl Broker {
@@ -124,18 +126,17 @@ impl Broker {
             let own = lock
                 .lines()
                 .any(|line| line == format!("pid {}", child.id()));
-            let (listeners, metrics) = if own {
-                (values("amqp"), values("metrics"))
-            } else {
-                (Vec::new(), Vec::new())
-            };
-            if let (Some(amqp), Some(metrics)) = (
+            let value = |key: &str| values(key).first().copied().filter(|_| own);
+            let listeners = if own { values("amqp") } else { Vec::new() };
+            if let (Some(amqp), Some(metrics), Some(management)) = (
                 listeners.iter().find(|address| address.is_ipv4()),
-                metrics.first(),
+                value("metrics"),
+                value("management"),
             ) {
                 return Ok(Self {
                     amqp: *amqp,
-                    metrics: *metrics,
+                    metrics,
+                    management,
                     child,
                     folder,
                     listeners,
@@ -321,7 +322,7 @@ pub(crate) fn command(folder: &Path) -> Command {
     command
 }
 
-/// The binary without any flag, and without the environment of whoever runs the tests.
+/// The binary without any flag, and without the environment of whoever runs the tests. Its management API takes a free port.
 ///
 /// `MAMBAMQ_TEST_BINARY` names another one, such as a release build.
 pub(crate) fn bare_command() -> Command {
@@ -333,6 +334,7 @@ pub(crate) fn bare_command() -> Command {
             command.env_remove(key);
         }
     }
+    command.env("MAMBAMQ_MANAGEMENT__LISTEN", "127.0.0.1:0");
     command
 }
 

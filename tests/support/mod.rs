@@ -25,6 +25,7 @@ pub(crate) mod broker;
 pub(crate) mod client;
 pub(crate) mod ctl;
 pub(crate) mod expect;
+pub(crate) mod http;
 pub(crate) mod method;
 pub(crate) mod tls;
 

@@ -268,6 +268,18 @@ pub(crate) struct UserSeat {
 }
 
 impl UserSeat {
+    /// A place that counts nowhere, for what the management does in a user's name.
+    pub(crate) fn uncounted() -> Self {
+        let usage = Usage {
+            connections: AtomicUsize::new(1),
+            channels: AtomicUsize::default(),
+        };
+        Self {
+            usage: Arc::new(usage),
+            channels: 0,
+        }
+    }
+
     /// A channel is closed.
     pub(crate) fn give_channel_back(&mut self) {
         if let Some(left) = self.channels.checked_sub(1) {

@@ -7,13 +7,14 @@ use mamba_policy::{Applied, DelayedRetry, QueueSettings, QueueType};
 use mamba_queue::{Overflow, QueueKind, Retry, RetryOn, Selector, Settings};
 use mamba_types::{
     FieldTable, FieldValue, SoftError, Violation,
+    limits::SEEN_IDS_MAX,
     table::{self, ShortString},
 };
 
 use crate::filter;
 
 /// Ten years in milliseconds: the longest time an argument may ask for.
-const TIME_MAX_MS: i64 = 315_360_000_000;
+pub(crate) const TIME_MAX_MS: i64 = 315_360_000_000;
 /// A quorum queue's delivery limit when the declaration names none.
 const QUORUM_DELIVERY_LIMIT: u32 = 20;
 
@@ -144,6 +145,26 @@ const KNOWN: &[Known] = &[
             "invalid_delayed_retry_type",
         ),
     ),
+    known("x-message-deduplication", CLASSIC | QUORUM, Check::Boolean),
+    known(
+        "x-cache-size",
+        CLASSIC | QUORUM,
+        Check::Integer {
+            min: 1,
+            max: SEEN_IDS_MAX as i64,
+            above: "value_too_large",
+        },
+    ),
+    known(
+        "x-cache-ttl",
+        CLASSIC | QUORUM,
+        Check::Integer {
+            min: 1,
+            max: TIME_MAX_MS,
+            above: "value_too_large",
+        },
+    ),
+    known("x-deduplication-header", CLASSIC | QUORUM, Check::Text),
     known("x-delayed-retry-min", CLASSIC | QUORUM, TIME),
     known("x-delayed-retry-max", CLASSIC | QUORUM, Check::RetryMax),
     known("x-max-age", STREAM, Check::MaxAge),

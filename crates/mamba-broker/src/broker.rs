@@ -25,10 +25,11 @@ use crate::{
     access::Access,
     commit::Commit,
     connection::{Connection, Now, Origin},
-    metrics::{Counts, Metrics, Snapshot},
+    metrics::{Counts, Deduplicator, Metrics, Snapshot},
     outbox::{ConsumerPort, Notice, Outbox},
     paging::Paging,
     queue_cell::{Ended, QueueCell},
+    registry::Presence,
     tenants,
     timers::{Doorbell, Timers},
     transport::TlsFacts,
@@ -209,9 +210,18 @@ pub struct Broker {
 #[derive(Debug)]
 struct Registered {
     outbox: Arc<Outbox>,
+    presence: Arc<Presence>,
     /// Who it is and where, from `connection.open` on.
     login: Option<(Arc<str>, Arc<str>)>,
 }
+
+/// A connection's number, outbox and presence, and its user and virtual host.
+pub(crate) type ConnectionEntry<'a> = (
+    u64,
+    &'a Arc<Outbox>,
+    &'a Arc<Presence>,
+    Option<&'a (Arc<str>, Arc<str>)>,
+);
 
 /// The store with a name for `Debug`.
 pub(crate) struct StoreHandle(pub(crate) Store);
@@ -382,10 +392,14 @@ impl Broker {
             tracing::warn!(%peer, limit, "connection refused: limits.connections_max is reached");
             return None;
         }
-        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_connection();
         let outbox = Outbox::new(id, self.config.limits.outbox_bytes_max);
+        let external = tls.as_ref().is_some_and(|tls| tls.offers_external);
+        let origin = Origin { peer, local, tls };
+        let presence = Arc::new(Presence::new(origin, now.unix_ms));
         let registered = Registered {
             outbox: Arc::clone(&outbox),
+            presence: Arc::clone(&presence),
             login: None,
         };
         connections.insert(id, registered);
@@ -393,12 +407,12 @@ impl Broker {
         Some(Connection::new(
             Arc::clone(self),
             outbox,
-            if tls.as_ref().is_some_and(|tls| tls.offers_external) {
+            if external {
                 Arc::clone(&self.external_session_config)
             } else {
                 Arc::clone(&self.session_config)
             },
-            Origin { peer, local, tls },
+            presence,
             now,
         ))
     }
@@ -451,6 +465,37 @@ impl Broker {
 
     pub(crate) fn forget_connection(&self, id: u64) {
         self.connections.lock().remove(&id);
+    }
+
+    /// Looks at every connection: number, outbox, presence, and who it is where, once it is open.
+    pub(crate) fn with_connections<R>(
+        &self,
+        look: impl FnOnce(&mut dyn Iterator<Item = ConnectionEntry<'_>>) -> R,
+    ) -> R {
+        let connections = self.connections.lock();
+        look(&mut connections.iter().map(|(id, registered)| {
+            let Registered {
+                outbox,
+                presence,
+                login,
+            } = registered;
+            (*id, outbox, presence, login.as_ref())
+        }))
+    }
+
+    /// The outbox and presence of one connection.
+    pub(crate) fn connection_entry(&self, id: u64) -> Option<(Arc<Outbox>, Arc<Presence>)> {
+        let connections = self.connections.lock();
+        let registered = connections.get(&id)?;
+        Some((
+            Arc::clone(&registered.outbox),
+            Arc::clone(&registered.presence),
+        ))
+    }
+
+    /// The number of the next connection.
+    pub(crate) fn next_connection(&self) -> u64 {
+        self.next_connection.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Connections open now, those in the handshake included.
@@ -602,6 +647,12 @@ impl Broker {
                 text.clone(),
             )));
         });
+    }
+
+    /// Whether the node is on its way out.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     fn for_each_outbox(&self, act: impl Fn(&Outbox)) {
@@ -820,13 +871,19 @@ impl Broker {
         log.clean_stop() && definitions.is_settled()
     }
 
-    /// Has every queue write down what lives in it. The queues are listed after the checkpoint's beginning: one that is declared
+    /// Has every queue write down what lives in it, and who takes each message once what it has seen. The queues are listed after the checkpoint's beginning: one that is declared
     /// later holds nothing older.
     fn write_checkpoint(&self, checkpoint: Checkpoint) {
         for queue in self.all_queues() {
             queue.checkpoint();
         }
-        self.store.0.log().checkpoint_done(checkpoint);
+        let log = self.store.0.log();
+        for vhost in self.vhosts() {
+            for ids in vhost.exchange_ids() {
+                ids.checkpoint(log, vhost.unix_ms());
+            }
+        }
+        log.checkpoint_done(checkpoint);
     }
 
     /// The node's counters at this moment.
@@ -845,7 +902,23 @@ impl Broker {
                 snapshot.message_bytes_ready += counts.ready_bytes;
                 snapshot.message_bytes_unacked += counts.unacked_bytes;
                 snapshot.consumers += counts.consumers;
+                snapshot
+                    .deduplication
+                    .extend(counts.deduplication.map(|counts| Deduplicator {
+                        vhost: Arc::clone(&vhost.name),
+                        kind: "queue",
+                        name: Arc::clone(&queue.name),
+                        counts,
+                    }));
             }
+            let exchanges = vhost.exchange_ids();
+            let exchanges = exchanges.iter().map(|ids| Deduplicator {
+                vhost: Arc::clone(&vhost.name),
+                kind: "exchange",
+                name: Arc::clone(&ids.name),
+                counts: ids.counts(),
+            });
+            snapshot.deduplication.extend(exchanges);
         }
         let log = self.store.0.log().stats();
         snapshot.log_syncs = log.syncs;

@@ -337,7 +337,7 @@ impl Letters {
             let mut arrivals: Vec<Arrival> = places.into_iter().map(arrival).collect();
             let mut died = Vec::new();
             let count = arrivals.len();
-            if queue.enqueue_only(&mut arrivals, &mut died).long {
+            if queue.enqueue_only(&mut arrivals, &[], &mut died).long {
                 long.push((Arc::clone(&queue), count));
             }
             if !died.is_empty() {

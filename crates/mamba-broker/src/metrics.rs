@@ -1,7 +1,25 @@
 //! The node's counters. Connections count locally and add up once per turn, so that a message costs no
 //! shared cache line.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crate::deduplication::DeduplicationCounts;
+
+/// A queue or an exchange that takes each message once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deduplicator {
+    /// Its virtual host.
+    pub vhost: Arc<str>,
+    /// `queue` or `exchange`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it did.
+    pub counts: DeduplicationCounts,
+}
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -67,6 +85,8 @@ macro_rules! counters {
             pub message_bytes_paged_out: u64,
             /// Messages that were in the log and could not be read, since the start.
             pub messages_quarantined: u64,
+            /// The queues and exchanges that take each message once.
+            pub deduplication: Vec<Deduplicator>,
             /// The memory alarm is on.
             pub alarm_memory: bool,
             /// The disk alarm is on.
@@ -116,6 +136,8 @@ counters! {
     messages_unroutable_dropped,
     /// Unroutable and mandatory.
     messages_unroutable_returned,
+    /// Messages that a queue or an exchange had taken before and did not take again; once for each of them.
+    messages_deduplicated,
     /// Confirms sent to publishers.
     messages_confirmed,
     /// Octets of bodies received.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use mamba_queue::{ConsumerId, Delivery, Port};
-use mamba_types::{ChannelId, Message, Violation};
+use mamba_types::{ChannelId, FieldTable, Message, Violation};
 use parking_lot::Mutex;
 
 use crate::queue_cell::QueueCell;
@@ -192,6 +192,11 @@ pub(crate) struct ChannelLimit {
 }
 
 impl ChannelLimit {
+    /// The limit; 0 means none.
+    pub(crate) fn get(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_set(&self) -> bool {
         self.limit.load(Ordering::Relaxed) != 0
     }
@@ -228,10 +233,24 @@ impl ChannelLimit {
     }
 }
 
+/// What a client said about its consumer.
+#[derive(Debug)]
+pub(crate) struct ConsumerAbout {
+    pub(crate) tag: Arc<str>,
+    pub(crate) channel: ChannelId,
+    pub(crate) arguments: FieldTable,
+    /// Of the channel when it began; 0 means none.
+    pub(crate) prefetch: u16,
+    /// Milliseconds it has to settle a delivery.
+    pub(crate) timeout_ms: Option<u64>,
+}
+
 /// A consumer as its queue sees it.
 #[derive(Debug)]
 pub(crate) struct ConsumerPort {
     pub(crate) outbox: Arc<Outbox>,
+    /// What its client called it and asked for, for operators.
+    pub(crate) about: Arc<ConsumerAbout>,
     pub(crate) slot: ConsumerSlot,
     pub(crate) limit: Arc<ChannelLimit>,
 }

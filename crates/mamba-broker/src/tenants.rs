@@ -606,6 +606,12 @@ impl Broker {
         parameters.iter().map(owned).collect()
     }
 
+    /// A global parameter's value.
+    #[must_use]
+    pub fn global_parameter(&self, name: &str) -> Option<Value> {
+        self.global_parameters.read().get(name).cloned()
+    }
+
     /// Sets a global parameter; returns whether it is new.
     ///
     /// # Errors

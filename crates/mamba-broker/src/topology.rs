@@ -82,7 +82,13 @@ impl Broker {
             Declared::Existing => {
                 return Ok(durable.then(|| self.definitions_on_their_way()).flatten());
             }
-            Declared::New(exchange) => durable.then(|| vhost.exchange_definition(exchange.spec())),
+            Declared::New(exchange) => {
+                if exchange.deduplicates() {
+                    let id = self.store.0.definitions().next_queue_id();
+                    vhost.remember_for(exchange.spec(), id);
+                }
+                durable.then(|| vhost.exchange_definition(exchange.spec()))
+            }
         };
         policies::apply_to_exchange(&vhost.policies(), table, &name);
         let changes: Vec<_> = definition.iter().map(DefinitionChange::put).collect();

@@ -2,28 +2,31 @@
 //!
 //! Lock order: the routing table, then a queue, then an outbox, then the log's staging area.
 
-use std::collections::BTreeMap;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use mamba_auth::VhostLimits;
 use mamba_codec::{encode_table, table as parse_table};
 use mamba_policy::PolicySet;
 pub use mamba_routing::{Binding, Destination, ExchangeSpec};
-use mamba_routing::{Removed, RoutingTable};
+use mamba_routing::{Declared, Removed, RoutingTable};
 use mamba_store::{
     BindingDefinition, DefinitionChange, DestinationKind, ExchangeDefinition, QueueDefinition,
     Recovered, Store, StoredDefinitions, VhostDefinition,
 };
-use mamba_types::{FieldTable, HardError, Limits, Violation};
+use mamba_types::{FieldTable, HardError, Limits, QueueId, Violation};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
     access,
     arguments::{self, Flags},
     broker::Broker,
+    deduplication::ExchangeIds,
     paging::Paging,
     policies,
     queue_cell::{Declaration, QueueCell, QueueRef},
@@ -53,6 +56,8 @@ pub struct Vhost {
     /// Its name.
     pub name: Arc<str>,
     pub(crate) table: RwLock<RoutingTable<QueueRef>>,
+    /// What the exchanges that take each message once have seen. Changed under the table's lock.
+    ids: RwLock<HashMap<Arc<str>, Arc<ExchangeIds>>>,
     settings: RwLock<Arc<VhostSettings>>,
     policies: RwLock<Arc<PolicySet>>,
     /// Held while policies are applied to what is there: the last one to hold it applies the latest.
@@ -83,6 +88,7 @@ impl Vhost {
         Self {
             name: name.into(),
             table: RwLock::new(RoutingTable::new(name, seed)),
+            ids: RwLock::default(),
             settings: RwLock::new(Arc::new(settings)),
             policies: RwLock::default(),
             applying: Mutex::default(),
@@ -187,11 +193,15 @@ impl Vhost {
     /// All queues, by name.
     #[must_use]
     pub fn queues(&self) -> Vec<Arc<QueueCell>> {
-        self.table
+        let mut all: Vec<_> = self
+            .table
             .read()
-            .queues()
+            .queue_handles()
             .map(|queue| Arc::clone(&queue.0))
-            .collect()
+            .collect();
+        // Not under the table's lock: there may be many.
+        all.sort_unstable_by(|left, right| left.name.cmp(&right.name));
+        all
     }
 
     /// All exchanges as they were declared, by name, the default exchange first.
@@ -237,8 +247,18 @@ impl Vhost {
                 internal: exchange.internal,
                 arguments: decode(&exchange.arguments),
             };
-            if let Err(why) = table.declare(spec) {
-                left_out("exchange", &exchange.name, &why);
+            match table.declare(spec) {
+                Ok(Declared::New(declared)) if declared.deduplicates() => {
+                    // One that was stored by a broker without it has seen nothing yet.
+                    let id = exchange
+                        .id
+                        .unwrap_or_else(|| store.definitions().next_queue_id());
+                    let ids = self.remember_for(declared.spec(), id);
+                    let seen = recovered.seen.remove(&id).unwrap_or_default();
+                    ids.restore(&seen, self.unix_ms());
+                }
+                Ok(_) => {}
+                Err(why) => left_out("exchange", &exchange.name, &why),
             }
         }
         let names: Vec<Arc<str>> = table
@@ -282,6 +302,9 @@ impl Vhost {
             if let Some(held) = recovered.queues.remove(&queue.id) {
                 cell.restore(&held.runs);
             }
+            if let Some(ids) = recovered.seen.remove(&queue.id) {
+                cell.restore_ids(&ids, self.unix_ms());
+            }
             if let Some(held) = recovered.queues.remove(&queue.id.waiting_room()) {
                 cell.restore_room(&held.runs);
             }
@@ -304,6 +327,26 @@ impl Vhost {
         }
     }
 
+    /// What an exchange has seen that takes each message once.
+    pub(crate) fn ids_of(&self, exchange: &str) -> Option<Arc<ExchangeIds>> {
+        self.ids.read().get(exchange).cloned()
+    }
+
+    /// All exchanges' ids, by the identity the log knows them by.
+    pub(crate) fn exchange_ids(&self) -> Vec<Arc<ExchangeIds>> {
+        let mut all: Vec<_> = self.ids.read().values().cloned().collect();
+        all.sort_unstable_by_key(|ids| ids.id);
+        all
+    }
+
+    /// Begins to remember ids for a new exchange. Call it under the table's lock.
+    pub(crate) fn remember_for(&self, spec: &ExchangeSpec, id: QueueId) -> Arc<ExchangeIds> {
+        let ids = ExchangeIds::new(id, spec);
+        let name = Arc::clone(&spec.name);
+        self.ids.write().insert(name, Arc::clone(&ids));
+        ids
+    }
+
     pub(crate) fn exchange_definition(&self, spec: &ExchangeSpec) -> ExchangeDefinition {
         ExchangeDefinition {
             vhost: self.name.to_string(),
@@ -311,6 +354,7 @@ impl Vhost {
             kind: spec.kind.to_string(),
             auto_delete: spec.auto_delete,
             internal: spec.internal,
+            id: self.ids_of(&spec.name).map(|ids| ids.id),
             arguments: encode_table(&spec.arguments),
         }
     }
@@ -340,8 +384,15 @@ impl Vhost {
         }
     }
 
-    /// The changes to the definitions database that a removal means.
+    /// Lets go of what removed exchanges have seen, and returns the changes to the definitions database that the removal means.
+    /// Call it under the table's lock.
     pub(crate) fn changes_of(&self, removed: &Removed) -> Vec<DefinitionChange> {
+        if !removed.exchanges.is_empty() {
+            let mut ids = self.ids.write();
+            for exchange in &removed.exchanges {
+                ids.remove(&exchange.spec.name);
+            }
+        }
         let bindings = removed.bindings.iter().filter(|removed| removed.durable);
         let exchanges = removed
             .exchanges

@@ -185,6 +185,58 @@ pub fn scan_properties<'a>(
     Ok(found)
 }
 
+/// A content header payload for these properties and so many octets of body.
+///
+/// Texts above 255 octets are cut: check them first.
+#[must_use]
+pub fn encode_header(properties: &Properties<'_>, body_size: u64) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(64);
+    payload.extend_from_slice(&CLASS_BASIC.to_be_bytes());
+    payload.extend_from_slice(&[0, 0]);
+    payload.extend_from_slice(&body_size.to_be_bytes());
+    let mut flags = 0;
+    let mut values = Vec::new();
+    let text = |values: &mut Vec<u8>, mask: u16, value: Option<&[u8]>| {
+        value.map_or(0, |value| {
+            short(values, value.get(..255).unwrap_or(value));
+            mask
+        })
+    };
+    flags |= text(&mut values, CONTENT_TYPE, properties.content_type);
+    flags |= text(&mut values, CONTENT_ENCODING, properties.content_encoding);
+    if let Some(headers) = properties.headers
+        && let Ok(len) = u32::try_from(headers.len())
+    {
+        flags |= HEADERS;
+        values.extend_from_slice(&len.to_be_bytes());
+        values.extend_from_slice(headers);
+    }
+    for (mask, octet) in [
+        (DELIVERY_MODE, properties.delivery_mode),
+        (PRIORITY, properties.priority),
+    ] {
+        if let Some(octet) = octet {
+            flags |= mask;
+            values.push(octet);
+        }
+    }
+    flags |= text(&mut values, CORRELATION_ID, properties.correlation_id);
+    flags |= text(&mut values, REPLY_TO, properties.reply_to);
+    flags |= text(&mut values, EXPIRATION, properties.expiration);
+    flags |= text(&mut values, MESSAGE_ID, properties.message_id);
+    if let Some(seconds) = properties.timestamp {
+        flags |= TIMESTAMP;
+        values.extend_from_slice(&seconds.to_be_bytes());
+    }
+    flags |= text(&mut values, TYPE, properties.kind);
+    flags |= text(&mut values, USER_ID, properties.user_id);
+    flags |= text(&mut values, APP_ID, properties.app_id);
+    flags |= text(&mut values, CLUSTER_ID, properties.cluster_id);
+    payload.extend_from_slice(&flags.to_be_bytes());
+    payload.extend_from_slice(&values);
+    payload
+}
+
 /// What to do with one property.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Change<'a> {
@@ -268,6 +320,9 @@ fn rewritten(header_payload: &[u8], change: &HeaderChange<'_>) -> Option<Vec<u8>
     payload.extend_from_slice(&values);
     Some(payload)
 }
+
+/// The class of messages.
+const CLASS_BASIC: u16 = 60;
 
 /// Octets before the flags: class, weight, body size.
 const HEAD_LEN: usize = 12;

@@ -28,7 +28,7 @@ pub use amq_protocol::protocol;
 pub use amq_protocol::protocol::AMQPClass;
 pub use content::{
     Change, ContentHeader, HeaderChange, HeaderError, Properties, PropertyError, content_header,
-    rewrite_header, scan_properties,
+    encode_header, rewrite_header, scan_properties,
 };
 pub use erlang::Snip;
 pub use frame::{FRAME_END, FRAME_HEADER_LEN, Frame, FrameError, FrameKind, frame};

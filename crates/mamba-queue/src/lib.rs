@@ -14,6 +14,7 @@
 //! numbers: [`Queue::page_out`] drops messages whose records the log holds, [`Effects::wanted`] says what is to be
 //! read back, and [`Queue::paged_in`] takes it. The queue itself reads and writes nothing.
 //!
+//! [`SeenCache`] remembers the ids of messages for queues and exchanges that take each one once.
 //! Messages that are not ready before a time stand in a [`WaitingRoom`] beside the queue.
 //!
 //! A consumer with a filter gets what its [`Selector`] matches and nothing else, in order. Messages on the disk are looked at where
@@ -30,6 +31,7 @@ mod paging;
 mod peek;
 pub mod queue;
 mod ready;
+mod seen;
 mod unacked;
 
 pub use consumers::{ConsumerId, Port, Subscription};
@@ -41,3 +43,4 @@ pub use queue::{
     DeathReason, Delivery, Effects, Fetch, Fetched, Incoming, Moved, Outcome, Overflow, Queue,
     QueueKind, Removed, Retry, RetryOn, Settings, Settled, Stored, SubscribeError, UnackedKey,
 };
+pub use seen::{Lasting, SeenCache};

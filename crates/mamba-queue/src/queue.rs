@@ -521,6 +521,16 @@ impl<P: Port> Queue<P> {
             .map(|(id, consumer)| (id, &consumer.port))
     }
 
+    /// All consumers with what they asked for, and whether they are in the turn: with single active consumer, one is.
+    pub fn subscriptions(&self) -> impl Iterator<Item = (&P, &Subscription, bool)> {
+        let single = self.settings.single_active_consumer;
+        let active = self.consumers.active();
+        self.consumers.iter().map(move |(id, consumer)| {
+            let in_turn = !single || active == Some(id);
+            (&consumer.port, &consumer.subscription, in_turn)
+        })
+    }
+
     /// A consumer's port, while it is there.
     pub fn port(&self, id: ConsumerId) -> Option<&P> {
         self.consumers.get(id).map(|consumer| &consumer.port)

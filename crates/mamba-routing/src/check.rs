@@ -5,6 +5,7 @@
 
 use mamba_types::{FieldTable, FieldValue, SoftError, Violation, table};
 
+use crate::deduplication;
 use crate::exchange::{DELAYED, Exchange, ExchangeKind, ExchangeSpec};
 use crate::hashing::{self, BadWeight};
 use crate::headers::Match;
@@ -14,7 +15,7 @@ const RESERVED: &str = "amq.";
 const DELAYED_TYPE: &str = "x-delayed-type";
 const ALTERNATE: &str = "alternate-exchange";
 
-fn precondition(text: String) -> Violation {
+pub(crate) fn precondition(text: String) -> Violation {
     Violation::channel(SoftError::PreconditionFailed, text)
 }
 
@@ -144,9 +145,11 @@ fn long_string<'a>(
 /// The arguments of a new exchange.
 ///
 /// # Errors
-/// 406 when the alternate exchange is not a string, or a consistent-hash exchange cannot tell what to hash.
+/// 406 when the alternate exchange is not a string, a consistent-hash exchange cannot tell what to hash, or an
+/// argument of de-duplication is not what it should be.
 pub fn new_arguments(vhost: &str, spec: &ExchangeSpec) -> Result<(), Violation> {
     alternate_exchange(vhost, &spec.name, &spec.arguments)?;
+    deduplication::check(vhost, spec)?;
     if routing_kind(&spec.kind, &spec.arguments)? != ExchangeKind::ConsistentHash {
         return Ok(());
     }
@@ -171,7 +174,7 @@ pub fn new_arguments(vhost: &str, spec: &ExchangeSpec) -> Result<(), Violation> 
 /// Whether a declaration describes the exchange that exists (`spec: semantics §2`).
 ///
 /// # Errors
-/// 406 with the first difference: type, durable, `auto_delete`, internal, alternate-exchange.
+/// 406 with the first difference: type, durable, `auto_delete`, internal, alternate-exchange, arguments of de-duplication.
 pub fn equivalent(vhost: &str, existing: &Exchange, spec: &ExchangeSpec) -> Result<(), Violation> {
     let current = existing.spec();
     let inequivalent = |key: &str, received: &str, current: &str| {
@@ -197,7 +200,10 @@ pub fn equivalent(vhost: &str, existing: &Exchange, spec: &ExchangeSpec) -> Resu
         }
     }
     let inner = existing.delays().then_some(DELAYED_TYPE);
-    for key in [ALTERNATE].into_iter().chain(inner) {
+    let deduplication =
+        existing.deduplicates() || deduplication::wanted(existing.kind(), &spec.arguments);
+    let more = deduplication::KEYS.into_iter().filter(|_| deduplication);
+    for key in [ALTERNATE].into_iter().chain(inner).chain(more) {
         let received = spec.arguments.inner().get(key);
         let current = current.arguments.inner().get(key);
         match (received, current) {
@@ -244,7 +250,8 @@ pub fn binding(
         ExchangeKind::Direct
         | ExchangeKind::Fanout
         | ExchangeKind::ModulusHash
-        | ExchangeKind::Random => Ok(()),
+        | ExchangeKind::Random
+        | ExchangeKind::MessageDeduplication => Ok(()),
         ExchangeKind::Topic => match topic::hash_words(key) {
             count if count > TOPIC_HASH_WORDS_MAX => Err(precondition(format!(
                 "Topic binding key '{key}' uses {count} '#' wildcards, at most {TOPIC_HASH_WORDS_MAX} are allowed"

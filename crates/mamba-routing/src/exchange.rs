@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mamba_types::{FieldTable, table};
 
 use crate::binding::Binding;
+use crate::deduplication;
 use crate::hashing::{self, Draw, HashIndex, ModulusIndex};
 use crate::headers::HeaderIndex;
 use crate::route::{RouteInput, Scratch, Target};
@@ -67,11 +68,13 @@ pub enum ExchangeKind {
     Random,
     /// One binding to a classic queue by chance.
     LocalRandom,
+    /// Every binding; each message once.
+    MessageDeduplication,
 }
 
 impl ExchangeKind {
     /// Every type.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Direct,
         Self::Fanout,
         Self::Headers,
@@ -80,6 +83,7 @@ impl ExchangeKind {
         Self::LocalRandom,
         Self::ModulusHash,
         Self::Random,
+        Self::MessageDeduplication,
     ];
 
     /// The type of this word, if there is one.
@@ -100,6 +104,7 @@ impl ExchangeKind {
             Self::ModulusHash => "x-modulus-hash",
             Self::Random => "x-random",
             Self::LocalRandom => "x-local-random",
+            Self::MessageDeduplication => "x-message-deduplication",
         }
     }
 }
@@ -109,6 +114,7 @@ impl ExchangeKind {
 pub struct Exchange {
     pub(crate) spec: ExchangeSpec,
     kind: ExchangeKind,
+    deduplicates: bool,
     pub(crate) delays: bool,
     generation: Arc<AtomicU64>,
     /// The declared alternate exchange, or the policy's.
@@ -128,7 +134,7 @@ impl Exchange {
         let index = match kind {
             _ if spec.name.is_empty() => Index::Queues,
             ExchangeKind::Direct => Index::Direct(HashMap::default()),
-            ExchangeKind::Fanout => Index::Fanout,
+            ExchangeKind::Fanout | ExchangeKind::MessageDeduplication => Index::Fanout,
             ExchangeKind::Topic => Index::Topic(Trie::new()),
             ExchangeKind::Headers => Index::Headers(HeaderIndex::default()),
             ExchangeKind::ConsistentHash => {
@@ -144,6 +150,7 @@ impl Exchange {
             .and_then(table::octets)
             .map(|name| String::from_utf8_lossy(name).into());
         Self {
+            deduplicates: &*spec.kind != DELAYED && deduplication::wanted(kind, &spec.arguments),
             delays: &*spec.kind == DELAYED,
             spec,
             kind,
@@ -173,6 +180,12 @@ impl Exchange {
     #[must_use]
     pub const fn kind(&self) -> ExchangeKind {
         self.kind
+    }
+
+    /// Whether it takes each message once.
+    #[must_use]
+    pub const fn deduplicates(&self) -> bool {
+        self.deduplicates
     }
 
     /// Changes whenever its bindings, its alternate exchange or its existence change.

@@ -10,6 +10,7 @@
 
 mod binding;
 pub mod check;
+mod deduplication;
 mod exchange;
 mod hashing;
 mod headers;

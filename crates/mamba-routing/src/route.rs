@@ -85,6 +85,8 @@ pub struct Routes<Q> {
     /// current. False when headers, properties, chance, a queue or an alternate exchange that does not
     /// exist took part.
     pub cacheable: bool,
+    /// The exchange published to takes each message once ([`crate::Exchange::deduplicates`]).
+    pub deduplicates: bool,
     /// The generations the result rests on.
     pub stamps: Vec<Stamp>,
     pub(crate) scratch: Scratch,
@@ -98,6 +100,7 @@ impl<Q> Routes<Q> {
             queues: Vec::new(),
             waiting: 0,
             cacheable: true,
+            deduplicates: false,
             stamps: Vec::new(),
             scratch: Scratch::default(),
         }
@@ -109,6 +112,7 @@ impl<Q> Routes<Q> {
         self.waiting = 0;
         self.stamps.clear();
         self.cacheable = true;
+        self.deduplicates = false;
         self.scratch.clear();
     }
 }

@@ -496,9 +496,11 @@ impl<Q: QueueHandle> RoutingTable<Q> {
             queues,
             waiting,
             cacheable,
+            deduplicates,
             stamps,
             scratch,
         } = out;
+        *deduplicates = self.exchanges[start].deduplicates();
         scratch.visited.insert(start);
         let mut at = 0;
         let mut delayed_at = 0;
@@ -584,6 +586,11 @@ impl<Q: QueueHandle> RoutingTable<Q> {
         let mut queues: Vec<_> = self.queues.iter().map(|(_, queue)| queue).collect();
         queues.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         queues.into_iter().map(|queue| &queue.handle)
+    }
+
+    /// All queues in no particular order, for whoever sorts them without holding the table.
+    pub fn queue_handles(&self) -> impl Iterator<Item = &Q> {
+        self.queues.iter().map(|(_, queue)| &queue.handle)
     }
 
     /// Queues.

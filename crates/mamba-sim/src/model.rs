@@ -27,6 +27,8 @@ pub struct QueueSpec {
     pub ttl_ms: Option<u64>,
     /// Dead letters go to [`DEAD_LETTERS`].
     pub dead_letters: bool,
+    /// `x-message-deduplication`, with room for all ids there are.
+    pub once: bool,
     /// What comes back waits: `x-delayed-retry-min` and `-max`, in milliseconds.
     pub retry_ms: Option<(u64, u64)>,
     /// `x-delivery-limit`.
@@ -100,6 +102,21 @@ pub struct Entry {
     pub doubled: bool,
 }
 
+/// What a queue that takes each message once did with an id.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// The message that came with it.
+    taken: Id,
+    /// A later one with the same id, if a crash left in the dark whether `taken` was there: one of the two was taken.
+    or: Option<Id>,
+    /// Nobody can say whether it was taken.
+    unsure: bool,
+    /// So much is unsure that another one with the id must not come.
+    tangled: bool,
+    /// The disk has it.
+    on_disk: bool,
+}
+
 /// A queue from its declaration to its deletion.
 #[derive(Clone, Debug)]
 pub struct QueueModel {
@@ -112,6 +129,10 @@ pub struct QueueModel {
     /// Its messages.
     pub entries: BTreeMap<Id, Entry>,
     next_order: u64,
+    /// Of a queue that takes each message once: what became of the ids.
+    known: BTreeMap<Id, Known>,
+    /// Messages that were kept out, as is known by now.
+    ruled_out: BTreeSet<Id>,
     /// The last place each client's consumer got a message from that had never been handed out, by priority.
     fresh: BTreeMap<(u64, u64, u8), u64>,
 }
@@ -162,6 +183,8 @@ pub struct Publishing {
     pub priority: u8,
     /// Expiration.
     pub expiration_ms: Option<u64>,
+    /// The id it is known by.
+    pub once: Option<Id>,
     /// `x-delay`.
     pub delay_ms: Option<u64>,
     /// It cannot be refused any more: a transaction that was partly refused fails.
@@ -198,6 +221,8 @@ impl Model {
             declared,
             entries: BTreeMap::new(),
             next_order: 0,
+            known: BTreeMap::new(),
+            ruled_out: BTreeSet::new(),
             fresh: BTreeMap::new(),
             spec,
         };
@@ -249,12 +274,42 @@ impl Model {
         names
     }
 
-    /// A message entered a queue.
-    pub fn enqueue(&mut self, name: &str, message: Publishing) {
+    /// Whether what becomes of another message with this id can be told.
+    #[must_use]
+    pub fn can_repeat(&self, id: Id) -> bool {
+        self.queues.values().all(|queue| {
+            let known = queue.known.get(&id);
+            known.is_none_or(|known| !known.tangled)
+        })
+    }
+
+    /// A message entered a queue. Returns the message that is there now: itself, or one with the same id.
+    pub fn enqueue(&mut self, name: &str, message: Publishing) -> Id {
         let Some(queue) = self.queues.get_mut(name) else {
-            return;
+            return message.id;
         };
         let spec = &queue.spec;
+        if spec.once
+            && let Some(id) = message.once
+        {
+            let fresh = Known {
+                taken: message.id,
+                or: None,
+                unsure: false,
+                tangled: false,
+                on_disk: false,
+            };
+            match queue.known.get_mut(&id) {
+                Some(known) if !known.unsure => return known.or.unwrap_or(known.taken),
+                Some(known) => {
+                    known.or = Some(message.id);
+                    known.unsure = false;
+                }
+                None => {
+                    queue.known.insert(id, fresh);
+                }
+            }
+        }
         let ttl = [spec.ttl_ms, message.expiration_ms]
             .into_iter()
             .flatten()
@@ -270,7 +325,11 @@ impl Model {
             persistent: message.persistent,
             priority: spec.max_priority.map_or(0, |max| message.priority.min(max)),
             confirmed: false,
-            obliged: !spec.reject_publish,
+            obliged: !spec.reject_publish
+                && !queue
+                    .known
+                    .values()
+                    .any(|known| known.or == Some(message.id)),
             leave: None,
             settled: false,
             settled_on_disk: false,
@@ -302,10 +361,21 @@ impl Model {
                 }
             }
         }
+        message.id
     }
 
     /// The broker confirmed a message.
     pub fn confirm(&mut self, name: &str, incarnation: u64, id: Id) {
+        let queue = self.queues.get_mut(name);
+        if let Some(queue) = queue.filter(|queue| queue.incarnation == incarnation) {
+            for known in queue.known.values_mut() {
+                known.on_disk |= known.or.unwrap_or(known.taken) == id;
+                if known.or == Some(id) {
+                    // Either of the two is there.
+                    return;
+                }
+            }
+        }
         if let Some(entry) = self.entry(name, incarnation, id) {
             entry.confirmed = true;
             entry.obliged = true;
@@ -422,6 +492,9 @@ impl Model {
                 entry.settled_on_disk |= entry.settled;
                 entry.seen_on_disk |= entry.seen;
             }
+            for known in queue.known.values_mut() {
+                known.on_disk = true;
+            }
         }
     }
 
@@ -460,6 +533,24 @@ impl Model {
                 "message {id} came from queue {name} and was never put there: invented"
             ));
         };
+        for known in queue.known.values_mut() {
+            if let Some(or) = known.or
+                && (known.taken == id || or == id)
+            {
+                // Now it is known which one was taken; the other one never comes.
+                let other = if or == id { known.taken } else { or };
+                known.taken = id;
+                known.or = None;
+                entry.confirmed |= known.on_disk;
+                entry.obliged |= known.on_disk;
+                queue.ruled_out.insert(other);
+            }
+        }
+        if queue.ruled_out.contains(&id) {
+            return Err(format!(
+                "message {id} came from queue {name}, which had taken another one with its id"
+            ));
+        }
         if entry.due_ms.max(entry.retry_ms) > self.now_ms && !entry.doubled {
             return Err(format!(
                 "message {id} came from queue {name} before its time: {entry:?}"
@@ -516,6 +607,9 @@ impl Model {
                 entry.leave = Some(Leave::Settled);
                 entry.seen = false;
                 entry.seen_on_disk = false;
+            }
+            for known in ghost.queue.known.values_mut() {
+                known.tangled = true;
             }
         }
         self.queues.retain(|_, queue| queue.spec.durable);
@@ -576,6 +670,22 @@ impl Model {
         if ids.len() + doubled < found.len() {
             return Err(format!("queue {name} holds a message twice: {found:?}"));
         }
+        for (id, known) in &queue.known {
+            let Some(or) = known.or.filter(|_| known.on_disk && !known.tangled) else {
+                continue;
+            };
+            let came = [known.taken, or].map(|id| ids.contains(&id));
+            if came == [true, true] {
+                return Err(format!("queue {name} took id {id} twice: {known:?}"));
+            }
+            let excused = [known.taken, or].iter().any(|id| {
+                let entry = queue.entries.get(id);
+                entry.is_none_or(|entry| entry.leave.is_some())
+            });
+            if came == [false, false] && !excused {
+                return Err(format!("queue {name} lost id {id}: {known:?}"));
+            }
+        }
         let mut last: BTreeMap<u8, u64> = BTreeMap::new();
         for (id, redelivered) in found {
             let Some(entry) = queue.entries.get(id) else {
@@ -614,6 +724,21 @@ impl Model {
 
 fn after_restart(queue: &mut QueueModel, exact: bool) {
     queue.fresh.clear();
+    let entries = &queue.entries;
+    // What does not last is forgotten with its message.
+    queue.known.retain(|_, known| {
+        let either = [Some(known.taken), known.or];
+        let stored = |id: &Id| entries.get(id).is_none_or(|entry| entry.stored);
+        either.iter().flatten().any(stored)
+    });
+    for known in queue.known.values_mut() {
+        let both = [Some(known.taken), known.or];
+        let stored = |id: &Id| entries.get(id).is_none_or(|entry| entry.stored);
+        let lasts = exact || known.on_disk;
+        known.unsure |= !lasts || !both.iter().flatten().all(stored);
+        known.tangled |= known.unsure && known.or.is_some();
+        known.on_disk = lasts;
+    }
     for entry in queue.entries.values_mut() {
         entry.held_by = None;
         entry.returns += 1;

@@ -756,8 +756,11 @@ impl World {
                 key,
                 message,
             } => format!(
-                "client {number}: publish {} to {exchange:?}/{key}{}{}{}",
+                "client {number}: publish {}{} to {exchange:?}/{key}{}{}{}",
                 message.id,
+                message
+                    .once
+                    .map_or(String::new(), |once| format!(" (id {once})")),
                 if message.persistent {
                     ""
                 } else {
@@ -1032,11 +1035,9 @@ impl World {
             }
             Said::Commit => {
                 for (queue, incarnation, id) in places {
-                    if let Some(entry) = self.model.entry(&queue, incarnation, id)
-                        && !entry.settled
-                    {
-                        entry.confirmed = true;
-                        entry.obliged = true;
+                    let entry = self.model.entry(&queue, incarnation, id);
+                    if entry.is_some_and(|entry| !entry.settled) {
+                        self.model.confirm(&queue, incarnation, id);
                     }
                 }
                 for (queue, incarnation, id) in settled {
@@ -1239,8 +1240,11 @@ impl World {
                 spec.durable |= spec.quorum;
                 let min = rng.below(300);
                 spec.retry_ms = Some((min, min + rng.below(500)));
-                spec.delivery_limit = rng.percent(50).then(|| 1 + rng.below(4) as u32);
+                spec.delivery_limit = rng
+                    .percent(50)
+                    .then(|| 1 + u32::try_from(rng.below(4)).unwrap_or(0));
             }
+            8..=9 => spec.once = true,
             _ => {}
         }
         spec.dead_letters = rng.once_in(3);
@@ -1345,8 +1349,10 @@ impl World {
             let expiration_ms = self.rng.once_in(15).then(|| self.rng.below(300));
             let delay_ms =
                 (exchange == "late" && self.rng.percent(85)).then(|| 1 + self.rng.below(2000));
+            let once = self.draw_once(id);
             let message = Publishing {
                 id,
+                once,
                 persistent,
                 priority: priority.unwrap_or(0),
                 expiration_ms,
@@ -1357,6 +1363,13 @@ impl World {
             if let Some(delay) = delay_ms {
                 let delay = i64::try_from(delay).unwrap_or(i64::MAX);
                 headers.insert("x-delay".into(), FieldValue::LongLongInt(delay));
+            }
+            if let Some(once) = once {
+                let once = i64::try_from(once).unwrap_or(i64::MAX);
+                headers.insert(
+                    "x-deduplication-header".into(),
+                    FieldValue::LongLongInt(once),
+                );
             }
             let publish = Publish {
                 exchange: exchange.clone(),
@@ -1375,6 +1388,15 @@ impl World {
             self.sessions[index].client.publish(&publish, said);
         }
         self.feed(index, usize::MAX)
+    }
+
+    /// The id of a message: its own, or that of an earlier one that is published again.
+    fn draw_once(&mut self, id: Id) -> Option<Id> {
+        if self.rng.percent(70) {
+            return self.rng.percent(80).then_some(id);
+        }
+        let again = id.saturating_sub(1 + self.rng.below(20)).max(1);
+        self.model.can_repeat(again).then_some(again)
     }
 
     fn consume(&mut self, index: usize) -> Result<(), Failed> {
@@ -1685,12 +1707,13 @@ fn client_gone(model: &mut Model, session: &Session) {
 /// A message that was asked for without acknowledgement has left its queue before it arrives; nobody knows which.
 fn lose_gets(model: &mut Model, session: &Session) {
     for (said, ..) in &session.awaited {
-        if let Said::Get {
-            queue,
-            no_ack: true,
-        } = said
-        {
-            model.purge(queue);
+        if let Said::Get { queue, no_ack } = said {
+            if *no_ack {
+                model.purge(queue);
+            } else {
+                // It comes back, and may wait before that.
+                model.consumer_gone(queue);
+            }
         }
     }
 }
@@ -1698,9 +1721,9 @@ fn lose_gets(model: &mut Model, session: &Session) {
 fn enqueue(model: &mut Model, queues: &[String], message: Publishing) -> Places {
     let mut places = Places::new();
     for name in queues {
-        model.enqueue(name, message);
+        let there = model.enqueue(name, message);
         if let Some(queue) = model.queues.get(name) {
-            places.push((name.clone(), queue.incarnation, message.id));
+            places.push((name.clone(), queue.incarnation, there));
         }
     }
     places
@@ -1731,6 +1754,9 @@ fn say_declare(session: &mut Session, spec: QueueSpec) {
     }
     if let Some(max) = spec.max_length {
         arguments.push(("x-max-length", number(max as u64)));
+    }
+    if spec.once {
+        arguments.push(("x-message-deduplication", FieldValue::Boolean(true)));
     }
     if spec.reject_publish {
         arguments.push(("x-overflow", text("reject-publish")));

@@ -40,6 +40,9 @@ pub struct ExchangeDefinition {
     pub auto_delete: bool,
     /// Only for exchange-to-exchange bindings.
     pub internal: bool,
+    /// What the log knows it by, if it remembers ids; from [`Definitions::next_queue_id`].
+    #[serde(default, with = "optional_queue_id")]
+    pub id: Option<QueueId>,
     /// The arguments as an encoded field table; opaque here.
     #[serde(with = "octets")]
     pub arguments: Vec<u8>,
@@ -253,6 +256,14 @@ pub struct StoredDefinitions {
     pub policies: Vec<PolicyDefinition>,
     /// Runtime parameters.
     pub parameters: Vec<ParameterDefinition>,
+}
+
+impl StoredDefinitions {
+    /// What the log may speak of: queues, and exchanges that remember ids.
+    pub(crate) fn log_ids(&self) -> impl Iterator<Item = QueueId> {
+        let exchanges = self.exchanges.iter().filter_map(|exchange| exchange.id);
+        self.queues.iter().map(|queue| queue.id).chain(exchanges)
+    }
 }
 
 impl Stored for VhostDefinition {
@@ -1169,6 +1180,22 @@ mod octets {
             .iter()
             .map(|[high, low]| Ok(digit(*high)? << 4 | digit(*low)?))
             .collect()
+    }
+}
+
+mod optional_queue_id {
+    use mamba_types::QueueId;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde asks for it")]
+    pub(super) fn serialize<S: Serializer>(id: &Option<QueueId>, to: S) -> Result<S::Ok, S::Error> {
+        id.map(|id| id.0).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<QueueId>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(QueueId))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The octets of the log: entry header and payloads. Drawn in `docs/storage.md`.
 
+use crate::log::SeenId;
 use mamba_types::{
     Message, QueueId, Sequence,
     message::{RECORD_HEADER_LEN, RecordError},
@@ -29,10 +30,12 @@ pub(crate) enum Kind {
     Checkpoint = 7,
     Moved = 8,
     CleanStop = 9,
+    Seen = 10,
+    SeenState = 11,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::File,
         Self::Messages,
         Self::Enqueued,
@@ -43,6 +46,8 @@ impl Kind {
         Self::Checkpoint,
         Self::Moved,
         Self::CleanStop,
+        Self::Seen,
+        Self::SeenState,
     ];
 
     fn from_octet(octet: u8) -> Option<Self> {
@@ -297,6 +302,113 @@ impl StateItem {
                 delivered: item[21] & 1 != 0,
             });
         Some((QueueId(u64::from_le_bytes(*queue)), items))
+    }
+}
+
+/// One id of a SEEN entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SeenItem {
+    /// The queue or exchange that remembers it.
+    pub(crate) owner: QueueId,
+    pub(crate) id: SeenId,
+    /// The record whose message it came with, enqueued by the same entry. `None`: by entries before it.
+    pub(crate) at: Option<u64>,
+}
+
+impl SeenItem {
+    pub(crate) const LEN: usize = 40;
+
+    pub(crate) fn write(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(&self.owner.0.to_le_bytes());
+        to.extend_from_slice(&self.at.unwrap_or(0).to_le_bytes());
+        self.id.write(to);
+    }
+}
+
+/// Octets of a SEEN entry before its runs: how many there are, and how many ids follow.
+const SEEN_HEAD_LEN: usize = 8;
+
+/// The payload of a SEEN entry: ENQUEUED runs, and the ids that came with their messages. Being one entry, it is there as a
+/// whole or not at all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen<'a> {
+    runs: &'a [u8],
+    ids: &'a [u8],
+}
+
+impl<'a> Seen<'a> {
+    pub(crate) fn write(runs: &[EnqueuedItem], ids: &[SeenItem]) -> Vec<u8> {
+        let len = SEEN_HEAD_LEN + runs.len() * EnqueuedItem::LEN + ids.len() * SeenItem::LEN;
+        let mut payload = Vec::with_capacity(len);
+        for count in [runs.len(), ids.len()] {
+            let count = u32::try_from(count).expect("a payload is smaller than 4 GiB");
+            payload.extend_from_slice(&count.to_le_bytes());
+        }
+        runs.iter().for_each(|run| run.write(&mut payload));
+        ids.iter().for_each(|id| id.write(&mut payload));
+        payload
+    }
+
+    pub(crate) fn read(payload: &'a [u8]) -> Option<Self> {
+        let (head, rest) = payload.split_first_chunk::<SEEN_HEAD_LEN>()?;
+        let runs = (u32_at(head, 0) as usize).checked_mul(EnqueuedItem::LEN)?;
+        let ids = (u32_at(head, 4) as usize).checked_mul(SeenItem::LEN)?;
+        let (runs, ids_at) = rest.split_at_checked(runs)?;
+        Some(Self {
+            runs,
+            ids: ids_at.get(..ids)?,
+        })
+    }
+
+    pub(crate) fn runs(self) -> impl Iterator<Item = EnqueuedItem> + 'a {
+        EnqueuedItem::read_all(self.runs)
+    }
+
+    pub(crate) fn ids(self) -> impl Iterator<Item = SeenItem> + 'a {
+        let items = self.ids.as_chunks::<{ SeenItem::LEN }>().0.iter();
+        items.map(|item| SeenItem {
+            owner: QueueId(u64_at(item, 0)),
+            id: SeenId::read(&item[16..]),
+            at: Some(u64_at(item, 8)).filter(|at| *at > 0),
+        })
+    }
+}
+
+impl SeenId {
+    pub(crate) const LEN: usize = 24;
+
+    pub(crate) fn write(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(&self.expires_at_ms.unwrap_or(0).to_le_bytes());
+        to.extend_from_slice(&self.hash);
+    }
+
+    fn read(octets: &[u8]) -> Self {
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&octets[8..Self::LEN]);
+        Self {
+            hash,
+            expires_at_ms: Some(u64_at(octets, 0)).filter(|at| *at > 0),
+        }
+    }
+
+    /// The payload of a SEEN_STATE entry: who remembers, and what.
+    pub(crate) fn read_state(payload: &[u8]) -> Option<(QueueId, impl Iterator<Item = Self>)> {
+        let (owner, ids) = payload.split_first_chunk::<8>()?;
+        let ids = ids.as_chunks::<{ Self::LEN }>().0.iter();
+        let ids = ids.map(|id| Self::read(id));
+        Some((QueueId(u64::from_le_bytes(*owner)), ids))
+    }
+}
+
+/// Calls `take` for each run of messages that an entry enqueues.
+pub(crate) fn enqueued_runs(kind: Kind, payload: &[u8], take: impl FnMut(EnqueuedItem)) {
+    match kind {
+        Kind::Enqueued => EnqueuedItem::read_all(payload).for_each(take),
+        Kind::Seen => Seen::read(payload)
+            .into_iter()
+            .flat_map(Seen::runs)
+            .for_each(take),
+        _ => {}
     }
 }
 

@@ -7,7 +7,7 @@ mod messages;
 mod verify;
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     ffi::OsString,
     io,
     path::{Path, PathBuf},
@@ -54,6 +54,8 @@ pub struct Stats {
     pub definitions: Exported,
     /// Log files, oldest first.
     pub files: Vec<FileStats>,
+    /// Ids that exchanges remember, expired ones included.
+    pub exchange_seen_ids: u64,
     /// Files kept to be used again.
     pub spares: u64,
     /// What a start would report.
@@ -71,6 +73,8 @@ pub struct QueueStats {
     pub delayed: u64,
     /// Octets of their bodies; an estimate after many acknowledgements.
     pub body_bytes: u64,
+    /// Ids it remembers, expired ones included.
+    pub seen_ids: u64,
     /// By level and sequence.
     pub runs: Vec<RecoveredRun>,
 }
@@ -153,19 +157,23 @@ impl Folder {
         } = self.contents()?;
         let definitions = counts(&stored);
         let mut found = scanned.recovered.queues;
+        let mut seen = scanned.recovered.seen;
         let mut defined = stored.queues;
         defined.sort_by(|one, other| (&one.vhost, &one.name).cmp(&(&other.vhost, &other.name)));
         let queues = defined.into_iter().map(|queue| {
             let runs = found.remove(&queue.id).unwrap_or_default().runs;
+            let ids = seen.remove(&queue.id).unwrap_or_default();
             let waiting = found.remove(&queue.id.waiting_room()).unwrap_or_default();
             QueueStats {
                 delayed: waiting.runs.iter().map(|run| run.count).sum(),
                 messages: runs.iter().map(|run| run.count).sum(),
                 body_bytes: runs.iter().map(|run| run.body_bytes).sum(),
+                seen_ids: ids.len() as u64,
                 queue,
                 runs,
             }
         });
+        let queues = queues.collect();
         let files = scanned.files.iter().map(|file| {
             let name = file_name(file.base);
             let metadata = std::fs::metadata(self.log_dir().join(&name)).ok();
@@ -181,7 +189,8 @@ impl Folder {
         });
         Ok(Stats {
             node_id,
-            queues: queues.collect(),
+            queues,
+            exchange_seen_ids: seen.values().map(|ids| ids.len() as u64).sum(),
             definitions,
             files: files.collect(),
             spares: scanned.spares.len() as u64,
@@ -210,13 +219,8 @@ impl Folder {
     /// Reads everything as a start would.
     fn contents(&self) -> Result<Contents, OpenError> {
         let held = export::read(&self.dir.join(DEFINITIONS_FILE), &self.disk)?;
-        let known: BTreeMap<_, _> = held
-            .stored
-            .queues
-            .iter()
-            .map(|queue| (queue.id, ()))
-            .collect();
-        let scanned = self.scan(held.node_id, &|queue| known.contains_key(&queue.owner()))?;
+        let known: BTreeSet<_> = held.stored.log_ids().collect();
+        let scanned = self.scan(held.node_id, &|queue| known.contains(&queue.owner()))?;
         Ok(Contents {
             node_id: held.node_id,
             stored: held.stored,

@@ -32,8 +32,8 @@ pub use error::{OpenError, StoreError};
 pub use log::{
     Appended, Checkpoint, Damage, DurableWaker, EnqueuedRun, LiveRun, LoadRequest, Loaded,
     LoadedMessage, Log, LogConfig, LogFile, LogHold, LogStats, LogStatus, LogThreads,
-    NewFileListener, Relocated, Relocation, RelocationBatch, RelocationCursor, Settled,
-    StatusListener, SyncMode,
+    NewFileListener, Relocated, Relocation, RelocationBatch, RelocationCursor, Seen, SeenId,
+    Settled, StatusListener, SyncMode,
 };
 pub use recovery::{Recovered, RecoveredQueue, RecoveredRun, RecoveryReport};
 pub use snapshot::{Snapshot, SnapshotError, SnapshotFile};

@@ -37,7 +37,7 @@ pub use self::{
 use crate::{
     disk::Disk,
     error::OpenError,
-    format::{EnqueuedItem, FILE_ENTRY_LEN, Kind, SequenceItem, StateItem, file_name},
+    format::{EnqueuedItem, FILE_ENTRY_LEN, Kind, SeenItem, SequenceItem, StateItem, file_name},
     recovery::Recovered,
 };
 
@@ -90,6 +90,27 @@ pub struct EnqueuedRun {
     pub delivery_count: u32,
     /// They are in the log for want of memory only and are gone after a restart.
     pub volatile: bool,
+}
+
+/// An id that a queue or an exchange remembers, so that a message with the same one is not taken twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SeenId {
+    /// What stands for the id; how it is made is the caller's affair, but it has to stay the same over restarts.
+    pub hash: [u8; 16],
+    /// When it is forgotten, in milliseconds since 1970, from 1 up; `None`: when there is no room for it.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// An id, and who has seen it with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The queue or exchange that remembers it.
+    pub owner: QueueId,
+    /// The id.
+    pub id: SeenId,
+    /// The record of the message it came with, if the runs appended along with it are all there is of that message. Otherwise
+    /// [`LogPosition::NONE`]: then the id does not count after a power cut that lost anything before it.
+    pub at: LogPosition,
 }
 
 /// A message that left its queue for good.
@@ -459,6 +480,44 @@ impl Log {
         )
     }
 
+    /// Says that messages are in `queue`, like [`Log::append_enqueued`], and that the ids they came with have been seen: after a
+    /// crash either both is true or neither. `runs` may be empty, if other entries have enqueued the messages.
+    pub fn append_seen(&self, queue: QueueId, runs: &[EnqueuedRun], ids: &[Seen]) -> LogPosition {
+        let runs: Vec<_> = runs.iter().map(|run| item_of(queue, run, None)).collect();
+        let ids: Vec<_> = ids
+            .iter()
+            .map(|seen| SeenItem {
+                owner: seen.owner,
+                id: seen.id,
+                at: Some(seen.at.0).filter(|at| *at > 0),
+            })
+            .collect();
+        let synced = self.synced();
+        let mut staging = self.shared.staging.lock();
+        staging.push_seen(&runs, &ids, synced);
+        self.done(staging, Urgency::Now)
+    }
+
+    /// Writes down all ids that a queue or exchange remembers, oldest first: part of a checkpoint. One that remembers nothing
+    /// need not say so.
+    ///
+    /// # Panics
+    /// If the ids take 4 GiB or more: that is more than 170 million.
+    pub fn append_seen_state(
+        &self,
+        owner: QueueId,
+        ids: impl ExactSizeIterator<Item = SeenId>,
+    ) -> LogPosition {
+        let mut payload = Vec::with_capacity(8 + ids.len() * SeenId::LEN);
+        payload.extend_from_slice(&owner.0.to_le_bytes());
+        ids.for_each(|id| id.write(&mut payload));
+        let synced = self.synced();
+        let mut staging = self.shared.staging.lock();
+        staging.push_payload(Kind::SeenState, Bytes::from(payload), synced);
+        staging.files.newest().tells_ids = true;
+        self.done(staging, Urgency::Soon)
+    }
+
     /// Says that messages left `queue` for good: acknowledged, expired, purged, dead-lettered, dropped.
     ///
     /// Becomes durable within some milliseconds or with the next commit; nobody needs to wait, but may
@@ -622,7 +681,8 @@ impl Log {
         let mut staging = self.shared.staging.lock();
         // Now and then, because nobody tells when the last reader of a file is done.
         staging.files.look_again();
-        let due = staging.files.count_since(staging.checkpoint) > CHECKPOINT_FILES
+        let since = staging.checkpoint.max(staging.checkpoint_end);
+        let due = staging.files.count_since(since) > CHECKPOINT_FILES
             && staging.pending_checkpoint.is_none();
         due.then_some(Checkpoint { from: staging.next })
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use mamba_types::{LogPosition, QueueId, Sequence};
 
-use crate::definitions::StoredDefinitions;
+use crate::{definitions::StoredDefinitions, log::SeenId};
 
 /// Everything a folder held when it was opened.
 #[derive(Debug, Default)]
@@ -13,6 +13,9 @@ pub struct Recovered {
     pub definitions: StoredDefinitions,
     /// Live messages of the queues in `definitions`; a queue without messages is absent.
     pub queues: BTreeMap<QueueId, RecoveredQueue>,
+    /// Ids that the queues and exchanges in `definitions` remember, in the order in which they came. One that came again after it
+    /// had been forgotten stands here twice.
+    pub seen: BTreeMap<QueueId, Vec<SeenId>>,
     /// What recovery met.
     pub report: RecoveryReport,
 }

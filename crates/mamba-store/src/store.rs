@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Version of the folder's layout.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const LOCK_FILE: &str = "node.lock";
 const FORMAT_FILE: &str = "format";
 pub(crate) const DEFINITIONS_FILE: &str = "definitions.redb";
@@ -140,7 +140,7 @@ impl Store {
         let opened = definitions::open(&dir.join(DEFINITIONS_FILE), Arc::clone(&disk), threads)?;
         disk.sync_dir(&dir)
             .map_err(|error| OpenError::io("sync", &dir, error))?;
-        let ids: BTreeSet<_> = opened.stored.queues.iter().map(|one| one.id).collect();
+        let ids: BTreeSet<_> = opened.stored.log_ids().collect();
         let known = |queue: QueueId| ids.contains(&queue.owner());
         let log_config = LogConfig {
             sync: config.sync,

@@ -41,6 +41,7 @@ fn exchange(name: &str) -> ExchangeDefinition {
         kind: "topic".to_owned(),
         auto_delete: true,
         internal: false,
+        id: Some(QueueId(5)),
         arguments: Vec::new(),
     }
 }

@@ -11,6 +11,9 @@ pub const FRAME_MIN_SIZE: u32 = 4096;
 /// The largest content body any configuration may allow, in octets.
 pub const BODY_SIZE_CAP: u64 = 536_870_912;
 
+/// The most ids of messages that one queue or exchange may be asked to remember (`x-cache-size`).
+pub const SEEN_IDS_MAX: usize = 1_000_000;
+
 /// Limits of one node. The defaults are the documented ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {

@@ -44,6 +44,12 @@ pub fn integer(value: &FieldValue) -> Option<i64> {
     })
 }
 
+/// The value as a number if it carries any of the integer tags, or is a decimal number as text: some clients know no other way.
+#[must_use]
+pub fn number(value: &FieldValue) -> Option<i64> {
+    integer(value).or_else(|| text(value)?.parse().ok())
+}
+
 /// The octets of a long string or byte array.
 #[must_use]
 pub fn octets(value: &FieldValue) -> Option<&[u8]> {

@@ -4,10 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mamba_queue::UnackedKey;
 use mamba_session::{ConfirmTracker, SettlementKind, Unacked};
-use mamba_types::{DeliveryTag, Message, Sequence};
+use mamba_types::{ChannelId, DeliveryTag, Message, Sequence};
 
 use super::{publish::Route, timeout::Due};
-use crate::outbox::{ChannelLimit, ConsumerSlot};
+use crate::{
+    outbox::{ChannelLimit, ConsumerSlot},
+    registry::{ChannelView, MessageStats},
+};
 
 /// One delivery a client holds.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +91,7 @@ pub(crate) struct Channel {
     pub(crate) last_queue: Option<Arc<str>>,
     pub(crate) reply: Option<ReplyConsumer>,
     pub(crate) has_published: bool,
+    pub(crate) stats: MessageStats,
 }
 
 impl Channel {
@@ -102,6 +106,34 @@ impl Channel {
             last_queue: None,
             reply: None,
             has_published: false,
+            stats: MessageStats::default(),
+        }
+    }
+
+    /// What an operator is shown.
+    pub(crate) fn view(&self, id: ChannelId) -> ChannelView {
+        let (mut unconfirmed, mut uncommitted, mut acks_uncommitted) = (0, 0, 0);
+        match &self.mode {
+            Mode::Plain => {}
+            Mode::Confirm(confirms) => unconfirmed = confirms.pending(),
+            Mode::Transaction(transaction) => {
+                uncommitted = transaction.publishes.len();
+                let taken = transaction.settlements.iter();
+                acks_uncommitted = taken.map(|(_, taken)| taken.len()).sum();
+            }
+        }
+        ChannelView {
+            number: id.0,
+            confirm: matches!(self.mode, Mode::Confirm(_)),
+            transactional: matches!(self.mode, Mode::Transaction(_)),
+            consumers: self.consumers.len() + usize::from(self.reply.is_some()),
+            prefetch: self.prefetch,
+            global_prefetch: self.limit.get(),
+            unacked: self.unacked.len(),
+            unconfirmed,
+            uncommitted,
+            acks_uncommitted,
+            stats: self.stats,
         }
     }
 

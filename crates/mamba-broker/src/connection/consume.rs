@@ -21,7 +21,7 @@ use mamba_types::{
 use protocol::basic;
 
 use super::{
-    Core, Got,
+    Core, GotReply,
     channel::{Channel, Held, ReplyConsumer},
     publish::REPLY_TO,
     timeout::{Due, timeout_ms},
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     arguments,
     broker::ReplyTarget,
-    outbox::{ConsumerPort, ConsumerSlot, Notice, Outbox},
+    outbox::{ConsumerAbout, ConsumerPort, ConsumerSlot, Notice, Outbox},
     queue_cell::{QueueCell, settled_of},
 };
 
@@ -320,6 +320,13 @@ impl Core {
             filter,
         };
         let limit = Arc::clone(&channel.limit);
+        let about = Arc::new(ConsumerAbout {
+            tag: Arc::clone(tag),
+            channel: id,
+            arguments: consume.arguments.clone(),
+            prefetch: channel.prefetch,
+            timeout_ms,
+        });
         let index = self.queues.retain(&queue);
         let slot = self.consumers.add(Consumer {
             tag: Arc::clone(tag),
@@ -333,6 +340,7 @@ impl Core {
         });
         let port = ConsumerPort {
             outbox: Arc::clone(&self.outbox),
+            about,
             slot,
             limit,
         };
@@ -526,25 +534,33 @@ impl Core {
         Ok(())
     }
 
-    fn get(&mut self, id: ChannelId, get: &basic::Get, out: &mut Output) -> Result<(), Violation> {
-        let name = self.queue_name(id, get.queue.as_str())?;
-        self.check_right(Right::Read, Resource::Queue(&name))?;
-        let queue = self.usable_queue(&name)?;
-        let settings = queue.declaration.settings;
-        let quorum = settings.kind == QueueKind::Quorum;
-        if quorum && settings.single_active_consumer {
+    /// The queue by that name, if messages may be got from it.
+    pub(super) fn gettable_queue(&self, name: &str) -> Result<Arc<QueueCell>, Violation> {
+        self.check_right(Right::Read, Resource::Queue(name))?;
+        let queue = self.usable_queue(name)?;
+        if queue.is_quorum() && queue.declaration.settings.single_active_consumer {
             let text = format!(
                 "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues with single active consumer",
                 queue.printed()
             );
             return Err(Violation::channel(SoftError::ResourceLocked, text));
         }
+        Ok(queue)
+    }
+
+    fn get(&mut self, id: ChannelId, get: &basic::Get, out: &mut Output) -> Result<(), Violation> {
+        let name = self.queue_name(id, get.queue.as_str())?;
+        let queue = self.gettable_queue(&name)?;
+        let quorum = queue.is_quorum();
         let Some((fetched, position)) = queue.fetch(get.no_ack) else {
             *(if quorum {
                 &mut self.counts.quorum_get_empty
             } else {
                 &mut self.counts.classic_get_empty
             }) += 1;
+            if let Some(channel) = self.channels.get_mut(&id) {
+                channel.stats.get_empty += 1;
+            }
             write_method(
                 out.buffer(),
                 id,
@@ -577,13 +593,20 @@ impl Core {
             (true, false) => &mut self.counts.quorum_got_manual_ack,
         };
         *counter += 1;
+        let stats = &mut channel.stats;
+        *(if get.no_ack {
+            &mut stats.get_no_ack
+        } else {
+            &mut stats.get
+        }) += 1;
+        stats.redeliver += u64::from(fetched.stored.redelivered);
         let message = outgoing(
             &fetched.stored,
             queue.settings().counts_returns(),
             &self.broker.config.limits,
         );
         let remaining = u32::try_from(fetched.remaining).unwrap_or(u32::MAX);
-        let got = Got {
+        let got = GotReply {
             tag,
             redelivered: fetched.stored.redelivered,
             message,
@@ -655,6 +678,13 @@ impl Core {
                     };
                     *counter += 1;
                     *redelivered += u64::from(stored.redelivered);
+                    let stats = &mut channel.stats;
+                    *(if consumer.no_ack {
+                        &mut stats.deliver_no_ack
+                    } else {
+                        &mut stats.deliver
+                    }) += 1;
+                    stats.redeliver += u64::from(stored.redelivered);
                     counts.message_bytes_delivered += stored.message.body_len() as u64;
                     let (id, ctag) = (consumer.channel, consumer.tag.as_bytes());
                     if consumer.counts_returns && stored.returns > 0 {
@@ -745,7 +775,11 @@ fn note_sent(queues: &InternedQueues, from: Option<u32>, sent: &mut Vec<Settled>
 }
 
 /// The message as it goes out: a queue that counts says how often it came back.
-fn outgoing(stored: &Stored, counts_returns: bool, limits: &mamba_types::Limits) -> Message {
+pub(super) fn outgoing(
+    stored: &Stored,
+    counts_returns: bool,
+    limits: &mamba_types::Limits,
+) -> Message {
     if !counts_returns || stored.returns == 0 {
         return stored.message.clone();
     }

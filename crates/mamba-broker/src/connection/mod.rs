@@ -13,11 +13,14 @@
 mod channel;
 mod consume;
 mod delay;
+mod direct;
 mod publish;
 mod settle;
 mod timeout;
 mod topology;
 mod transaction;
+
+pub use direct::{Direct, Got, Published, Verdict};
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -53,6 +56,7 @@ use crate::{
     outbox::{Notice, Outbox},
     pacing::Pacing,
     queue_cell::QueueCell,
+    registry::{Client, ConnectionDetail, Presence, Traffic},
     transport::TlsFacts,
     vhost::{Vhost, VhostSeat},
 };
@@ -86,7 +90,7 @@ pub(crate) struct LoggedIn {
     pub(crate) user: Arc<Identity>,
     pub(crate) vhost: Arc<Vhost>,
     user_seat: UserSeat,
-    _vhost_seat: VhostSeat,
+    _vhost_seat: Option<VhostSeat>,
 }
 
 /// Everything behind the session.
@@ -130,7 +134,9 @@ pub(crate) struct Core {
     held_back: Vec<Notice>,
     pub(crate) counts: Counts,
     pub(crate) frame_max: u32,
-    origin: Origin,
+    presence: Arc<Presence>,
+    client: Arc<Client>,
+    traffic: Traffic,
 }
 
 /// The way a connection came.
@@ -164,19 +170,19 @@ enum Until {
 enum Reply {
     Nothing,
     Method(AMQPClass),
-    Got(Box<Got>),
+    Got(Box<GotReply>),
 }
 
 /// A message for `basic.get`.
 #[derive(Debug)]
-pub(crate) struct Got {
+pub(crate) struct GotReply {
     pub(crate) tag: DeliveryTag,
     pub(crate) redelivered: bool,
     pub(crate) message: Message,
     pub(crate) remaining: u32,
 }
 
-impl Got {
+impl GotReply {
     fn write(&self, channel: ChannelId, frame_max: u32, out: &mut Output) {
         write_get_ok(
             out,
@@ -203,7 +209,7 @@ impl Connection {
         broker: Arc<Broker>,
         outbox: Arc<Outbox>,
         config: Arc<SessionConfig>,
-        origin: Origin,
+        presence: Arc<Presence>,
         now: Now,
     ) -> Self {
         let mut counts = Counts {
@@ -211,38 +217,13 @@ impl Connection {
             ..Counts::default()
         };
         broker.metrics.add(&mut counts);
-        tracing::debug!(connection = outbox.connection, peer = %origin.peer, tls = origin.tls.is_some(), "connection accepted");
+        tracing::debug!(connection = outbox.connection, peer = %presence.origin.peer, tls = presence.origin.tls.is_some(), "connection accepted");
         Self {
             session: Session::new(config, now.instant),
             out: Output::new(),
             core: Core {
-                id: outbox.connection,
-                broker,
-                outbox,
-                user: None,
-                login: None,
-                channels: BTreeMap::new(),
-                consumers: Consumers::default(),
-                exclusive: Vec::new(),
-                queues: InternedQueues::default(),
-                publisher: Publisher::default(),
-                settlements: Settlements::default(),
-                confirming: Vec::new(),
-                expecting: None,
-                pacing: Pacing::default(),
-                stored_up_to: LogPosition::NONE,
-                published_stored: false,
-                log_pause: None,
-                definitions: Vec::new(),
-                close_wish: None,
-                able: Capabilities::default(),
-                deadlines: Deadlines::new(now.instant),
-                waiting: None,
-                backlog: VecDeque::new(),
-                held_back: Vec::new(),
                 counts,
-                frame_max: 0,
-                origin,
+                ..Core::new(broker, outbox, presence, now)
             },
             ended: false,
             blocked: false,
@@ -288,6 +269,8 @@ impl Connection {
             }
         }
         self.core.counts.bytes_received += done as u64;
+        self.core.traffic.received_bytes += done as u64;
+        self.core.traffic.received_packets += 1;
         self.core.flush();
         self.confirm(now);
         self.core.add_up();
@@ -395,7 +378,7 @@ impl Connection {
                 return false;
             }
             Event::Closing(violation) => {
-                tracing::warn!(connection = core.id, peer = %core.origin.peer, reason = %violation, "connection closed: protocol violation");
+                tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, reason = %violation, "connection closed: protocol violation");
                 core.flush();
                 core.clean_up();
             }
@@ -481,7 +464,38 @@ impl Connection {
             }
             self.core.deliver(OUTPUT_HIGH, &mut self.out);
         }
+        if self.core.presence.is_asked() {
+            self.core.presence.answer(&self.detail());
+        }
         self.core.add_up();
+    }
+
+    /// What an operator is shown.
+    fn detail(&self) -> ConnectionDetail {
+        let state = match self.session.state() {
+            SessionState::Running if self.blocked => "blocked",
+            SessionState::Running if self.core.broker.alarms().reason().is_some() => "blocking",
+            SessionState::Running if self.core.log_pause.is_some() => "flow",
+            SessionState::Running => "running",
+            SessionState::AwaitingHeader
+            | SessionState::Starting
+            | SessionState::Authenticating => "starting",
+            SessionState::Tuning => "tuning",
+            SessionState::Opening | SessionState::Deciding => "opening",
+            SessionState::ClientClosing | SessionState::Closing => "closing",
+            SessionState::Closed | SessionState::Refused | SessionState::Finished => "closed",
+        };
+        let channels = self.core.channels.iter();
+        ConnectionDetail {
+            state,
+            client: Arc::clone(&self.core.client),
+            channel_max: self.session.channel_max(),
+            frame_max: self.session.frame_max(),
+            heartbeat_secs: self.session.heartbeat_secs(),
+            traffic: self.core.traffic,
+            output_bytes: self.out.len(),
+            channels: channels.map(|(id, channel)| channel.view(*id)).collect(),
+        }
     }
 
     /// Writes the confirms whose messages have become safe.
@@ -514,6 +528,7 @@ impl Connection {
         core.confirming.retain(|id| {
             let Some(Channel {
                 mode: Mode::Confirm(confirms),
+                stats,
                 ..
             }) = channels.get_mut(id)
             else {
@@ -534,6 +549,7 @@ impl Connection {
                     }
                 },
             );
+            stats.confirm += before - confirms.pending();
             confirmed += before - confirms.pending();
             if let Some(position) = confirms.waiting_for() {
                 latest = latest.max(position);
@@ -549,26 +565,7 @@ impl Connection {
         if self.core.waiting.is_none() {
             return;
         }
-        let definitions = self.core.definitions_pending();
-        let Some(waiting) = &self.core.waiting else {
-            return;
-        };
-        let log = self.core.broker.store.0.log();
-        let outcome = match &waiting.until {
-            Until::Committed(commit) => commit.state(),
-            // Messages are safe only with the queues they lie in.
-            Until::Durable(position) if log.is_durable(*position) => definitions,
-            Until::Durable(_) if log.failed() => CommitState::Failed,
-            Until::Durable(_) => CommitState::Pending,
-            Until::Noted(position) => {
-                if log.is_durable(*position) || log.failed() || log.is_full() {
-                    CommitState::Done
-                } else {
-                    CommitState::Pending
-                }
-            }
-        };
-        match outcome {
+        match self.core.decision() {
             CommitState::Pending => {}
             CommitState::Done => {
                 if let Some(Waiting { channel, reply, .. }) = self.core.waiting.take() {
@@ -607,6 +604,8 @@ impl Connection {
     /// The socket took octets.
     pub fn wrote(&mut self, octets: usize, now: Now) {
         self.core.counts.bytes_sent += octets as u64;
+        self.core.traffic.sent_bytes += octets as u64;
+        self.core.traffic.sent_packets += 1;
         self.session.wrote(now.instant);
     }
 
@@ -631,10 +630,10 @@ impl Connection {
             let core = &self.core;
             match reason {
                 DropReason::HandshakeTimeout => {
-                    tracing::warn!(connection = core.id, peer = %core.origin.peer, "connection closed: the handshake took too long");
+                    tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, "connection closed: the handshake took too long");
                 }
                 DropReason::MissedHeartbeats { interval_secs } => {
-                    tracing::warn!(connection = core.id, peer = %core.origin.peer, "missed heartbeats from client, timeout: {interval_secs}s");
+                    tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, "missed heartbeats from client, timeout: {interval_secs}s");
                 }
                 DropReason::Refused | DropReason::ClosingTimeout => {
                     tracing::debug!(connection = core.id, ?reason, "connection closed");
@@ -667,9 +666,10 @@ impl Connection {
         core.flush();
         core.clean_up();
         core.broker.forget_connection(core.id);
+        core.presence.fall_silent();
         core.counts.connections_closed += 1;
         core.add_up();
-        tracing::debug!(connection = core.id, peer = %core.origin.peer, "connection ended");
+        tracing::debug!(connection = core.id, peer = %core.presence.origin.peer, "connection ended");
     }
 }
 
@@ -680,11 +680,45 @@ impl Drop for Connection {
 }
 
 impl Core {
+    fn new(broker: Arc<Broker>, outbox: Arc<Outbox>, presence: Arc<Presence>, now: Now) -> Self {
+        Self {
+            id: outbox.connection,
+            broker,
+            outbox,
+            user: None,
+            login: None,
+            channels: BTreeMap::new(),
+            consumers: Consumers::default(),
+            exclusive: Vec::new(),
+            queues: InternedQueues::default(),
+            publisher: Publisher::default(),
+            settlements: Settlements::default(),
+            confirming: Vec::new(),
+            expecting: None,
+            pacing: Pacing::default(),
+            stored_up_to: LogPosition::NONE,
+            published_stored: false,
+            log_pause: None,
+            definitions: Vec::new(),
+            close_wish: None,
+            able: Capabilities::default(),
+            deadlines: Deadlines::new(now.instant),
+            waiting: None,
+            backlog: VecDeque::new(),
+            held_back: Vec::new(),
+            counts: Counts::default(),
+            frame_max: 0,
+            presence,
+            client: Arc::default(),
+            traffic: Traffic::default(),
+        }
+    }
+
     fn authenticate(&mut self, login: &Login, now: Now) -> bool {
         self.counts.auth_attempts += 1;
-        let (access, from) = (&self.broker.access, self.origin.peer.ip());
+        let (access, from) = (&self.broker.access, self.presence.origin.peer.ip());
         let anonymous = self.broker.config.anonymous_user.as_deref();
-        let tls = self.origin.tls.clone();
+        let tls = self.presence.origin.tls.clone();
         let peer = tls.as_ref().and_then(|tls| tls.peer.as_ref());
         let certified = peer.and_then(|peer| peer.user.as_deref());
         let (name, outcome) = match (&login.credentials, anonymous) {
@@ -707,14 +741,18 @@ impl Core {
             .unwrap_or_default();
         match outcome {
             Ok(user) => {
-                tracing::info!(connection = self.id, peer = %self.origin.peer, local = %self.origin.local, user = %user.name, client, "logged in");
+                self.client = Arc::new(Client {
+                    mechanism: login.mechanism.clone(),
+                    properties: login.client_properties.clone(),
+                });
+                tracing::info!(connection = self.id, peer = %self.presence.origin.peer, local = %self.presence.origin.local, user = %user.name, client, "logged in");
                 self.user = Some(Arc::clone(&user.name));
                 true
             }
             Err(reason) => {
                 self.counts.auth_failures += 1;
                 tracing::warn!(
-                    connection = self.id, peer = %self.origin.peer, user = name, mechanism = %login.mechanism, %reason,
+                    connection = self.id, peer = %self.presence.origin.peer, user = name, mechanism = %login.mechanism, %reason,
                     "login refused"
                 );
                 false
@@ -773,7 +811,7 @@ impl Core {
             user,
             vhost: found,
             user_seat,
-            _vhost_seat: vhost_seat,
+            _vhost_seat: Some(vhost_seat),
         });
         Ok(())
     }
@@ -875,6 +913,29 @@ impl Core {
         self.published_stored = false;
     }
 
+    /// Where stands what the connection waits for; done if it waits for nothing.
+    fn decision(&mut self) -> CommitState {
+        let definitions = self.definitions_pending();
+        let Some(waiting) = &self.waiting else {
+            return CommitState::Done;
+        };
+        let log = self.broker.store.0.log();
+        match &waiting.until {
+            Until::Committed(commit) => commit.state(),
+            // Messages are safe only with the queues they lie in.
+            Until::Durable(position) if log.is_durable(*position) => definitions,
+            Until::Durable(_) if log.failed() => CommitState::Failed,
+            Until::Durable(_) => CommitState::Pending,
+            Until::Noted(position) => {
+                if log.is_durable(*position) || log.failed() || log.is_full() {
+                    CommitState::Done
+                } else {
+                    CommitState::Pending
+                }
+            }
+        }
+    }
+
     /// Where the definitions of the queues stand that this connection published to.
     fn definitions_pending(&mut self) -> CommitState {
         self.definitions
@@ -944,7 +1005,7 @@ impl Core {
     pub(crate) fn send_when_noted(
         &mut self,
         channel: ChannelId,
-        got: Got,
+        got: GotReply,
         position: LogPosition,
         out: &mut Output,
     ) {
@@ -995,7 +1056,7 @@ impl Core {
             [b'A', b'M', b'Q', b'P', 3 | 0, 1, 0, 0] => "AMQP 1.0 is not spoken here, only 0-9-1",
             _ => "only AMQP 0-9-1 is spoken here",
         };
-        tracing::warn!(connection = self.id, peer = %self.origin.peer, ?octets, hint, "wrong protocol header");
+        tracing::warn!(connection = self.id, peer = %self.presence.origin.peer, ?octets, hint, "wrong protocol header");
     }
 }
 

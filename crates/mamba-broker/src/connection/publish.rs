@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     broker::{Broker, DRAWN_LEN},
+    deduplication::{ExchangeIds, Kept, Passage},
     lazy_properties::LazyProperties,
     queue_cell::{Arrival, QueueCell, QueueRef},
     vhost::Vhost,
@@ -49,6 +50,8 @@ const TRANSACTION_BYTES_MAX: usize = 256 << 20;
 pub(crate) struct Route {
     pub(crate) queues: Vec<Arc<QueueCell>>,
     stamps: Vec<Stamp>,
+    /// What the exchange has seen, if it takes each message once.
+    ids: Option<Arc<ExchangeIds>>,
     /// Some queue stores persistent messages.
     stores_persistent: bool,
     /// Some queue stores every message.
@@ -72,11 +75,20 @@ struct Delayed {
 
 impl Route {
     /// A route on which the last `waiting` queues are reached through a delayed exchange alone.
-    fn through(queues: Vec<Arc<QueueCell>>, waiting: usize, stamps: Vec<Stamp>) -> Self {
+    fn through(
+        queues: Vec<Arc<QueueCell>>,
+        waiting: usize,
+        stamps: Vec<Stamp>,
+        ids: Option<Arc<ExchangeIds>>,
+    ) -> Self {
         let delayed = (waiting > 0).then(|| {
             let (at_once, late) = queues.split_at(queues.len() - waiting);
-            let at_once =
-                (!at_once.is_empty()).then(|| Arc::new(Self::to(at_once.to_vec(), Vec::new())));
+            let at_once = (!at_once.is_empty()).then(|| {
+                Arc::new(Self {
+                    ids: ids.clone(),
+                    ..Self::to(at_once.to_vec(), Vec::new())
+                })
+            });
             let late = Arc::new(Self {
                 waits: true,
                 // Who waits does so in the log.
@@ -88,6 +100,7 @@ impl Route {
         });
         Self {
             delayed,
+            ids,
             ..Self::to(queues, stamps)
         }
     }
@@ -98,6 +111,7 @@ impl Route {
             stores_all: queues.iter().any(|queue| queue.stores(false)),
             queues,
             stamps,
+            ids: None,
             waits: false,
             delayed: None,
             reply_token: None,
@@ -106,6 +120,21 @@ impl Route {
 
     fn stores(&self, persistent: bool) -> bool {
         self.stores_all || (persistent && self.stores_persistent)
+    }
+
+    /// Who keeps a message that lies at `at` in the log, or not there.
+    fn keeps(&self, persistent: bool, at: LogPosition) -> Kept {
+        match self.queues.as_slice() {
+            _ if at == LogPosition::NONE || !self.stores(persistent) => Kept::InMemory,
+            [_] => Kept::Once(at),
+            _ => Kept::Shared,
+        }
+    }
+
+    /// If it leads nowhere and the exchange has taken such a message before: the log position that makes that one safe.
+    pub(crate) fn repeats(&self, header: &[u8], now_ms: u64) -> Option<LogPosition> {
+        let ids = self.ids.as_ref().filter(|_| self.queues.is_empty())?;
+        ids.duplicate(header, now_ms)
     }
 
     /// Whether it leads to a direct reply-to consumer.
@@ -149,6 +178,8 @@ pub(crate) struct Batch {
     own: Vec<Message>,
     items: Vec<Item>,
     routes: Vec<Arc<Route>>,
+    /// The one exchange of its routes that takes each message once.
+    ids: Option<Arc<ExchangeIds>>,
     /// Where in `routes` a route stands, by its address.
     known: HashMap<usize, u32, foldhash::fast::FixedState>,
     arrivals: Vec<Arrival>,
@@ -284,6 +315,7 @@ impl Core {
             None => None,
         };
 
+        channel.stats.publish += 1;
         self.counts.received(content.body().len());
         self.counts.messages_routed += route.queues.len() as u64;
         let confirm = match &mut channel.mode {
@@ -331,8 +363,24 @@ impl Core {
             return Ok(());
         }
         if route.queues.is_empty() {
+            if route.ids.is_some() {
+                // Those before it may be what it repeats.
+                self.flush_publishes();
+                let header = rewritten.as_deref().unwrap_or(header);
+                if let Some(waits) = route.repeats(header, now.unix_ms) {
+                    self.counts.messages_deduplicated += 1;
+                    if confirm {
+                        self.note_confirm(id, Some(waits));
+                    }
+                    return Ok(());
+                }
+            }
+            let Some(channel) = self.channels.get_mut(&id) else {
+                return Ok(());
+            };
             if mandatory {
                 self.counts.messages_unroutable_returned += 1;
+                channel.stats.return_unroutable += 1;
                 let parts = Parts {
                     exchange,
                     routing_key,
@@ -349,11 +397,15 @@ impl Core {
                 );
             } else {
                 self.counts.messages_unroutable_dropped += 1;
+                channel.stats.drop_unroutable += 1;
             }
-            publisher.batch.unroutable(confirm, id, &route);
+            self.publisher.batch.unroutable(confirm, id, &route);
             return Ok(());
         }
-        let batch = &mut publisher.batch;
+        if !self.publisher.batch.takes(&route) {
+            self.flush_publishes();
+        }
+        let batch = &mut self.publisher.batch;
         let is_full = match late {
             None => batch.push(id, confirm, route, content, rewritten.as_deref(), meta),
             Some((delayed, late)) => batch.push_late(
@@ -377,6 +429,7 @@ impl Core {
             return;
         }
         let log = self.broker.store.0.log();
+        let ids = batch.ids.take();
         let stored = batch.take_stored();
         let transient = Bytes::copy_from_slice(&batch.transient);
         batch.transient.clear();
@@ -401,19 +454,13 @@ impl Core {
                 | Place::Nowhere => None,
             })
             .collect();
-        let arrival = |index: u32, queue: &QueueCell, waits: bool| {
-            let item = &batch.items[index as usize];
-            let (message, at) = match item.place {
+        let message_of = |item: &Item| {
+            Some(match item.place {
                 Place::Stored { offset, len } => {
                     let message = Message::from_record(
                         stored.slice(offset as usize..(offset + len) as usize),
                     );
-                    let at = if waits || queue.stores(message.persistent()) {
-                        LogPosition(base.0 + u64::from(offset))
-                    } else {
-                        LogPosition::NONE
-                    };
-                    (message, at)
+                    (message, LogPosition(base.0 + u64::from(offset)))
                 }
                 Place::Transient { offset, len } => (
                     Message::from_record(transient.slice(offset as usize..(offset + len) as usize)),
@@ -425,13 +472,37 @@ impl Core {
                         .binary_search_by_key(&index, |(index, _)| *index)
                         .ok()
                         .map(|at| own[at].1.at());
-                    let at = appended
-                        .filter(|_| waits || queue.stores(message.persistent()))
-                        .unwrap_or(LogPosition::NONE);
-                    (message, at)
+                    (message, appended.unwrap_or(LogPosition::NONE))
                 }
                 Place::Nowhere => return None,
-            };
+            })
+        };
+        let now_ms = self.login.as_ref().map_or(0, |login| login.vhost.unix_ms());
+        let mut passage = ids.as_ref().map(|ids| ids.enter(now_ms));
+        let mut held_back: Vec<u32> = Vec::new();
+        if let Some(passage) = &mut passage {
+            for (item, index) in batch.items.iter().zip(0u32..) {
+                let Some((message, at)) = message_of(item) else {
+                    continue;
+                };
+                let route = &batch.routes[item.route as usize];
+                // What goes on through a delayed exchange is none of this one's affairs.
+                if route.ids.is_none() {
+                    continue;
+                }
+                let kept = route.keeps(message.persistent(), at);
+                if !passage.pass(index, &message, kept) {
+                    held_back.push(index);
+                }
+            }
+        }
+        let arrival = |index: u32, queue: &QueueCell, waits: bool| {
+            if held_back.binary_search(&index).is_ok() {
+                return None;
+            }
+            let (message, at) = message_of(&batch.items[index as usize])?;
+            let stored = waits || queue.stores(message.persistent());
+            let at = if stored { at } else { LogPosition::NONE };
             Some(Arrival {
                 incoming: Incoming {
                     message,
@@ -444,16 +515,26 @@ impl Core {
 
         let mut position = LogPosition::NONE;
         let mut rejected: Vec<u32> = Vec::new();
+        let mut duplicates: Vec<u32> = Vec::new();
+        let mut unburied = Vec::new();
+        let along = passage.as_ref().map(Passage::along).unwrap_or_default();
         let mut arrivals = std::mem::take(&mut batch.arrivals);
         let mut enqueue = |queue: &Arc<QueueCell>, waits: bool, arrivals: &mut Vec<Arrival>| {
-            if waits {
-                position = position.max(queue.hold(arrivals));
-                return;
-            }
             let count = arrivals.len();
-            let enqueued = queue.enqueue(arrivals);
+            let enqueued = if waits {
+                queue.hold(arrivals)
+            } else if passage.is_some() {
+                // Dead letters may go through an exchange of this kind themselves.
+                let mut dead = Vec::new();
+                let enqueued = queue.enqueue_only(arrivals, along, &mut dead);
+                unburied.push((Arc::clone(queue), dead));
+                enqueued
+            } else {
+                queue.enqueue(arrivals)
+            };
             position = position.max(enqueued.position);
             rejected.extend(enqueued.rejected);
+            duplicates.extend(enqueued.duplicates);
             if enqueued.long {
                 self.pacing.note_long(queue, count);
             }
@@ -479,74 +560,120 @@ impl Core {
                 }
             }
         }
+        rejected.sort_unstable();
+        duplicates.sort_unstable();
+        if let Some(passage) = passage {
+            let passed = passage.leave(position, &rejected, &duplicates, log);
+            position = position.max(passed.position);
+            duplicates.extend(passed.duplicates);
+            rejected.extend(passed.rejected);
+            rejected.sort_unstable();
+            duplicates.sort_unstable();
+        }
+        self.counts.messages_deduplicated += duplicates.len() as u64;
+        for (queue, dead) in unburied {
+            for (queue, count) in &queue.bury(dead).long {
+                self.pacing.note_long(queue, *count);
+            }
+        }
         drop(chunk);
         self.stored_up_to = self.stored_up_to.max(position);
         self.published_stored |= position != LogPosition::NONE;
-        rejected.sort_unstable();
         batch.arrivals = arrivals;
-        for (item, index) in batch.items.iter().zip(0u32..) {
+        let items = std::mem::take(&mut batch.items);
+        for (item, index) in items.iter().zip(0u32..) {
             if !item.confirm {
                 continue;
             }
-            let Some(Channel {
-                mode: Mode::Confirm(confirms),
-                ..
-            }) = self.channels.get_mut(&item.channel)
-            else {
-                continue;
-            };
-            let waits = if item.waits {
+            // Of a duplicate, what it repeats has to be safe.
+            let waits = if item.waits || duplicates.binary_search(&index).is_ok() {
                 position
             } else {
                 LogPosition::NONE
             };
-            if confirms.pending() == 0 {
-                self.confirming.push(item.channel);
-            }
             // One queue's refusal outweighs the others' consent.
-            if rejected.binary_search(&index).is_ok() {
-                confirms.rejected();
-            } else {
-                confirms.published(waits);
-            }
+            let taken = rejected.binary_search(&index).is_err();
+            self.note_confirm(item.channel, taken.then_some(waits));
         }
+        let batch = &mut self.publisher.batch;
+        batch.items = items;
         batch.items.clear();
         batch.routes.clear();
         batch.known.clear();
         batch.own.clear();
     }
 
+    /// Notes that a publish is to be confirmed when the log has come to that position, or `None`: that it was refused.
+    fn note_confirm(&mut self, id: ChannelId, taken: Option<LogPosition>) {
+        let Some(Channel {
+            mode: Mode::Confirm(confirms),
+            ..
+        }) = self.channels.get_mut(&id)
+        else {
+            return;
+        };
+        if confirms.pending() == 0 {
+            self.confirming.push(id);
+        }
+        match taken {
+            Some(position) => confirms.published(position),
+            None => confirms.rejected(),
+        };
+    }
+
     /// Enqueues one committed message and returns the log position that makes it safe; `None` when a queue refused
     /// it.
-    pub(crate) fn enqueue_committed(&self, uncommitted: &Uncommitted) -> Option<LogPosition> {
+    pub(crate) fn enqueue_committed(&mut self, uncommitted: &Uncommitted) -> Option<LogPosition> {
         let Uncommitted { route, message, .. } = uncommitted;
-        let appended = route.stores(message.persistent()).then(|| {
-            self.broker
-                .store
-                .0
-                .log()
-                .append_messages(message.record().clone())
-        });
+        let log = self.broker.store.0.log();
+        let appended = route
+            .stores(message.persistent())
+            .then(|| log.append_messages(message.record().clone()));
+        let now_ms = self.login.as_ref().map_or(0, |login| login.vhost.unix_ms());
+        let ids = route.ids.as_ref().filter(|_| !route.queues.is_empty());
+        let mut passage = ids.map(|ids| ids.enter(now_ms));
+        let mut passes = true;
+        if let Some(passage) = &mut passage {
+            let at = appended
+                .as_ref()
+                .map_or(LogPosition::NONE, mamba_store::Appended::at);
+            passes = passage.pass(0, message, route.keeps(message.persistent(), at));
+        }
+        let along = passage.as_ref().map(Passage::along).unwrap_or_default();
         let mut position = LogPosition::NONE;
-        let mut taken = true;
-        for queue in &route.queues {
+        let mut rejected = Vec::new();
+        let mut duplicates = Vec::new();
+        let mut unburied = Vec::new();
+        for queue in route.queues.iter().filter(|_| passes) {
             let stored = appended
                 .as_ref()
                 .filter(|_| route.waits || queue.stores(message.persistent()));
             let at = stored.map_or(LogPosition::NONE, mamba_store::Appended::at);
             let mut arrivals = vec![Arrival::alone(message.clone(), at)];
-            if route.waits {
-                position = position.max(queue.hold(&mut arrivals));
-                continue;
-            }
-            let enqueued = queue.enqueue(&mut arrivals);
+            let mut dead = Vec::new();
+            let enqueued = if route.waits {
+                queue.hold(&mut arrivals)
+            } else {
+                queue.enqueue_only(&mut arrivals, along, &mut dead)
+            };
+            unburied.push((queue, dead));
             position = position.max(enqueued.position);
-            taken &= enqueued.rejected.is_empty();
+            rejected.extend(enqueued.rejected);
+            duplicates.extend(enqueued.duplicates);
+        }
+        if let Some(passage) = passage {
+            let passed = passage.leave(position, &rejected, &duplicates, log);
+            position = position.max(passed.position);
+            duplicates.extend(passed.duplicates);
+        }
+        self.counts.messages_deduplicated += duplicates.len() as u64;
+        for (queue, dead) in unburied {
+            queue.bury(dead);
         }
         if let Some(token) = &route.reply_token {
             self.broker.reply(token, message.clone());
         }
-        taken.then_some(position)
+        rejected.is_empty().then_some(position)
     }
 }
 
@@ -578,6 +705,14 @@ fn by_queue<'a>(routes: &'a [Arc<Route>], items: &[Item]) -> Vec<(Target<'a>, Ve
 }
 
 impl Batch {
+    /// Whether a message of this route can go along: a batch passes one exchange that takes each message once.
+    fn takes(&self, route: &Route) -> bool {
+        match (&self.ids, &route.ids) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            _ => true,
+        }
+    }
+
     /// Adds a message; true when the batch is full.
     fn push(
         &mut self,
@@ -678,6 +813,9 @@ impl Batch {
         route: &Arc<Route>,
         place: Place,
     ) -> bool {
+        if route.ids.is_some() {
+            self.ids.clone_from(&route.ids);
+        }
         let route = self.route_index(Arc::clone(route));
         self.items.push(Item {
             place,
@@ -860,11 +998,18 @@ impl Publisher {
             properties: &lazy,
         };
         self.scratch.clear();
-        vhost.table.read().route(name, &input, &mut self.scratch)?;
+        let table = vhost.table.read();
+        table.route(name, &input, &mut self.scratch)?;
+        let ids = self
+            .scratch
+            .deduplicates
+            .then(|| vhost.ids_of(name))
+            .flatten();
+        drop(table);
         let queues = self.scratch.queues.drain(..).map(|queue| queue.0).collect();
         let cacheable = self.scratch.cacheable && checked.extra_keys.is_empty();
         let stamps = std::mem::take(&mut self.scratch.stamps);
-        let route = Arc::new(Route::through(queues, self.scratch.waiting, stamps));
+        let route = Arc::new(Route::through(queues, self.scratch.waiting, stamps, ids));
         if cacheable {
             if self.routes.len() >= CACHED_ROUTES_MAX {
                 self.routes.clear();

@@ -47,6 +47,7 @@ impl Core {
             unacked,
             mode,
             limit,
+            stats,
             ..
         } = channel;
         let unknown = |_| {
@@ -70,6 +71,9 @@ impl Core {
             })
             .map_err(unknown)?;
         let count = u32::try_from(gathered.len() - before).unwrap_or(u32::MAX);
+        if kind == SettlementKind::Ack {
+            stats.ack += u64::from(count);
+        }
         if limit.settled(count) && !self.settlements.limited.contains(&id) {
             self.settlements.limited.push(id);
         }
@@ -127,6 +131,7 @@ impl Core {
                         &mut self.counts.classic_acknowledged
                     };
                     *counter += count;
+                    queue.stats.acknowledged(count);
                 }
                 position = position.max(queue.settle(keys.drain(..), *outcome));
             }

@@ -108,7 +108,11 @@ impl Core {
                 message,
                 mandatory,
             } = uncommitted;
-            if route.queues.is_empty() && !route.is_reply() {
+            let now_ms = self.login.as_ref().map_or(0, |login| login.vhost.unix_ms());
+            if let Some(waits) = route.repeats(message.header(), now_ms) {
+                self.counts.messages_deduplicated += 1;
+                position = position.max(waits);
+            } else if route.queues.is_empty() && !route.is_reply() {
                 if *mandatory {
                     self.counts.messages_unroutable_returned += 1;
                     write_return(

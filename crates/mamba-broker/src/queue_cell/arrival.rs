@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mamba_queue::{DeathReason, Incoming, Overflow, Stored};
+use mamba_store::Seen;
 use mamba_types::{LogPosition, Message, Sequence};
 
 use super::{Aftermath, QueueCell, State, journal::Runs};
@@ -17,6 +18,8 @@ pub(crate) struct Enqueued {
     pub(crate) long: bool,
     /// Items of the batch that the queue's length limit refused.
     pub(crate) rejected: Vec<u32>,
+    /// Items that the queue had taken before: `position` makes what they repeat safe.
+    pub(crate) duplicates: Vec<u32>,
     /// Other queues that have grown long by the dead letters of the batch, and how many they got.
     pub(crate) long_beyond: Vec<(Arc<QueueCell>, usize)>,
 }
@@ -26,6 +29,7 @@ impl Enqueued {
         position: LogPosition::NONE,
         long: false,
         rejected: Vec::new(),
+        duplicates: Vec::new(),
         long_beyond: Vec::new(),
     };
 }
@@ -56,18 +60,21 @@ impl QueueCell {
     /// Takes a batch of messages in.
     pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
         let mut dead = Vec::new();
-        let mut enqueued = self.enqueue_only(arrivals, &mut dead);
+        let mut enqueued = self.enqueue_only(arrivals, &[], &mut dead);
         enqueued.long_beyond = self.bury(dead).long;
         enqueued
     }
 
-    /// Like [`Self::enqueue`], and leaves what died of it to the caller.
+    /// Like [`Self::enqueue`], and leaves what died of it to the caller. `along` are ids of an exchange to be written down together
+    /// with the items they came with.
     pub(crate) fn enqueue_only(
         self: &Arc<Self>,
         arrivals: &mut Vec<Arrival>,
+        along: &[(u32, Seen)],
         dead: &mut Vec<(Stored, DeathReason)>,
     ) -> Enqueued {
         let mut enqueued = Enqueued::NOTHING;
+        let ids = self.ids_of(arrivals);
         let mut after = Aftermath::default();
         let mut state = self.state.lock();
         if state.deleted {
@@ -79,8 +86,12 @@ impl QueueCell {
             || state
                 .queue
                 .admits(arrivals.len(), arrivals.iter().map(body_len).sum());
-        if all_fit {
-            self.take_in(&mut state, arrivals.drain(..), &mut enqueued, &mut after);
+        if !ids.is_empty() || !along.is_empty() {
+            let outcome = (&mut enqueued, &mut after);
+            self.take_in_once(&mut state, arrivals, ids, along, all_fit, outcome);
+        } else if all_fit {
+            let arrivals = arrivals.drain(..);
+            self.take_in(&mut state, arrivals, &[], &mut enqueued, &mut after);
         } else {
             // Whether there is room for a message depends on where the one before it went.
             for arrival in arrivals.drain(..) {
@@ -88,6 +99,7 @@ impl QueueCell {
                     self.take_in(
                         &mut state,
                         std::iter::once(arrival),
+                        &[],
                         &mut enqueued,
                         &mut after,
                     );
@@ -110,9 +122,11 @@ impl QueueCell {
         self: &Arc<Self>,
         state: &mut State,
         arrivals: impl ExactSizeIterator<Item = Arrival>,
+        seen: &[Seen],
         enqueued: &mut Enqueued,
         after: &mut Aftermath,
     ) {
+        self.stats.published(arrivals.len() as u64);
         let queue = &mut state.queue;
         let watched = queue.consumer_count() > 0;
         // Behind what lies on the disk nobody gets them before they have been read back or moved up, but for filters.
@@ -140,7 +154,12 @@ impl QueueCell {
             arrival.incoming
         }));
         if !runs.list.is_empty() {
-            enqueued.position = self.log.append_enqueued(self.id, &runs.list);
+            let position = if seen.is_empty() {
+                self.log.append_enqueued(self.id, &runs.list)
+            } else {
+                self.log.append_seen(self.id, &runs.list, seen)
+            };
+            enqueued.position = enqueued.position.max(position);
         }
         if all_at_once {
             // Also when none is stored: of those the log need not know, should they come back.
@@ -153,7 +172,7 @@ impl QueueCell {
     }
 
     /// A message the length limit refused: dropped, or dead-lettered without ever having been in the queue.
-    fn refuse(state: &State, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
+    pub(super) fn refuse(state: &State, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
         let settings = state.queue.settings();
         if settings.overflow == Overflow::RejectPublishDeadLetter && settings.dead_letters {
             let message = arrival.incoming.message;

@@ -188,6 +188,10 @@ impl QueueCell {
         if !state.deleted && holds {
             self.write_state(&mut state);
         }
+        if let Some(memory) = &state.memory {
+            let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
+            memory.write_state(self.id, &self.log, now_ms);
+        }
         drop(state);
         self.checkpoint_room();
     }

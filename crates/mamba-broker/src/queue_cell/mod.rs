@@ -10,9 +10,12 @@ mod deadlines;
 mod in_flight;
 mod journal;
 mod memory;
+mod once;
 mod relocation;
 mod scan;
 mod settings;
+mod stats;
+mod view;
 mod waiting;
 
 use std::{
@@ -40,6 +43,7 @@ use crate::{
     arguments,
     commit::{Commit, CommitState},
     dead_letters::{self, Buried},
+    deduplication::{DeduplicationCounts, Memory, Rules},
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
     paging::{Job, Paging},
@@ -48,6 +52,7 @@ use crate::{
 
 pub(crate) use arrival::Arrival;
 pub(crate) use settings::DeadLetterTarget;
+pub use view::{ConsumerView, QueueView};
 
 /// Times `basic.get` tells the log of one message only, before it tells of more ahead.
 const GETS_EXACT: u64 = 8;
@@ -84,6 +89,8 @@ pub struct QueueCell {
     generation: Arc<AtomicU64>,
     /// Its own definition, on its way to the disk or there.
     definition: OnceLock<Arc<Commit>>,
+    /// It takes each message once.
+    deduplication: Option<Rules>,
     /// Where dead letters go now.
     dead_letter_target: RwLock<Option<Arc<DeadLetterTarget>>>,
     /// How long it may be unused, in milliseconds; 0: for ever.
@@ -96,6 +103,7 @@ pub struct QueueCell {
     in_flight: Mutex<InFlight>,
     /// Counts relocations of its messages: what was read before one does not know the new places.
     relocations: AtomicU64,
+    pub(crate) stats: stats::QueueStats,
     state: Mutex<State>,
     /// Messages that are not ready yet. Taken alone or under `state`, never the other way round.
     room: Mutex<Room>,
@@ -104,6 +112,8 @@ pub struct QueueCell {
 struct State {
     queue: Queue<ConsumerPort>,
     effects: Effects,
+    /// What it remembers, if it takes each message once.
+    memory: Option<Box<Memory>>,
     deleted: bool,
     /// The log knows of everything up to here that it may be delivered…
     noted: Sequence,
@@ -150,6 +160,8 @@ pub struct QueueCounts {
     pub delayed_bytes: u64,
     /// Consumers.
     pub consumers: u64,
+    /// What it did about duplicates, if it takes each message once.
+    pub deduplication: Option<DeduplicationCounts>,
 }
 
 fn narrow(octets: usize) -> u32 {
@@ -231,6 +243,7 @@ impl QueueCell {
         first: Sequence,
         log: Log,
     ) -> Arc<Self> {
+        let deduplication = Rules::of_queue(&declaration.arguments);
         let Effective {
             settings,
             dead_letter_target,
@@ -244,6 +257,7 @@ impl QueueCell {
             state: Mutex::new(State {
                 queue: Queue::new(settings, first),
                 effects: Effects::default(),
+                memory: deduplication.as_ref().map(Memory::new).map(Box::new),
                 deleted: false,
                 noted: Sequence(0),
                 noted_at: LogPosition::NONE,
@@ -257,6 +271,7 @@ impl QueueCell {
                 looking: false,
             }),
             definition: OnceLock::new(),
+            deduplication,
             dead_letter_target: RwLock::new(dead_letter_target),
             expires_ms: AtomicU64::new(expires_ms),
             lease_until: AtomicU64::new(0),
@@ -266,6 +281,7 @@ impl QueueCell {
             paging: Arc::clone(&home.paging),
             in_flight: Mutex::default(),
             relocations: AtomicU64::new(0),
+            stats: stats::QueueStats::default(),
             room: Mutex::new(Room::new(first)),
         })
     }
@@ -346,7 +362,7 @@ impl QueueCell {
     }
 
     /// Dead-letters what died; never under the queue's lock, because other queues' locks are taken.
-    fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> Buried {
+    pub(crate) fn bury(self: &Arc<Self>, dead: Vec<(Stored, DeathReason)>) -> Buried {
         match self.home.upgrade() {
             Some(home) if !dead.is_empty() => dead_letters::bury(self, &home, dead),
             _ => Buried::default(),
@@ -430,8 +446,14 @@ impl QueueCell {
             drop(state);
             self.finish(after);
             match fetched {
-                Fetch::Message(fetched) => return Some((fetched, position)),
-                Fetch::Empty => return None,
+                Fetch::Message(fetched) => {
+                    self.stats.got(no_ack, fetched.stored.redelivered);
+                    return Some((fetched, position));
+                }
+                Fetch::Empty => {
+                    self.stats.found_empty();
+                    return None;
+                }
                 Fetch::Wanted => self.paging.finish(self.id),
             }
         }
@@ -499,6 +521,7 @@ impl QueueCell {
     }
 
     fn deliver(&self, queue: &Queue<ConsumerPort>, effects: &mut Effects) {
+        self.stats.delivered(&effects.deliveries);
         let mut unacknowledged = effects
             .deliveries
             .iter()
@@ -548,9 +571,7 @@ impl QueueCell {
         settled.map_or(LogPosition::NONE, |((), position)| position)
     }
 
-    /// Counters of this moment.
-    pub fn counts(&self) -> QueueCounts {
-        let state = self.state.lock();
+    fn counts_of(&self, state: &State) -> QueueCounts {
         let (delayed, delayed_bytes) = self.waiting_counts();
         QueueCounts {
             ready: state.queue.ready_count() as u64,
@@ -558,9 +579,16 @@ impl QueueCell {
             ready_bytes: state.queue.ready_bytes(),
             unacked_bytes: state.queue.unacked_bytes(),
             consumers: state.queue.consumer_count() as u64,
+            deduplication: state.memory.as_ref().map(|memory| memory.counts()),
             delayed,
             delayed_bytes,
         }
+    }
+
+    /// Counters of this moment.
+    pub fn counts(&self) -> QueueCounts {
+        let state = self.state.lock();
+        self.counts_of(&state)
     }
 
     /// The ready messages, and a page of them; what is on the disk is named only.
@@ -610,6 +638,7 @@ impl QueueCell {
         for waiter in state.waiters.drain(..) {
             waiter.release();
         }
+        state.memory = None;
         self.paging.account(std::mem::take(&mut state.accounted), 0);
         drop(state);
         let stored = old.messages().filter_map(settled_of).collect();

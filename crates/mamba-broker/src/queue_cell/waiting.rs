@@ -92,15 +92,20 @@ fn state_runs(runs: &[LiveRun]) -> Vec<StateRun> {
 }
 
 impl QueueCell {
-    /// Takes in messages that are not ready before the time their records say. Returns the log position that makes
-    /// them safe.
-    pub(crate) fn hold(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> LogPosition {
+    /// Takes in messages that are not ready before the time their records say.
+    pub(crate) fn hold(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
+        let mut enqueued = Enqueued::NOTHING;
+        // What a queue has seen is under its own lock. When they are ready, they are not looked at again.
+        let ids = self.ids_of(arrivals);
+        let mut state = (!ids.is_empty()).then(|| self.state.lock());
+        let seen = state.as_mut().map_or_else(Vec::new, |state| {
+            self.keep_out(state, arrivals, ids, &mut enqueued)
+        });
         let mut room = self.room.lock();
         if room.closed {
             arrivals.clear();
-            return LogPosition::NONE;
+            return enqueued;
         }
-        let mut position = LogPosition::NONE;
         let mut earliest = u64::MAX;
         let mut lasting = Runs::new(false);
         let mut volatile = Runs::new(false);
@@ -122,10 +127,19 @@ impl QueueCell {
             self.log.append_enqueued(id, &volatile.list);
         }
         if !lasting.list.is_empty() {
-            position = self.log.append_enqueued(id, &lasting.list);
+            let position = if seen.is_empty() {
+                self.log.append_enqueued(id, &lasting.list)
+            } else {
+                self.log.append_seen(id, &lasting.list, &seen)
+            };
+            enqueued.position = enqueued.position.max(position);
         }
         self.arm_room(&mut room, earliest);
-        position
+        drop(room);
+        if let Some(state) = &mut state {
+            self.noted(state, &seen, &enqueued);
+        }
+        enqueued
     }
 
     /// Returned messages that wait before they are tried again: from the queue to its waiting room. Returns the log
@@ -298,7 +312,8 @@ impl QueueCell {
         if !is_there {
             return;
         }
-        self.take_in(&mut state, arrivals.into_iter(), &mut enqueued, &mut after);
+        let arrivals = arrivals.into_iter();
+        self.take_in(&mut state, arrivals, &[], &mut enqueued, &mut after);
         let mut room = self.room.lock();
         self.settle_waiting(settled);
         room.open().left(rest, body_bytes);

@@ -6,10 +6,10 @@ use super::Folder;
 use crate::{
     error::OpenError,
     format::{
-        EnqueuedItem, FILE_ENTRY_LEN, FileStart, HEADER_LEN, Header, Kind, SequenceItem, StateItem,
-        file_base, file_name, read_checkpoint, read_moved, record_len,
+        EnqueuedItem, FILE_ENTRY_LEN, FileStart, HEADER_LEN, Header, Kind, Seen, SequenceItem,
+        StateItem, file_base, file_name, read_checkpoint, read_moved, record_len,
     },
-    log::scan::Reader,
+    log::{SeenId, scan::Reader},
 };
 
 /// An entry, or a place where there should be one.
@@ -127,23 +127,7 @@ fn describe(reader: &mut Reader, at: u64, header: &Header) -> std::io::Result<En
             "MESSAGES"
         }
         Kind::Enqueued => {
-            items.extend(EnqueuedItem::read_all(payload).map(|item| {
-                let mut text = format!(
-                    "queue {:#x} level {}: {} from {:#x}, records at {}, {} octets, bodies {}, came back {}",
-                    item.queue.0, item.level, item.count, item.first.0, item.at, item.octets,
-                    item.body_octets, item.delivery_count
-                );
-                if item.may_be_delivered {
-                    text.push_str(", may be delivered");
-                }
-                if item.volatile {
-                    text.push_str(", volatile");
-                }
-                if let Some(origin) = item.copied_from {
-                    text.push_str(&format!(", copied from {}", file_name(origin)));
-                }
-                text
-            }));
+            items.extend(EnqueuedItem::read_all(payload).map(|item| run_text(&item)));
             "ENQUEUED"
         }
         Kind::Settled | Kind::Delivered | Kind::DeliveryCount => {
@@ -189,6 +173,28 @@ fn describe(reader: &mut Reader, at: u64, header: &Header) -> std::io::Result<En
             "MOVED"
         }
         Kind::CleanStop => "CLEAN_STOP",
+        Kind::Seen => {
+            if let Some(seen) = Seen::read(payload) {
+                items.extend(seen.runs().map(|item| run_text(&item)));
+                items.extend(seen.ids().map(|item| {
+                    format!(
+                        "owner {:#x} has seen {}{}",
+                        item.owner.0,
+                        id_text(&item.id),
+                        item.at
+                            .map_or_else(String::new, |at| format!(", with the record at {at}"))
+                    )
+                }));
+            }
+            "SEEN"
+        }
+        Kind::SeenState => {
+            if let Some((owner, ids)) = SeenId::read_state(payload) {
+                items.push(format!("owner {:#x}", owner.0));
+                items.extend(ids.map(|id| id_text(&id)));
+            }
+            "SEEN_STATE"
+        }
     };
     Ok(Entry {
         offset: at,
@@ -198,4 +204,36 @@ fn describe(reader: &mut Reader, at: u64, header: &Header) -> std::io::Result<En
         synced: header.synced,
         items,
     })
+}
+
+fn run_text(item: &EnqueuedItem) -> String {
+    let mut text = format!(
+        "queue {:#x} level {}: {} from {:#x}, records at {}, {} octets, bodies {}, came back {}",
+        item.queue.0,
+        item.level,
+        item.count,
+        item.first.0,
+        item.at,
+        item.octets,
+        item.body_octets,
+        item.delivery_count
+    );
+    if item.may_be_delivered {
+        text.push_str(", may be delivered");
+    }
+    if item.volatile {
+        text.push_str(", volatile");
+    }
+    if let Some(origin) = item.copied_from {
+        text.push_str(&format!(", copied from {}", file_name(origin)));
+    }
+    text
+}
+
+fn id_text(id: &SeenId) -> String {
+    let hash: String = id.hash.iter().map(|octet| format!("{octet:02x}")).collect();
+    match id.expires_at_ms {
+        Some(at) => format!("id {hash} until {at}"),
+        None => format!("id {hash}"),
+    }
 }

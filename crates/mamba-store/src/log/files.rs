@@ -34,6 +34,8 @@ pub(crate) struct FileInfo {
     /// Its first entry says that what lies between here and its start was never durable: without it, holes there would be taken for
     /// damage. Its start, if there is no such thing.
     pub(crate) undurable_from: u64,
+    /// It tells of ids that a queue or exchange has seen: only a checkpoint makes it dispensable.
+    pub(crate) tells_ids: bool,
     pub(crate) hold: Arc<Hold>,
     pub(crate) index: Index,
 }
@@ -122,8 +124,8 @@ impl Files {
         self.files.iter()
     }
 
-    /// A file whose room may be had back: dead, closed, wholly written, and either the oldest or wholly before the newest
-    /// complete `checkpoint`.
+    /// A file whose room may be had back: dead, closed, wholly written, and either the oldest, if it tells of no ids, or wholly before the
+    /// newest complete `checkpoint`.
     pub(crate) fn freeable(&mut self, written: u64, checkpoint: u64) -> Option<&mut FileInfo> {
         let closed = self.files.len().saturating_sub(1);
         let free = self
@@ -132,7 +134,7 @@ impl Files {
             .take(closed)
             .enumerate()
             .position(|(index, file)| {
-                (index == 0 || file.end <= checkpoint)
+                (index == 0 && !file.tells_ids || file.end <= checkpoint)
                     && file.end < written
                     && file.dead()
                     && !file

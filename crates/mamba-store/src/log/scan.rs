@@ -12,7 +12,7 @@ use std::{
 use mamba_types::{LogPosition, QueueId, Sequence};
 
 use super::{
-    LogConfig,
+    LogConfig, SeenId,
     files::FileInfo,
     index::{Covered, ExtentKey, Index, IndexFault, OpenIndex, Run, SealedIndex, Summary, Totals},
     live::{Flags, Live, LiveRange},
@@ -22,9 +22,9 @@ use crate::{
     disk::{Disk, DiskFile},
     error::OpenError,
     format::{
-        BadHeader, EnqueuedItem, FILE_ENTRY_LEN, FileStart, HEADER_LEN, Header, Kind, MAGIC,
-        SequenceItem, StateItem, VERSION, check_record, file_base, file_name, index_base,
-        read_checkpoint, read_moved, record_len, u32_at,
+        BadHeader, EnqueuedItem, FILE_ENTRY_LEN, FileStart, HEADER_LEN, Header, Kind, MAGIC, Seen,
+        SeenItem, SequenceItem, StateItem, VERSION, check_record, enqueued_runs, file_base,
+        file_name, index_base, read_checkpoint, read_moved, record_len, u32_at,
     },
     recovery::{Recovered, RecoveredQueue, RecoveredRun, RecoveryReport},
 };
@@ -82,6 +82,7 @@ pub(crate) fn scan(
     scan.doubtful_items();
     scan.copies();
     let queues = scan.count(config, known);
+    let seen = scan.known_ids(known);
     scan.classify_holes();
     scan.watermarks.retain(|queue, _| known(*queue));
     let mut files = scan.files;
@@ -96,6 +97,7 @@ pub(crate) fn scan(
     Ok(Scanned {
         recovered: Recovered {
             queues,
+            seen,
             report: scan.report,
             ..Recovered::default()
         },
@@ -139,7 +141,7 @@ pub(crate) fn index_of(
     Ok(index)
 }
 
-/// Calls `take` for each run of the file's sound ENQUEUED entries.
+/// Calls `take` for each run of the file's sound ENQUEUED and SEEN entries.
 fn gather_items(
     reader: &mut Reader,
     log_id: u32,
@@ -154,9 +156,9 @@ fn gather_items(
             }
             continue;
         };
-        if header.kind == Kind::Enqueued {
+        if matches!(header.kind, Kind::Enqueued | Kind::Seen) {
             let payload = reader.payload(at, &header)?;
-            EnqueuedItem::read_all(payload).for_each(|item| take(&item));
+            enqueued_runs(header.kind, payload, |item| take(&item));
         }
         at += HEADER_LEN as u64 + u64::from(header.payload_len);
     }
@@ -485,6 +487,8 @@ struct Scan<'a> {
     synced: u64,
     /// Runs whose records may not have reached the disk.
     doubtful: Vec<EnqueuedItem>,
+    /// Ids that each queue and exchange has seen, in order; with the record that has to be whole for one to count.
+    seen: BTreeMap<QueueId, Vec<(SeenId, Option<u64>)>>,
     clean: bool,
     report: RecoveryReport,
 }
@@ -514,6 +518,7 @@ impl<'a> Scan<'a> {
             undurable: Vec::new(),
             synced: 0,
             doubtful: Vec::new(),
+            seen: BTreeMap::new(),
             clean: false,
             report: RecoveryReport::default(),
         };
@@ -787,10 +792,24 @@ impl<'a> Scan<'a> {
                     }
                 }
             }
-            Kind::Enqueued => {
+            Kind::Enqueued | Kind::Seen => {
                 let base = reader.base;
-                for item in EnqueuedItem::read_all(reader.payload(at, header)?) {
+                let payload = reader.payload(at, header)?;
+                enqueued_runs(header.kind, payload, |item| {
                     self.enqueued(&item, counts, base);
+                });
+                if header.kind == Kind::Seen && counts {
+                    self.tells_ids(base);
+                    for item in Seen::read(payload).into_iter().flat_map(Seen::ids) {
+                        self.seen(&item, settles);
+                    }
+                }
+            }
+            Kind::SeenState if counts => {
+                self.tells_ids(reader.base);
+                if let Some((owner, ids)) = SeenId::read_state(reader.payload(at, header)?) {
+                    let ids = ids.map(|id| (id, None));
+                    self.seen.insert(owner, ids.collect());
                 }
             }
             Kind::Settled if settles => {
@@ -853,7 +872,7 @@ impl<'a> Scan<'a> {
                     self.moved.insert(base);
                 }
             }
-            Kind::Settled | Kind::DeliveryCount => {}
+            Kind::Settled | Kind::DeliveryCount | Kind::SeenState => {}
         }
         Ok(())
     }
@@ -907,6 +926,52 @@ impl<'a> Scan<'a> {
         } else {
             self.doubtful.push(*item);
         }
+    }
+
+    fn tells_ids(&mut self, base: u64) {
+        if let Ok(index) = self.files.binary_search_by_key(&base, |file| file.base) {
+            self.files[index].tells_ids = true;
+        }
+    }
+
+    /// An id was seen. Unless all before it is `whole`, it counts only if its message is there: published again, it would otherwise be
+    /// taken for a duplicate of nothing.
+    fn seen(&mut self, item: &SeenItem, whole: bool) {
+        let if_there = match (whole, item.at) {
+            (true, _) => None,
+            (false, Some(at)) => Some(at),
+            (false, None) => return,
+        };
+        let ids = self.seen.entry(item.owner).or_default();
+        ids.push((item.id, if_there));
+    }
+
+    /// The ids that count, of owners that still exist.
+    fn known_ids(&mut self, known: &dyn Fn(QueueId) -> bool) -> BTreeMap<QueueId, Vec<SeenId>> {
+        let mut open: Option<(usize, Reader)> = None;
+        let mut there = |scan: &Self, at: u64| {
+            let Some(index) = scan.holder(at).filter(|_| !scan.torn(at)) else {
+                return false;
+            };
+            if open.as_ref().is_none_or(|(number, _)| *number != index) {
+                open = scan.reader(index).ok().map(|reader| (index, reader));
+            }
+            open.as_mut().is_some_and(|(_, reader)| {
+                let record = reader.record(at - reader.base);
+                record.is_ok_and(|record| record.is_some_and(|octets| check_record(octets).is_ok()))
+            })
+        };
+        let mut seen = BTreeMap::new();
+        for (owner, ids) in std::mem::take(&mut self.seen) {
+            let ids = ids
+                .into_iter()
+                .filter(|(_, record)| record.is_none_or(|at| there(self, at)))
+                .map(|(id, _)| id);
+            if known(owner) {
+                seen.insert(owner, ids.collect());
+            }
+        }
+        seen
     }
 
     /// A file whose index had to be made anew lacks the runs that are told by the next files, if nobody reads those.

@@ -10,7 +10,8 @@ use super::{
     files::{FileInfo, Files, Hold},
 };
 use crate::format::{
-    EnqueuedItem, FILE_ENTRY_LEN, HEADER_LEN, Header, Kind, SequenceItem, set_payload_len,
+    EnqueuedItem, FILE_ENTRY_LEN, HEADER_LEN, Header, Kind, Seen, SeenItem, SequenceItem,
+    set_payload_len,
 };
 
 /// Chunks up to this size are copied beside the headers: cheaper than a vector of their own.
@@ -104,6 +105,8 @@ pub(crate) struct Staging {
     pub(crate) clean_stopped: bool,
     /// Where the newest complete checkpoint began; 0: there was none.
     pub(crate) checkpoint: u64,
+    /// Where the newest checkpoint ended: what it wrote itself is no reason for another one.
+    pub(crate) checkpoint_end: u64,
     /// A checkpoint that is written and counts once the second position is synced.
     pub(crate) pending_checkpoint: Option<(u64, u64)>,
     /// Who wants all files kept.
@@ -193,6 +196,16 @@ impl Staging {
         });
         self.files.enqueued(item);
         self.group.messages += u64::from(item.count);
+    }
+
+    /// Appends runs of enqueued messages together with the ids they came with, and counts them.
+    pub(crate) fn push_seen(&mut self, runs: &[EnqueuedItem], ids: &[SeenItem], synced: u64) {
+        self.push_payload(Kind::Seen, Bytes::from(Seen::write(runs, ids)), synced);
+        for run in runs {
+            self.files.enqueued(run);
+            self.group.messages += u64::from(run.count);
+        }
+        self.files.newest().tells_ids = true;
     }
 
     /// Appends a watermark, and remembers where it stands.

@@ -679,6 +679,7 @@ impl Writer {
                 && gate <= synced
             {
                 staging.checkpoint = staging.checkpoint.max(from);
+                staging.checkpoint_end = gate;
                 staging.pending_checkpoint = None;
                 staging.files.look_again();
                 self.shared

@@ -1,0 +1,44 @@
+//! What operators see of virtual hosts, exchanges and bindings.
+
+use mamba_routing::{Binding, Destination, ExchangeSpec};
+
+use crate::{broker::Broker, vhost::Vhost};
+
+impl Broker {
+    /// Whether a user has permissions in a virtual host.
+    #[must_use]
+    pub fn may_open(&self, user: &str, vhost: &str) -> bool {
+        self.access
+            .read(|directory| directory.permissions(vhost, user).is_some())
+    }
+}
+
+/// Topology. Each call looks under the routing table's lock once, and copies what it found.
+impl Vhost {
+    /// How many exchanges there are.
+    #[must_use]
+    pub fn exchange_count(&self) -> usize {
+        self.table.read().exchange_count()
+    }
+
+    /// An exchange by name.
+    #[must_use]
+    pub fn exchange(&self, name: &str) -> Option<ExchangeSpec> {
+        let table = self.table.read();
+        table.exchange(name).map(|exchange| exchange.spec().clone())
+    }
+
+    /// The bindings of an exchange, as their source. The default exchange has none of its own.
+    #[must_use]
+    pub fn bindings_from(&self, exchange: &str) -> Vec<Binding> {
+        let table = self.table.read();
+        table.bindings_from(exchange).cloned().collect()
+    }
+
+    /// The bindings to a queue or exchange.
+    #[must_use]
+    pub fn bindings_to(&self, destination: &Destination) -> Vec<Binding> {
+        let table = self.table.read();
+        table.bindings_to(destination).cloned().collect()
+    }
+}

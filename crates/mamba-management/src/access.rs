@@ -1,0 +1,132 @@
+//! Who asks, and what they may ask for (`spec: http-api §1, semantics §21`).
+
+use std::{net::IpAddr, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hyper::header::HeaderValue;
+use mamba_auth::User;
+use mamba_broker::Broker;
+
+use crate::{answer::Refusal, request::is_monitor};
+
+/// What a request needs its user to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Nobody in particular.
+    Anybody,
+    /// Tag `management` or one that implies it.
+    Management,
+    /// The same, with permissions in the path's virtual host; monitors need none to look.
+    Vhost,
+    /// Tag `policymaker`.
+    Policymaker,
+    /// The same, with permissions in the path's virtual host.
+    PolicymakerInVhost,
+    /// Tag `monitoring`.
+    Monitoring,
+    /// Tag `administrator`.
+    Administrator,
+}
+
+/// The user behind an `Authorization` header. `now_ms` is the time in milliseconds since 1970.
+///
+/// # Errors
+/// 401, whatever is wrong: only the log knows.
+pub(crate) fn authenticate(
+    broker: &Broker,
+    header: Option<&HeaderValue>,
+    from: IpAddr,
+    now_ms: u64,
+) -> Result<Arc<User>, Refusal> {
+    let header = header.ok_or_else(Refusal::no_credentials)?;
+    let (name, password) = credentials(header.as_bytes()).ok_or_else(Refusal::wrong_credentials)?;
+    broker
+        .authenticate(&name, &password, from, now_ms)
+        .map_err(|reason| {
+            tracing::warn!(user = name, peer = %from, %reason, "management login refused");
+            match reason {
+                mamba_broker::LoginRefused::NotLocal => {
+                    Refusal::denied("User can only log in via localhost")
+                }
+                _ => Refusal::wrong_credentials(),
+            }
+        })
+}
+
+fn credentials(header: &[u8]) -> Option<(String, String)> {
+    let (scheme, rest) = header.split_at_checked(6)?;
+    if !scheme.eq_ignore_ascii_case(b"basic ") {
+        return None;
+    }
+    let text = String::from_utf8(STANDARD.decode(rest.trim_ascii()).ok()?).ok()?;
+    let (name, password) = text.split_once(':')?;
+    Some((name.to_owned(), password.to_owned()))
+}
+
+/// Whether the user is what the request needs.
+///
+/// # Errors
+/// 401 saying what is missing.
+pub(crate) fn check(
+    broker: &Broker,
+    user: &User,
+    access: Access,
+    vhost: Option<&str>,
+) -> Result<(), Refusal> {
+    let tags = &user.tags;
+    let manages = ["management", "policymaker", "monitoring", "administrator"];
+    if !manages.iter().any(|tag| tags.contains(tag)) {
+        return Err(Refusal::denied("Not management user"));
+    }
+    let tagged = match access {
+        Access::Anybody | Access::Management | Access::Vhost => Ok(()),
+        Access::Policymaker | Access::PolicymakerInVhost => {
+            if tags.administrator() || tags.contains("policymaker") {
+                Ok(())
+            } else {
+                Err("Not policymaker")
+            }
+        }
+        Access::Monitoring => is_monitor(user).then_some(()).ok_or("Not monitor user"),
+        Access::Administrator => tags
+            .administrator()
+            .then_some(())
+            .ok_or("Not administrator user"),
+    };
+    tagged.map_err(Refusal::denied)?;
+    if !matches!(access, Access::Vhost | Access::PolicymakerInVhost) {
+        return Ok(());
+    }
+    // A virtual host that is not there is the handler's affair.
+    match vhost.filter(|vhost| broker.vhost(vhost).is_some()) {
+        Some(vhost) if !is_monitor(user) && !broker.may_open(&user.name, vhost) => Err(
+            Refusal::denied("User not authorised to access virtual host"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(header: &str, expected: Option<(&str, &str)>) {
+        let found = credentials(header.as_bytes());
+        let expected = expected.map(|(name, password)| (name.to_owned(), password.to_owned()));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn basic_credentials() {
+        check("Basic Z3Vlc3Q6Z3Vlc3Q=", Some(("guest", "guest")));
+        check("basic  Z3Vlc3Q6Z3Vlc3Q=", Some(("guest", "guest")));
+        check("Basic YTpiOmM=", Some(("a", "b:c")));
+        check("Basic Og==", Some(("", "")));
+        check("Basic Z3Vlc3Q=", None);
+        check("Basic !!!", None);
+        check("Basic /////w==", None);
+        check("Bearer Z3Vlc3Q6Z3Vlc3Q=", None);
+        check("", None);
+    }
+}

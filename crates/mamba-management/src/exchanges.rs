@@ -1,0 +1,92 @@
+//! Exchanges (`spec: http-api §5.9`).
+
+use std::sync::Arc;
+
+use mamba_broker::vhost::Vhost;
+use mamba_codec::{AMQPClass, protocol::exchange};
+use mamba_routing::ExchangeSpec;
+use serde_json::{Value, json};
+
+use crate::{
+    answer::{Answer, List, Outcome, Refusal},
+    request::Request,
+};
+
+pub(crate) fn list(request: &Request<'_>) -> Outcome {
+    let vhosts = request.visible_vhosts()?;
+    let all: Vec<_> = vhosts
+        .iter()
+        .flat_map(|vhost| {
+            let exchanges = vhost.exchanges().into_iter();
+            exchanges.map(|spec| (Arc::clone(vhost), spec))
+        })
+        .collect();
+    Ok(Answer::List(List::named(
+        all,
+        |(_, spec)| spec.name.to_string(),
+        |(vhost, spec)| view(vhost, spec),
+    )))
+}
+
+fn view(vhost: &Vhost, spec: &ExchangeSpec) -> Value {
+    json!({
+        "name": *spec.name, "vhost": *vhost.name, "type": *spec.kind, "durable": spec.durable,
+        "auto_delete": spec.auto_delete, "internal": spec.internal,
+        "arguments": mamba_policy::table_to_json(&spec.arguments),
+        "policy": vhost.policies_of_exchange(&spec.name).policy,
+    })
+}
+
+fn known(request: &Request<'_>) -> Result<ExchangeSpec, Refusal> {
+    let exchange = request.vhost()?.exchange(request.exchange("exchange"));
+    exchange.ok_or_else(Refusal::missing)
+}
+
+pub(crate) fn one(request: &Request<'_>) -> Outcome {
+    let mut view = view(&*request.vhost()?, &known(request)?);
+    view["incoming"] = json!([]);
+    view["outgoing"] = json!([]);
+    Ok(Answer::Json(view))
+}
+
+pub(crate) fn put(request: &Request<'_>) -> Outcome {
+    let mut direct = request.direct()?;
+    let fields = request.fields()?;
+    let name = request.exchange("exchange");
+    if name.len() > 255 {
+        return Err(Refusal::bad("exchange name too long"));
+    }
+    let kind = fields.text("type")?.unwrap_or("direct");
+    if kind.len() > 255 {
+        return Err(Refusal::bad("exchange type too long"));
+    }
+    let declare = exchange::Declare {
+        exchange: name.into(),
+        kind: kind.into(),
+        passive: false,
+        durable: fields.flag("durable")?.unwrap_or(false),
+        auto_delete: fields.flag("auto_delete")?.unwrap_or(false),
+        internal: fields.flag("internal")?.unwrap_or(false),
+        nowait: false,
+        arguments: fields.arguments("arguments")?,
+    };
+    let known = request.vhost()?.exchange(name).is_some();
+    direct
+        .perform(AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare)))
+        .map_err(|violation| Refusal::of_method(&violation))?;
+    Ok(Answer::put(!known))
+}
+
+pub(crate) fn delete(request: &Request<'_>) -> Outcome {
+    let spec = known(request)?;
+    let delete = exchange::Delete {
+        exchange: (&*spec.name).into(),
+        if_unused: request.query.is_true("if-unused"),
+        nowait: false,
+    };
+    request
+        .direct()?
+        .perform(AMQPClass::Exchange(exchange::AMQPMethod::Delete(delete)))
+        .map_err(|violation| Refusal::of_method(&violation))?;
+    Ok(Answer::Done)
+}

@@ -1,0 +1,439 @@
+//! The node: overview, nodes, name of the cluster, features (`spec: http-api §5.1, §5.2, §5.12`).
+
+use std::sync::atomic::Ordering;
+
+use mamba_broker::Snapshot;
+use mamba_routing::{DELAYED, ExchangeKind};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    answer::{Answer, List, Outcome, Refusal},
+    rates::{Object, node_stats},
+    request::Request,
+};
+
+/// The global parameter that holds the cluster's name.
+const CLUSTER_NAME: &str = "cluster_name";
+
+/// What always holds here; tools ask for these before they use what they stand for.
+const FEATURE_FLAGS: [(&str, &str); 7] = [
+    (
+        "classic_queue_type_delivery_support",
+        "Deliveries from classic queues",
+    ),
+    ("drop_unroutable_metric", "Unroutable messages are counted"),
+    (
+        "empty_basic_get_metric",
+        "basic.get on empty queues is counted",
+    ),
+    (
+        "implicit_default_bindings",
+        "Bindings of the default exchange are implicit",
+    ),
+    ("quorum_queue", "Queues of type quorum"),
+    ("user_limits", "Limits of connections and channels per user"),
+    (
+        "virtual_host_metadata",
+        "Virtual hosts have a description, tags and a default queue type",
+    ),
+];
+
+/// The node's gauges that have rates.
+pub(crate) fn gauges(s: &Snapshot) -> [(&'static str, u64); 3] {
+    [
+        ("messages", s.messages_ready + s.messages_unacked),
+        ("messages_ready", s.messages_ready),
+        ("messages_unacknowledged", s.messages_unacked),
+    ]
+}
+
+const fn churn(s: &Snapshot) -> [(&'static str, u64); 7] {
+    [
+        ("connection_created", s.connections_opened),
+        ("connection_closed", s.connections_closed),
+        ("channel_created", s.channels_opened),
+        ("channel_closed", s.channels_closed),
+        ("queue_declared", s.queues_declared),
+        ("queue_created", s.queues_created),
+        ("queue_deleted", s.queues_deleted),
+    ]
+}
+
+fn exchange_types() -> Value {
+    let words = ExchangeKind::ALL.iter().map(|kind| {
+        let description = match kind {
+            ExchangeKind::Direct => "AMQP direct exchange, as per the AMQP specification",
+            ExchangeKind::Fanout => "AMQP fanout exchange, as per the AMQP specification",
+            ExchangeKind::Headers => "AMQP headers exchange, as per the AMQP specification",
+            ExchangeKind::Topic => "AMQP topic exchange, as per the AMQP specification",
+            ExchangeKind::ConsistentHash => "Consistent Hashing Exchange",
+            ExchangeKind::ModulusHash => "Modulus Hashing Exchange",
+            ExchangeKind::Random => "Picks one random binding to route via (to).",
+            ExchangeKind::LocalRandom => {
+                "Picks one random local binding (queue) to route via (to)."
+            }
+            ExchangeKind::MessageDeduplication => "Message Deduplication Exchange.",
+        };
+        (kind.word(), description)
+    });
+    let delayed = (DELAYED, "Delayed Message Exchange.");
+    words
+        .chain([delayed])
+        .map(|(name, description)| json!({"name": name, "description": description, "enabled": true}))
+        .collect()
+}
+
+fn shown_cluster_name(request: &Request<'_>) -> Value {
+    let set = request.broker().global_parameter(CLUSTER_NAME);
+    set.filter(Value::is_string)
+        .unwrap_or_else(|| request.node().cluster_name.clone().into())
+}
+
+pub(crate) fn overview(request: &Request<'_>) -> Outcome {
+    let (node, broker, now_ms) = (request.node(), request.broker(), request.now.unix_ms);
+    let s = broker.snapshot();
+    let monitor = request.is_monitor();
+    let vhosts = request.visible_vhosts()?;
+    let exchanges: usize = vhosts.iter().map(|vhost| vhost.exchange_count()).sum();
+    let mut fields = match json!({
+        "management_version": node.version, "rates_mode": "basic",
+        "sample_retention_policies": {"global": [5], "basic": [5], "detailed": [5]},
+        "exchange_types": exchange_types(),
+        "product_name": node.product, "product_version": node.version, "rabbitmq_version": node.version,
+        "mambamq_version": env!("CARGO_PKG_VERSION"),
+        "cluster_name": shown_cluster_name(request), "cluster_tags": {}, "node_tags": {},
+        "erlang_version": "none", "erlang_full_version": "none, MambaMQ is written in Rust", "crypto_lib_version": "none",
+        "disable_stats": false, "enable_queue_totals": false,
+        "default_queue_type": "classic", "is_op_policy_updating_enabled": true,
+        "statistics_db_event_queue": 0,
+    }) {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    if monitor {
+        let mut stats = Map::new();
+        request.rates().add_stats(
+            &mut stats,
+            Object::Node,
+            now_ms,
+            &gauges(&s),
+            &node_stats(&s),
+        );
+        let messages = stats.remove("message_stats");
+        fields.insert(
+            "message_stats".to_owned(),
+            messages.unwrap_or_else(|| json!({})),
+        );
+        fields.insert("queue_totals".to_owned(), stats.into());
+        let churn = request
+            .rates()
+            .counters(Object::NodeCounters, now_ms, &churn(&s));
+        fields.insert("churn_rates".to_owned(), churn.into());
+        fields.insert(
+            "object_totals".to_owned(),
+            json!({
+                "channels": s.channels_opened.saturating_sub(s.channels_closed), "connections": s.connections,
+                "consumers": s.consumers, "exchanges": exchanges, "queues": s.queues,
+            }),
+        );
+        fields.insert("node".to_owned(), node.name.clone().into());
+        fields.insert("listeners".to_owned(), listeners(request));
+        fields.insert("contexts".to_owned(), contexts(request, true));
+    } else {
+        add_visible_totals(request, &mut fields, exchanges)?;
+    }
+    Ok(Answer::Json(fields.into()))
+}
+
+/// What somebody sees who sees not everything.
+fn add_visible_totals(
+    request: &Request<'_>,
+    fields: &mut Map<String, Value>,
+    exchanges: usize,
+) -> Result<(), Refusal> {
+    let (mut queues, mut consumers, mut ready, mut unacked) = (0, 0, 0, 0);
+    for vhost in request.visible_vhosts()? {
+        for queue in vhost.queues() {
+            let counts = queue.counts();
+            queues += 1;
+            consumers += counts.consumers;
+            ready += counts.ready;
+            unacked += counts.unacked;
+        }
+    }
+    let user = &request.user.name;
+    let own = request
+        .broker()
+        .connection_views(|view| view.login.as_ref().is_some_and(|(owner, _)| owner == user));
+    let channels: usize = own
+        .iter()
+        .filter_map(|view| view.detail.as_ref())
+        .map(|detail| detail.channels.len())
+        .sum();
+    let rate = json!({"rate": 0.0});
+    let totals = [
+        (
+            "object_totals",
+            json!({
+                "channels": channels, "connections": own.len(), "consumers": consumers,
+                "exchanges": exchanges, "queues": queues,
+            }),
+        ),
+        (
+            "queue_totals",
+            json!({
+                "messages": ready + unacked, "messages_ready": ready, "messages_unacknowledged": unacked,
+                "messages_details": rate, "messages_ready_details": rate, "messages_unacknowledged_details": rate,
+            }),
+        ),
+        ("message_stats", json!({})),
+        ("churn_rates", json!({})),
+    ];
+    for (key, value) in totals {
+        fields.insert(key.to_owned(), value);
+    }
+    Ok(())
+}
+
+fn listeners(request: &Request<'_>) -> Value {
+    let node = request.node();
+    let shown = node.listeners.iter().map(|listener| {
+        json!({
+            "node": node.name, "protocol": listener.protocol, "ip_address": listener.address.ip().to_string(),
+            "port": listener.address.port(), "socket_opts": {}, "tls": listener.protocol == "amqp/ssl",
+        })
+    });
+    shown.collect()
+}
+
+fn contexts(request: &Request<'_>, with_node: bool) -> Value {
+    let node = request.node();
+    let pages = node.listeners.iter().filter_map(|listener| {
+        let description = match listener.protocol {
+            "http" => "RabbitMQ Management",
+            "http/prometheus" => "RabbitMQ Prometheus",
+            _ => return None,
+        };
+        let mut context = json!({
+            "description": description, "path": "/", "ip": listener.address.ip().to_string(),
+            "port": listener.address.port().to_string(), "cowboy_opts": "[]", "ssl_opts": [],
+        });
+        if with_node {
+            context["node"] = node.name.clone().into();
+        }
+        Some(context)
+    });
+    pages.collect()
+}
+
+pub(crate) fn cluster_name(request: &Request<'_>) -> Outcome {
+    Ok(Answer::Json(json!({"name": shown_cluster_name(request)})))
+}
+
+pub(crate) fn set_cluster_name(request: &Request<'_>) -> Outcome {
+    let fields = request.fields()?;
+    fields.require(&["name"])?;
+    let name = fields.mandatory_text("name")?;
+    tracing::info!(name, user = %request.user.name, "cluster renamed");
+    request
+        .broker()
+        .set_global_parameter(CLUSTER_NAME, name.into())?;
+    Ok(Answer::Done)
+}
+
+pub(crate) fn version(request: &Request<'_>) -> Outcome {
+    Ok(Answer::Json(request.node().version.clone().into()))
+}
+
+pub(crate) fn nodes(request: &Request<'_>) -> Outcome {
+    Ok(Answer::List(List::of(vec![node_view(request)])))
+}
+
+pub(crate) fn node(request: &Request<'_>) -> Outcome {
+    check_node(request)?;
+    let mut view = node_view(request);
+    if request.query.is_true("memory") {
+        view["memory"] = memory_view(request);
+    }
+    Ok(Answer::Json(view))
+}
+
+/// 404 for every node but this one.
+fn check_node(request: &Request<'_>) -> Result<(), Refusal> {
+    if request.name("node") == request.node().name {
+        Ok(())
+    } else {
+        Err(Refusal::missing())
+    }
+}
+
+fn node_view(request: &Request<'_>) -> Value {
+    let (node, broker, now_ms) = (request.node(), request.broker(), request.now.unix_ms);
+    let readings = (node.readings)();
+    let (s, alarms) = (broker.snapshot(), broker.alarms());
+    let channels = s.channels_opened.saturating_sub(s.channels_closed);
+    let uptime = request.now.instant.duration_since(node.started).as_millis();
+    let anonymous = broker.config().anonymous_user.is_some();
+    let mut view = json!({
+        "name": node.name, "type": "disc", "running": true, "being_drained": false,
+        "os_pid": std::process::id().to_string(), "uptime": u64::try_from(uptime).unwrap_or(u64::MAX),
+        "processors": node.processors, "run_queue": 0, "rates_mode": "basic", "net_ticktime": 60,
+        "fd_total": readings.max_fds, "sockets_total": readings.max_fds, "proc_total": broker.config().limits.connections_max,
+        "mem_limit": node.memory_limit_bytes, "mem_alarm": alarms.memory, "mem_calculation_strategy": "rss",
+        "disk_free_limit": node.disk_free_limit_bytes, "disk_free_alarm": alarms.disk,
+        "db_dir": node.data_dir.display().to_string(), "log_files": ["<stderr>"],
+        "config_files": [],
+        "enabled_plugins": ["rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_consistent_hash_exchange"],
+        "applications": [{"name": "mambamq", "description": "MambaMQ", "version": env!("CARGO_PKG_VERSION")}],
+        "auth_mechanisms": [
+            {"name": "PLAIN", "description": "SASL PLAIN authentication mechanism", "enabled": true},
+            {"name": "AMQPLAIN", "description": "QPid AMQPLAIN mechanism", "enabled": true},
+            {"name": "ANONYMOUS", "description": "SASL ANONYMOUS authentication mechanism", "enabled": anonymous},
+        ],
+        "exchange_types": exchange_types(), "contexts": contexts(request, false),
+        "partitions": [], "cluster_links": [], "metrics_gc_queue_length": {},
+        "ra_open_file_metrics": {"ra_log_wal": 0, "ra_log_segment_writer": 0},
+    });
+    let gauges = [
+        ("mem_used", readings.resident_bytes),
+        ("fd_used", readings.open_fds),
+        ("sockets_used", s.connections),
+        ("proc_used", s.connections + channels),
+        ("disk_free", readings.disk_free_bytes),
+        ("io_write_count", s.log_groups),
+        ("io_write_bytes", s.log_bytes_written),
+        ("io_sync_count", s.log_syncs),
+        ("msg_store_read_count", s.messages_read_back),
+        ("msg_store_write_count", s.log_entries),
+    ];
+    let counted: Vec<_> = gauges.into_iter().chain(churn(&s)).collect();
+    let counted = request
+        .rates()
+        .counters(Object::NodeProcess, now_ms, &counted);
+    if let Some(fields) = view.as_object_mut() {
+        fields.extend(counted);
+    }
+    view
+}
+
+pub(crate) fn memory(request: &Request<'_>) -> Outcome {
+    check_node(request)?;
+    Ok(Answer::Json(json!({"memory": memory_view(request)})))
+}
+
+/// What is measured stands under its closest name, what does not exist here is 0, the rest is `other_proc`.
+fn memory_view(request: &Request<'_>) -> Value {
+    const ABSENT: [&str; 22] = [
+        "connection_readers",
+        "connection_writers",
+        "connection_channels",
+        "connection_other",
+        "quorum_queue_procs",
+        "quorum_queue_dlx_procs",
+        "stream_queue_procs",
+        "stream_queue_replica_reader_procs",
+        "stream_queue_coordinator_procs",
+        "plugins",
+        "metadata_store",
+        "metrics",
+        "mgmt_db",
+        "mnesia",
+        "quorum_ets",
+        "metadata_store_ets",
+        "other_ets",
+        "binary",
+        "msg_index",
+        "code",
+        "atom",
+        "other_system",
+    ];
+    let resident = (request.node().readings)().resident_bytes;
+    let messages = request.broker().snapshot().message_bytes_in_memory;
+    let mut fields: Map<String, Value> = ABSENT
+        .iter()
+        .map(|name| ((*name).to_owned(), 0.into()))
+        .collect();
+    let known = [
+        ("queue_procs", json!(messages)),
+        ("other_proc", json!(resident.saturating_sub(messages))),
+        ("allocated_unused", json!(0)),
+        ("reserved_unallocated", json!(0)),
+        ("strategy", json!("rss")),
+        (
+            "total",
+            json!({"erlang": resident, "rss": resident, "allocated": resident}),
+        ),
+    ];
+    fields.extend(known.map(|(name, value)| (name.to_owned(), value)));
+    fields.into()
+}
+
+pub(crate) fn extensions(_: &Request<'_>) -> Outcome {
+    Ok(Answer::Json(json!([])))
+}
+
+pub(crate) fn auth(_: &Request<'_>) -> Outcome {
+    Ok(Answer::Json(json!({"oauth_enabled": false})))
+}
+
+pub(crate) fn auth_attempts(request: &Request<'_>) -> Outcome {
+    check_node(request)?;
+    let s = request.broker().snapshot();
+    let logins = &request.management.logins;
+    let row = |protocol: &str, succeeded: u64, failed: u64| {
+        json!({
+            "protocol": protocol, "auth_attempts": succeeded + failed,
+            "auth_attempts_failed": failed, "auth_attempts_succeeded": succeeded,
+        })
+    };
+    let (succeeded, failed) = (&logins.succeeded, &logins.failed);
+    Ok(Answer::Json(json!([
+        row(
+            "http",
+            succeeded.load(Ordering::Relaxed),
+            failed.load(Ordering::Relaxed)
+        ),
+        row(
+            "amqp091",
+            s.auth_attempts.saturating_sub(s.auth_failures),
+            s.auth_failures
+        ),
+    ])))
+}
+
+pub(crate) fn auth_attempts_by_source(request: &Request<'_>) -> Outcome {
+    check_node(request)?;
+    Ok(Answer::Json(json!([])))
+}
+
+pub(crate) fn feature_flags(_: &Request<'_>) -> Outcome {
+    let flags = FEATURE_FLAGS.iter();
+    let shown = flags.map(|(name, description)| {
+        json!({
+            "name": name, "desc": description, "doc_url": "", "state": "enabled",
+            "stability": "required", "provided_by": "rabbit",
+        })
+    });
+    Ok(Answer::List(List::of(shown.collect())))
+}
+
+/// There are none: what RabbitMQ deprecates is either here to stay or was never here.
+pub(crate) fn deprecated_features(_: &Request<'_>) -> Outcome {
+    Ok(Answer::Json(json!([])))
+}
+
+pub(crate) fn deprecated_features_used(_: &Request<'_>) -> Outcome {
+    Ok(Answer::Json(json!([])))
+}
+
+pub(crate) fn reset(request: &Request<'_>) -> Outcome {
+    if !request.name("node").is_empty() {
+        check_node(request)?;
+    }
+    request.rates().reset();
+    Ok(Answer::Done)
+}
+
+pub(crate) fn rebalance(_: &Request<'_>) -> Outcome {
+    Ok(Answer::Done)
+}
