@@ -1707,13 +1707,12 @@ fn client_gone(model: &mut Model, session: &Session) {
 /// A message that was asked for without acknowledgement has left its queue before it arrives; nobody knows which.
 fn lose_gets(model: &mut Model, session: &Session) {
     for (said, ..) in &session.awaited {
-        if let Said::Get { queue, no_ack } = said {
-            if *no_ack {
-                model.purge(queue);
-            } else {
-                // It comes back, and may wait before that.
-                model.consumer_gone(queue);
-            }
+        if let Said::Get {
+            queue,
+            no_ack: true,
+        } = said
+        {
+            model.purge(queue);
         }
     }
 }
