@@ -669,12 +669,14 @@ impl World {
                 }
             }
         }
-        let well = !self.disk.is_off()
-            && self
-                .broker
-                .as_ref()
-                .is_some_and(|broker| broker.store().log().status() == LogStatus::Ok);
+        // While the disk was full something may have gathered that nobody waits for.
+        let all_written = |broker: &Arc<Broker>| {
+            let log = broker.store().log();
+            log.status() == LogStatus::Ok && log.backlog_bytes() == 0
+        };
+        let well = !self.disk.is_off() && self.broker.as_ref().is_some_and(all_written);
         if well {
+            self.tell(|| "everything is on the disk".to_owned());
             self.model.on_disk();
             self.check_counts()?;
         }
