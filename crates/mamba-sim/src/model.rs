@@ -304,6 +304,7 @@ impl Model {
                 Some(known) => {
                     known.or = Some(message.id);
                     known.unsure = false;
+                    known.on_disk = false;
                 }
                 None => {
                     queue.known.insert(id, fresh);

@@ -669,12 +669,14 @@ impl World {
                 }
             }
         }
-        let well = !self.disk.is_off()
-            && self
-                .broker
-                .as_ref()
-                .is_some_and(|broker| broker.store().log().status() == LogStatus::Ok);
+        // While the disk was full something may have gathered that nobody waits for.
+        let all_written = |broker: &Arc<Broker>| {
+            let log = broker.store().log();
+            log.status() == LogStatus::Ok && log.backlog_bytes() == 0
+        };
+        let well = !self.disk.is_off() && self.broker.as_ref().is_some_and(all_written);
         if well {
+            self.tell(|| "everything is on the disk".to_owned());
             self.model.on_disk();
             self.check_counts()?;
         }
@@ -1707,13 +1709,12 @@ fn client_gone(model: &mut Model, session: &Session) {
 /// A message that was asked for without acknowledgement has left its queue before it arrives; nobody knows which.
 fn lose_gets(model: &mut Model, session: &Session) {
     for (said, ..) in &session.awaited {
-        if let Said::Get { queue, no_ack } = said {
-            if *no_ack {
-                model.purge(queue);
-            } else {
-                // It comes back, and may wait before that.
-                model.consumer_gone(queue);
-            }
+        if let Said::Get {
+            queue,
+            no_ack: true,
+        } = said
+        {
+            model.purge(queue);
         }
     }
 }
