@@ -170,6 +170,31 @@ mod quorum {
         eventually("both are still there", || channel.ready(&name) == 2);
     }
 
+    /// Not like a negative acknowledgement, which says that nothing failed.
+    #[test]
+    fn to_be_late_is_to_fail() {
+        if elsewhere("since RabbitMQ 4.3") {
+            return;
+        }
+        for (waits, ready) in [("failed", 0), ("returned", 1)] {
+            let client = Client::connect();
+            let (channel, name) = (client.channel(1), name());
+            let arguments = table([
+                ("x-queue-type", text("quorum")),
+                ("x-consumer-timeout", int(SHORT_MS)),
+                ("x-delayed-retry-type", text(waits)),
+                ("x-delayed-retry-min", int(3_600_000)),
+            ]);
+            channel.queue(&name, "durable", arguments);
+            let _finally = Finally(queue_delete(&name, ""));
+            client.put(&name, "a");
+            channel.consume(&name, "late", "");
+            channel.delivery();
+            expect_cancel(&channel, "late");
+            assert_eq!(channel.ready(&name), ready, "{waits}");
+        }
+    }
+
     #[test]
     fn the_channel_ends_if_the_client_knows_no_cancel() {
         if elsewhere("since RabbitMQ 4.3") {

@@ -44,23 +44,22 @@ mod exchange {
             return;
         }
         let client = Client::connect();
+        let channel = client.channel(1);
         for arguments in [
             table([]),
             table([("x-delayed-type", int(1))]),
             table([("x-delayed-type", text(DELAYED))]),
         ] {
-            let channel = client.channel(1);
             channel.send(&exchange_declare("d", DELAYED, "", arguments));
-            channel.expect_close(
+            channel.expect_error(
                 406,
                 "PRECONDITION_FAILED - Invalid argument, 'x-delayed-type' must be an existing exchange type",
                 (40, 10),
             );
         }
-        let channel = client.channel(1);
         let arguments = table([("x-delayed-type", text("nonsense"))]);
         channel.send(&exchange_declare("d", DELAYED, "", arguments));
-        channel.expect_close(
+        channel.expect_error(
             406,
             "PRECONDITION_FAILED - unknown exchange type 'nonsense'",
             (40, 10),
@@ -79,14 +78,14 @@ mod exchange {
         delayed_exchange(&channel, &name, "topic", "");
         let arguments = table([("x-delayed-type", text("direct"))]);
         channel.send(&exchange_declare(&name, DELAYED, "", arguments));
-        channel.expect_close(
+        channel.expect_error(
             406,
             &format!(
                 "PRECONDITION_FAILED - inequivalent arg 'x-delayed-type' for exchange '{name}' in vhost '/': received 'direct' but current is 'topic'"
             ),
             (40, 10),
         );
-        client.channel(1).call(&exchange_delete(&name, ""));
+        channel.call(&exchange_delete(&name, ""));
     }
 
     #[test]
@@ -268,6 +267,75 @@ mod restart {
     fn after_a_kill() {
         if !skip() {
             survives(Broker::crash_and_restart);
+        }
+    }
+}
+
+/// `x-dead-letter-strategy: at-least-once`.
+mod letters {
+    use super::*;
+
+    /// Letters for a full queue survive, and come once when it has room.
+    fn survive(end: fn(Broker) -> Broker) {
+        let broker = Broker::start(&[]);
+        {
+            let client = Client::to(&broker);
+            let channel = client.channel(1);
+            let full = table([
+                ("x-max-length", int(1)),
+                ("x-overflow", text("reject-publish")),
+            ]);
+            channel.queue("dead", "durable", full);
+            let source = table([
+                ("x-queue-type", text("quorum")),
+                ("x-overflow", text("reject-publish")),
+                ("x-dead-letter-strategy", text("at-least-once")),
+                ("x-dead-letter-exchange", text("")),
+                ("x-dead-letter-routing-key", text("dead")),
+            ]);
+            channel.queue("q", "durable", source);
+            client.put_persistent("dead", "first");
+            for body in ["a", "b", "c"] {
+                client.put_persistent("q", body);
+                let got = channel.get("q", "").unwrap();
+                channel.send(&reject(got.tag, ""));
+            }
+            eventually("they wait", || {
+                broker.metric("mambamq_queue_messages_delayed") == Some(3.0)
+            });
+            assert_eq!((channel.ready("q"), channel.ready("dead")), (0, 1));
+        }
+        let broker = end(broker);
+        let client = Client::to(&broker);
+        let channel = client.channel(1);
+        assert_eq!(channel.ready("q"), 0);
+        channel.consume("dead", "c", "no_ack");
+        assert_eq!(channel.delivery().text(), "first");
+        let mut bodies = Vec::new();
+        for _ in 0..3 {
+            let letter = channel.delivery();
+            let reason = letter.header("x-first-death-reason");
+            assert_eq!(reason, Some(text("rejected")));
+            assert_eq!(letter.header("x-last-death-queue"), Some(text("q")));
+            bodies.push(letter.text());
+        }
+        bodies.sort();
+        assert_eq!(bodies, ["a", "b", "c"]);
+        channel.expect_nothing();
+        assert_eq!(broker.metric("mambamq_queue_messages_delayed"), Some(0.0));
+    }
+
+    #[test]
+    fn survive_a_stop() {
+        if !skip() {
+            survive(Broker::restart);
+        }
+    }
+
+    #[test]
+    fn survive_a_kill() {
+        if !skip() {
+            survive(Broker::crash_and_restart);
         }
     }
 }

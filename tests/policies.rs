@@ -379,6 +379,48 @@ mod merging {
 mod lasting {
     use super::*;
 
+    /// A classic queue has its limit from a policy alone, and its messages' returns count over a crash.
+    #[test]
+    fn returns_under_a_delivery_limit() {
+        if elsewhere("the broker is stopped") {
+            return;
+        }
+        let broker = Broker::start(&[]);
+        let limit = [
+            "set_policy",
+            "-q",
+            "--apply-to",
+            "classic_queues",
+            "p",
+            "^q$",
+            r#"{"delivery-limit":2}"#,
+        ];
+        ctl_on(Some(&broker), &limit);
+        let returned = |broker: &Broker, count: Option<i64>| {
+            let client = Client::to(broker);
+            let channel = client.channel(1);
+            channel.queue("q", "durable", table([]));
+            if count.is_none() {
+                client.put_persistent("q", "a");
+            }
+            let got = channel.get("q", "").unwrap();
+            assert_eq!(got.header("x-delivery-count"), count.map(long));
+            channel.send(&reject(got.tag, "requeue"));
+            channel.ready("q")
+        };
+        assert_eq!(returned(&broker, None), 1);
+        let broker = broker.restart();
+        assert_eq!(returned(&broker, Some(1)), 1);
+        // The log's writer may be up to 10 ms behind; a confirm says that it is not.
+        Client::to(&broker).put_persistent("q", "later");
+        let broker = broker.crash_and_restart();
+        let channel = Client::to(&broker).channel(1);
+        let got = channel.get("q", "").unwrap();
+        assert_eq!(got.header("x-delivery-count"), Some(long(2)));
+        channel.send(&reject(got.tag, "requeue"));
+        assert_eq!(channel.drain("q"), ["later"]);
+    }
+
     #[test]
     fn over_a_stop_and_a_crash() {
         if elsewhere("the broker is stopped") {

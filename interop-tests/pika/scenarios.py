@@ -927,6 +927,7 @@ def message_groups(channel):
         equal(firsts, sorted(firsts), f"order of {key}")
 
 
+@on_channel
 def consumer_filter(channel):
     # `server_properties` belongs to the connection below the blocking one.
     if not channel.connection._impl.server_properties["platform"].startswith("MambaMQ"):

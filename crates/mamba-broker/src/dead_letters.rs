@@ -1,7 +1,8 @@
 //! From a queue to its dead-letter exchange (`spec: semantics §9`).
 //!
 //! The targets have the message in the log before the source lets go of it: both entries lie in one log, in this
-//! order, so that no crash can lose the message between the two queues.
+//! order, so that no crash can lose the message between the two queues. With `x-dead-letter-strategy: at-least-once` a
+//! letter that nobody takes goes to the source's waiting room instead, and tries again.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -45,7 +46,26 @@ pub(crate) fn bury(
     dead: Vec<(Stored, DeathReason)>,
 ) -> Buried {
     let mut buried = Buried::default();
-    let mut work = Work::from([(Arc::clone(source), dead)]);
+    let work = Work::from([(Arc::clone(source), dead)]);
+    work_off(vhost, work, &mut buried);
+    buried
+}
+
+/// Publishes letters again that waited in `source`. Returns the places in `letters` of those that nobody takes yet, ascending;
+/// the others may be settled.
+pub(crate) fn bury_again(
+    source: &Arc<QueueCell>,
+    vhost: &Vhost,
+    letters: &[(Stored, DeathReason)],
+) -> Vec<u32> {
+    let mut buried = Buried::default();
+    let mut work = Work::new();
+    let refused = publish(source, vhost, letters, &mut work, &mut buried.long);
+    work_off(vhost, work, &mut buried);
+    refused
+}
+
+fn work_off(vhost: &Vhost, mut work: Work, buried: &mut Buried) {
     while let Some((source, dead)) = work.pop_front() {
         let mut settled: Vec<Settled> =
             dead.iter().map(|(stored, _)| settled_one(stored)).collect();
@@ -54,27 +74,57 @@ pub(crate) fn bury(
         if mamba_store::mutants::on(mamba_store::mutants::Mutant::SettledFirst) {
             source.buried(&std::mem::take(&mut settled));
         }
-        let mut letters = Letters::default();
-        let mut kind: Option<Kind> = None;
-        // Without a target, a policy took it away since: the messages are dropped.
-        let target = source.dead_letter_target();
-        for (stored, reason) in &dead {
-            let Some(target) = &target else { break };
-            let message = &stored.message;
-            let known = kind.take().filter(|kind| kind.fits(message, *reason));
-            let known = known.unwrap_or_else(|| Kind::of(&source, target, message, *reason, vhost));
-            if !letters.have_room_for(message, &known) {
-                letters.send(&source, &mut work, &mut buried.long);
-            }
-            letters.write(message, &known, vhost.unix_ms());
-            kind = Some(known);
+        let refused = publish(&source, vhost, &dead, &mut work, &mut buried.long);
+        if !refused.is_empty() {
+            source.keep(refused.into_iter().map(|at| &dead[at as usize]));
         }
-        letters.send(&source, &mut work, &mut buried.long);
         if !settled.is_empty() {
             buried.position = buried.position.max(source.buried(&settled));
         }
     }
-    buried
+}
+
+/// Publishes dead messages of `source` to its dead-letter exchange; adds what dies of that to `work`, and queues that have
+/// grown long to `long`. Returns the places in `dead` of those that have to be kept, ascending.
+fn publish(
+    source: &QueueCell,
+    vhost: &Vhost,
+    dead: &[(Stored, DeathReason)],
+    work: &mut Work,
+    long: &mut Vec<(Arc<QueueCell>, usize)>,
+) -> Vec<u32> {
+    // Without a target, a policy took it away since: the messages are dropped.
+    let Some(target) = source.dead_letter_target() else {
+        return Vec::new();
+    };
+    let mut letters = Letters::default();
+    let mut kept: Vec<u32> = Vec::new();
+    let mut kind: Option<Kind> = None;
+    for ((stored, reason), item) in dead.iter().zip(0u32..) {
+        let message = &stored.message;
+        let known = kind.take().filter(|kind| kind.fits(message, *reason));
+        let known = known.unwrap_or_else(|| Kind::of(source, &target, message, *reason, vhost));
+        // One that goes to several queues waits until all have room: none is to get it with each try.
+        let is_alone = target.at_least_once && known.queues.len() > 1;
+        if is_alone || !letters.have_room_for(message, &known) {
+            letters.send(source, work, long, &mut kept);
+        }
+        let is_wanted = !known.is_unroutable
+            && (!is_alone || known.queues.iter().all(|queue| queue.admits(message)));
+        if is_wanted {
+            letters.write(message, &known, item, vhost.unix_ms());
+        } else {
+            kept.push(item);
+        }
+        kind = Some(known);
+    }
+    letters.send(source, work, long, &mut kept);
+    if !target.at_least_once {
+        return Vec::new();
+    }
+    kept.sort_unstable();
+    kept.dedup();
+    kept
 }
 
 /// What became of dead letters.
@@ -114,6 +164,8 @@ struct Kind {
     /// The new properties.
     properties: Vec<u8>,
     queues: Vec<Arc<QueueCell>>,
+    /// No queue is bound for it, or the exchange is missing.
+    is_unroutable: bool,
     /// Whether messages of this kind all go the same way, and as long as these are current.
     cacheable: bool,
     stamps: Vec<Stamp>,
@@ -179,6 +231,7 @@ impl Kind {
             !cycle
         };
         Self {
+            is_unroutable: routes.queues.is_empty(),
             message: message.clone(),
             reason,
             exchange: target.exchange.clone(),
@@ -232,6 +285,8 @@ struct Letters {
 
 #[derive(Clone, Copy)]
 struct Place {
+    /// Whose letter it is: its number among the dead.
+    item: u32,
     stored: bool,
     offset: usize,
     len: usize,
@@ -246,7 +301,7 @@ impl Letters {
     }
 
     /// Writes what becomes of a message.
-    fn write(&mut self, message: &Message, kind: &Kind, now_ms: u64) {
+    fn write(&mut self, message: &Message, kind: &Kind, item: u32, now_ms: u64) {
         if kind.queues.is_empty() {
             return;
         }
@@ -254,6 +309,8 @@ impl Letters {
             dead_lettered: true,
             expiration_ms: None,
             accepted_at_ms: now_ms,
+            not_before: false,
+            died: None,
             ..message.meta()
         };
         let stored = kind
@@ -283,6 +340,7 @@ impl Letters {
             finish(buffer, offset);
         }
         let place = Place {
+            item,
             stored,
             offset,
             len: buffer.len() - offset,
@@ -297,12 +355,14 @@ impl Letters {
         }
     }
 
-    /// Hands the letters of `source` to their queues; adds what dies of that to `work`, and queues that have grown long to `long`.
+    /// Hands the letters of `source` to their queues; adds what dies of that to `work`, queues that have grown long to `long`, and
+    /// the numbers of letters that a queue did not take to `refused`.
     fn send(
         &mut self,
         source: &QueueCell,
         work: &mut Work,
         long: &mut Vec<(Arc<QueueCell>, usize)>,
+        refused: &mut Vec<u32>,
     ) {
         let stored = Bytes::copy_from_slice(&self.stored);
         let transient = Bytes::copy_from_slice(&self.transient);
@@ -331,14 +391,18 @@ impl Letters {
                         at,
                         returns: 0,
                     },
-                    item: 0,
+                    item: place.item,
                 }
             };
             let mut arrivals: Vec<Arrival> = places.into_iter().map(arrival).collect();
             let mut died = Vec::new();
             let count = arrivals.len();
-            if queue.enqueue_only(&mut arrivals, &[], &mut died).long {
+            let enqueued = queue.enqueue_only(&mut arrivals, &[], &mut died);
+            if enqueued.long {
                 long.push((Arc::clone(&queue), count));
+            }
+            if !enqueued.rejected.is_empty() && !queue.settings().dead_letters_refused() {
+                refused.extend(enqueued.rejected);
             }
             if !died.is_empty() {
                 work.push_back((queue, died));

@@ -4,6 +4,8 @@
 
 #[path = "conversations/delay.rs"]
 mod delay;
+#[path = "conversations/letters.rs"]
+mod letters;
 
 use std::{
     sync::Arc,
@@ -112,7 +114,32 @@ impl World {
             .counts()
             .ready
     }
+
+    /// Messages of a queue that are not ready yet.
+    fn delayed(&self, queue: &str) -> u64 {
+        let vhost = self.broker.vhost("/").unwrap();
+        vhost.queue(queue).unwrap().counts().delayed
+    }
+
+    /// Lets time pass, and gives the log the moment it needs to write what was released.
+    fn pass_to(&mut self, queue: &str, time: Duration, ready: u64) {
+        self.pass(time);
+        for _ in 0..5000 {
+            if self.ready(queue) == ready {
+                return;
+            }
+            self.pass(Duration::ZERO);
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        panic!(
+            "{} ready, {} delayed",
+            self.ready(queue),
+            self.delayed(queue)
+        );
+    }
 }
+
+const MS: Duration = Duration::from_millis(1);
 
 fn connection_class(method: connection::AMQPMethod) -> AMQPClass {
     AMQPClass::Connection(method)
@@ -255,6 +282,12 @@ impl Client<'_> {
             ..basic::Consume::default()
         };
         self.send(ONE, AMQPClass::Basic(basic::AMQPMethod::Consume(consume)));
+    }
+
+    /// The messages that were heard.
+    fn bodies(&self) -> String {
+        let bodies = self.heard.iter().filter(|heard| heard.len() == 1);
+        bodies.map(String::as_str).collect()
     }
 
     fn select_confirms(&mut self) {
@@ -452,7 +485,7 @@ fn a_requeued_message_comes_back_through_a_queue_of_length_zero() {
     let quorum = ("x-queue-type", text("quorum"));
     let unlimited = ("x-delivery-limit", int(-1));
     requeue_through_length_zero(&[]);
-    requeue_through_length_zero(&[quorum.clone()]);
+    requeue_through_length_zero(std::slice::from_ref(&quorum));
     requeue_through_length_zero(&[quorum, unlimited]);
 }
 

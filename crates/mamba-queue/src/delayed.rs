@@ -5,9 +5,9 @@
 //! what is due, reads it back, enqueues it and says that it has gone.
 //!
 //! ```text
-//!   admit -> waiting --take_due--> taken --left--> gone (ready in the queue)
+//!   admit -> waiting --take_due--> taken --left--> gone (ready in the queue, or a dead letter elsewhere)
 //!               ^                    |
-//!               +---- put_back ------+
+//!               +- put_back, again --+
 //! ```
 //!
 //! After a restart it knows ranges of sequences; the owner reads them through ([`WaitingRoom::unread`]) and tells each
@@ -36,7 +36,7 @@ pub struct Waiting {
     pub due_ms: u64,
     /// Its place in the log, among the waiting room's own sequences.
     pub sequence: Sequence,
-    /// How often it came back.
+    /// How often it came back; of a dead letter, how often it was refused.
     pub returns: u32,
 }
 
@@ -221,10 +221,10 @@ impl WaitingRoom {
     }
 
     /// The taken messages have gone, `body_bytes` octets of bodies with them, except the last `rest` ones, which wait
-    /// on.
-    pub fn left(&mut self, rest: usize, body_bytes: u64) {
+    /// on, and those of `again`, which wait until another time.
+    pub fn left(&mut self, rest: usize, body_bytes: u64, again: impl IntoIterator<Item = Waiting>) {
         let gone = self.taken.len().saturating_sub(rest);
-        for waiting in self.taken.drain(..).skip(gone) {
+        for waiting in self.taken.drain(..).skip(gone).chain(again) {
             self.index.insert(waiting);
         }
         self.body_bytes = self.body_bytes.saturating_sub(body_bytes);
@@ -233,7 +233,7 @@ impl WaitingRoom {
 
     /// The taken messages wait on.
     pub fn put_back(&mut self) {
-        self.left(self.taken.len(), 0);
+        self.left(self.taken.len(), 0, []);
     }
 
     /// Puts back what survived a restart, before anything else happens, by ascending sequence.

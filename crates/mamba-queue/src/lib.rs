@@ -37,10 +37,11 @@ mod unacked;
 pub use consumers::{ConsumerId, Port, Subscription};
 pub use delayed::{Waiting, WaitingRoom};
 pub use filters::{FILTERS_MAX, Selector};
+pub use mamba_types::DeathReason;
 pub use paging::{LiveRun, PageIn, PageToken, PagedRun, Scan, Scanned, Window};
 pub use peek::Peeked;
 pub use queue::{
-    DeathReason, Delivery, Effects, Fetch, Fetched, Incoming, Moved, Outcome, Overflow, Queue,
-    QueueKind, Removed, Retry, RetryOn, Settings, Settled, Stored, SubscribeError, UnackedKey,
+    Delivery, Effects, Fetch, Fetched, Incoming, Moved, Outcome, Overflow, Queue, QueueKind,
+    Removed, Retry, RetryOn, Settings, Settled, Stored, SubscribeError, UnackedKey,
 };
 pub use seen::{Lasting, SeenCache};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mamba_types::{LogPosition, Message, Sequence};
+use mamba_types::{DeathReason, LogPosition, Message, Sequence};
 
 use crate::{
     consumers::{ConsumerId, Consumers, Port, Subscription},
@@ -62,6 +62,12 @@ impl Settings {
             || self.retry.is_some()
     }
 
+    /// Whether a message that the length limit refuses goes to the dead-letter exchange.
+    #[must_use]
+    pub const fn dead_letters_refused(&self) -> bool {
+        matches!(self.overflow, Overflow::RejectPublishDeadLetter) && self.dead_letters
+    }
+
     /// The level a message waits at.
     #[must_use]
     pub fn level_of(&self, message: &Message) -> u8 {
@@ -119,32 +125,6 @@ pub enum Overflow {
     RejectPublish,
     /// The same, and the new message is dead-lettered.
     RejectPublishDeadLetter,
-}
-
-/// Why a message left for the dead-letter exchange (`spec: semantics §9`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeathReason {
-    /// Rejected, not to come back.
-    Rejected,
-    /// Came back too often.
-    DeliveryLimit,
-    /// Its time was over.
-    Expired,
-    /// The queue was too long.
-    MaxLength,
-}
-
-impl DeathReason {
-    /// The word in `x-death`.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Rejected => "rejected",
-            Self::DeliveryLimit => "delivery_limit",
-            Self::Expired => "expired",
-            Self::MaxLength => "maxlen",
-        }
-    }
 }
 
 impl Default for Settings {

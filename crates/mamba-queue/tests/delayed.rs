@@ -153,7 +153,7 @@ proptest! {
                     let gone = &taken[..taken.len() - rest];
                     let bytes = gone.iter().filter_map(|(_, sequence, _)| model.remove(sequence));
                     let bytes: usize = bytes.map(|(.., body)| body).sum();
-                    room.left(rest, bytes as u64);
+                    room.left(rest, bytes as u64, []);
                 }
                 Step::Purge => {
                     prop_assert_eq!(joined(room.purge()), runs_of(&model));

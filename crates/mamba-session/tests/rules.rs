@@ -770,6 +770,7 @@ mod content {
             expiration_ms: None,
             accepted_at_ms: 99,
             not_before: false,
+            died: None,
         };
         let message = assembled.into_message(meta);
         assert_eq!(

@@ -71,6 +71,7 @@ fn chunk(count: usize, body: usize) -> Bytes {
         expiration_ms: None,
         accepted_at_ms: 1,
         not_before: false,
+        died: None,
     };
     let header = b"\0\x3c\0\0\0\0\0\0\0\0\0\x03\x10\0\x02";
     let message = Message::build(meta, b"", b"queue", header, &vec![7; body]);

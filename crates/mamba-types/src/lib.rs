@@ -13,6 +13,6 @@ pub mod table;
 
 pub use ids::{ChannelId, DeliveryTag, LogPosition, QueueId, Sequence};
 pub use limits::Limits;
-pub use message::{Message, RecordMeta};
+pub use message::{DeathReason, Message, RecordMeta};
 pub use reply::{HardError, SoftError, Violation};
 pub use table::{FieldTable, FieldValue};

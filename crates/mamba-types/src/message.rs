@@ -7,7 +7,8 @@
 //!      4    4  CRC32C of everything after this field; 0 in a transient record, which never reaches a disk
 //!      8    1  version, 1
 //!      9    1  flags: bit 0 persistent (delivery-mode 2), bit 1 priority present, bit 2 dead-lettered here,
-//!              bit 3 expiration present, bit 4 not before
+//!              bit 3 expiration present, bit 4 not before, bits 5 to 7 why it died: 0 it did not, 1 rejected,
+//!              2 delivery limit, 3 expired, 4 length limit
 //!     10    1  priority property, 0 when absent
 //!     11    5  expiration property, milliseconds, 0 when absent
 //!     16    4  content header length h
@@ -31,10 +32,57 @@ const FLAG_PRIORITY: u8 = 2;
 const FLAG_DEAD_LETTERED: u8 = 4;
 const FLAG_EXPIRATION: u8 = 8;
 const FLAG_NOT_BEFORE: u8 = 16;
+/// Where the reason of a death begins among the flags.
+const DEATH_SHIFT: u32 = 5;
 /// Largest expiration a record can say, in milliseconds: 34 years.
 const EXPIRATION_MAX_MS: u64 = (1 << 40) - 1;
 /// Latest time a record can say, in milliseconds since 1970: the year 10889.
 pub const TIME_MAX_MS: u64 = (1 << 48) - 1;
+
+/// Why a message left for the dead-letter exchange (`spec: semantics §9`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeathReason {
+    /// Rejected, not to come back.
+    Rejected,
+    /// Came back too often.
+    DeliveryLimit,
+    /// Its time was over.
+    Expired,
+    /// The queue was too long.
+    MaxLength,
+}
+
+impl DeathReason {
+    /// The word in `x-death`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::DeliveryLimit => "delivery_limit",
+            Self::Expired => "expired",
+            Self::MaxLength => "maxlen",
+        }
+    }
+
+    const fn number(self) -> u8 {
+        match self {
+            Self::Rejected => 1,
+            Self::DeliveryLimit => 2,
+            Self::Expired => 3,
+            Self::MaxLength => 4,
+        }
+    }
+
+    const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Rejected),
+            2 => Some(Self::DeliveryLimit),
+            3 => Some(Self::Expired),
+            4 => Some(Self::MaxLength),
+            _ => None,
+        }
+    }
+}
 
 /// What the broker knows of a message besides its octets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +100,8 @@ pub struct RecordMeta {
     pub accepted_at_ms: u64,
     /// The message waits: it is ready from `accepted_at_ms` on.
     pub not_before: bool,
+    /// The message is dead, and waits for a queue that takes it as a dead letter.
+    pub died: Option<DeathReason>,
 }
 
 /// One message: exchange, routing key, content header and body, in one counted slice.
@@ -158,7 +208,8 @@ pub fn set_meta(buffer: &mut [u8], start: usize, meta: RecordMeta) {
         + u8::from(meta.priority.is_some()) * FLAG_PRIORITY
         + u8::from(meta.dead_lettered) * FLAG_DEAD_LETTERED
         + u8::from(meta.expiration_ms.is_some()) * FLAG_EXPIRATION
-        + u8::from(meta.not_before) * FLAG_NOT_BEFORE;
+        + u8::from(meta.not_before) * FLAG_NOT_BEFORE
+        + (meta.died.map_or(0, DeathReason::number) << DEATH_SHIFT);
     head[10] = meta.priority.unwrap_or(0);
     let expiration = meta.expiration_ms.unwrap_or(0).min(EXPIRATION_MAX_MS);
     head[11..16].copy_from_slice(&expiration.to_le_bytes()[..5]);
@@ -304,6 +355,7 @@ impl Message {
             expiration_ms: self.expiration_ms(),
             accepted_at_ms: self.accepted_at_ms(),
             not_before: self.not_before(),
+            died: self.died(),
         }
     }
 
@@ -311,6 +363,12 @@ impl Message {
     #[must_use]
     pub fn not_before(&self) -> bool {
         self.record[9] & FLAG_NOT_BEFORE != 0
+    }
+
+    /// Why the message died, while it waits for a queue that takes it as a dead letter.
+    #[must_use]
+    pub fn died(&self) -> Option<DeathReason> {
+        DeathReason::from_number(self.record[9] >> DEATH_SHIFT)
     }
 
     /// When the broker took the message, in milliseconds since 1970; of one that waits, when it is ready.
@@ -407,6 +465,7 @@ mod tests {
             expiration_ms: None,
             accepted_at_ms: 12,
             not_before: false,
+            died: None,
         };
         Message::build(
             meta,
@@ -450,6 +509,23 @@ mod tests {
         assert_eq!(waiting.meta(), meta);
         assert_eq!(waiting.header(), message.header());
         assert_eq!(waiting.with_meta(message.meta()).record(), message.record());
+    }
+
+    #[test]
+    fn a_record_says_why_its_message_died() {
+        for died in [
+            DeathReason::Rejected,
+            DeathReason::DeliveryLimit,
+            DeathReason::Expired,
+            DeathReason::MaxLength,
+        ] {
+            let meta = RecordMeta {
+                died: Some(died),
+                ..sample().meta()
+            };
+            assert_eq!(sample().with_meta(meta).meta(), meta);
+        }
+        assert_eq!(sample().died(), None);
     }
 
     #[test]

@@ -1141,6 +1141,7 @@ fn check_properties<'a>(
             expiration_ms,
             accepted_at_ms: 0,
             not_before: false,
+            died: None,
         },
         plain: rewritten.is_none() && extra_keys.is_empty(),
         properties,

@@ -193,7 +193,7 @@ impl Core {
                 held.push(std::mem::replace(one, Held::given_back(one)));
             }
         }
-        self.gather(id, held.into_iter(), SettlementKind::Requeue);
+        self.gather(id, held.into_iter(), SettlementKind::Failed);
         self.flush_settlements();
         for slot in &slots {
             let Some(tag) = self

@@ -118,6 +118,12 @@ impl QueueCell {
         enqueued
     }
 
+    /// Whether its length limit has room for this one.
+    pub(crate) fn admits(&self, message: &Message) -> bool {
+        let state = self.state.lock();
+        state.queue.admits(1, message.body_len()) || state.queue.settings().dead_letters_refused()
+    }
+
     pub(super) fn take_in(
         self: &Arc<Self>,
         state: &mut State,
@@ -174,7 +180,7 @@ impl QueueCell {
     /// A message the length limit refused: dropped, or dead-lettered without ever having been in the queue.
     pub(super) fn refuse(state: &State, arrival: Arrival, dead: &mut Vec<(Stored, DeathReason)>) {
         let settings = state.queue.settings();
-        if settings.overflow == Overflow::RejectPublishDeadLetter && settings.dead_letters {
+        if settings.dead_letters_refused() {
             let message = arrival.incoming.message;
             let stored = Stored {
                 sequence: Sequence(0),

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use mamba_policy::PolicySet;
-use mamba_queue::Settings;
+use mamba_policy::{DeadLetterStrategy, PolicySet};
+use mamba_queue::{Overflow, QueueKind, Settings};
 
 use super::{Declaration, QueueCell};
 use crate::arguments;
@@ -15,6 +15,9 @@ pub(crate) struct DeadLetterTarget {
     pub(crate) exchange: String,
     /// The routing key they get; `None`: those they came with.
     pub(crate) routing_key: Option<String>,
+    /// A letter that finds no queue, or is refused, waits and tries again: `x-dead-letter-strategy: at-least-once`
+    /// in a queue that refuses messages itself when it is full.
+    pub(crate) at_least_once: bool,
 }
 
 /// Everything about a queue that policies have a say in.
@@ -33,12 +36,18 @@ impl Effective {
         let joined = policies.queue_settings(name, queue_type, &declaration.arguments);
         let settings = arguments::effective(declared, &joined);
         let routing_key = joined.dead_letter_routing_key.map(|key| key.value);
+        let strategy = joined.dead_letter_strategy.map(|strategy| strategy.value);
+        // A queue that drops its oldest messages instead has no room for letters that nobody takes.
+        let at_least_once = strategy == Some(DeadLetterStrategy::AtLeastOnce)
+            && declared.kind == QueueKind::Quorum
+            && settings.overflow == Overflow::RejectPublish;
         Self {
             settings,
             dead_letter_target: joined.dead_letter_exchange.map(|exchange| {
                 Arc::new(DeadLetterTarget {
                     exchange: exchange.value,
                     routing_key,
+                    at_least_once,
                 })
             }),
             expires_ms: joined.expires_ms.map_or(0, |expires| expires.value),

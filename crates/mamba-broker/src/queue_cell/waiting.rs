@@ -1,14 +1,16 @@
-//! The queue's waiting room: messages that are not ready before a time (`x-delay`, `x-delayed-retry-*`).
+//! The queue's waiting room: messages that are not ready before a time (`x-delay`, `x-delayed-retry-*`), and dead letters that
+//! no queue takes yet (`x-dead-letter-strategy: at-least-once`).
 //!
 //! In the log they stand under an identity of their own ([`QueueId::waiting_room`]); their records say when they are
 //! ready, so that a restart can tell. All of them are in the log: transient ones flagged volatile, without anybody
 //! waiting for that. When they are due, a pager reads them, enqueues them with new records and settles the old ones, in
-//! this order in one log, so that no crash loses one between the two.
+//! this order in one log, so that no crash loses one between the two. Dead letters, whose records say why they died, are
+//! published again instead; those that are refused again wait on in the same place.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mamba_queue::{Incoming, LiveRun, PagedRun, Waiting, WaitingRoom};
+use mamba_queue::{DeathReason, Incoming, LiveRun, PagedRun, Stored, Waiting, WaitingRoom};
 use mamba_store::{
     Appended, LiveRun as StateRun, LoadRequest, LoadedMessage, Log, RecoveredRun, Relocated,
     Relocation, RelocationBatch, RelocationCursor, Settled,
@@ -21,17 +23,27 @@ use mamba_types::{
 use super::{
     Aftermath, Arrival, QueueCell, State, arrival::Enqueued, journal::Runs, narrow, settled_of,
 };
-use crate::paging::{Job, Progress};
+use crate::{
+    dead_letters,
+    paging::{Job, Progress},
+    vhost::Vhost,
+};
 
 /// Messages released at once…
 const RELEASE_MESSAGES_MAX: usize = 2048;
 /// … and octets of records after which the rest waits for the next time.
 const RELEASE_BYTES_MAX: usize = 1 << 20;
+/// Messages between two that are due, which are rather read and thrown away than skipped with a reading of their own.
+const GAP_MAX: u64 = 64;
 /// Messages read at once after a restart, and octets of records.
 const RECALL_MESSAGES_MAX: usize = 16_384;
 const RECALL_BYTES_MAX: usize = 4 << 20;
 /// Pause before a full disk or a failed log is tried again, in milliseconds.
 const PAUSE_MS: u64 = 1000;
+/// Pause before a refused dead letter is tried again, in milliseconds; twice as long after each time…
+const LETTER_PAUSE_MS: u64 = 1000;
+/// … until it is this long.
+const LETTER_PAUSE_MAX_MS: u64 = 60_000;
 
 /// A queue's waiting room, made when somebody waits for the first time.
 #[derive(Debug)]
@@ -71,6 +83,14 @@ struct Due {
     /// How many of those taken out are answered: read, or lost.
     answered: usize,
     lost: u64,
+}
+
+/// What became of the reading of a message.
+#[derive(Clone)]
+enum Read {
+    NotYet,
+    Lost,
+    Found(LoadedMessage),
 }
 
 /// Gives the space of the waiting messages of a deleted queue free.
@@ -149,32 +169,54 @@ impl QueueCell {
         if delayed.is_empty() {
             return LogPosition::NONE;
         }
-        let id = self.id.waiting_room();
         let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
-        let mut earliest = u64::MAX;
         let mut settled: Vec<Settled> = Vec::new();
         let mut room = self.room.lock();
         for (stored, delay_ms) in delayed.drain(..) {
-            let due_ms = now_ms.saturating_add(delay_ms).min(TIME_MAX_MS);
-            earliest = earliest.min(due_ms);
-            let message = stored.message.with_meta(RecordMeta {
-                accepted_at_ms: due_ms,
+            let meta = RecordMeta {
+                accepted_at_ms: now_ms.saturating_add(delay_ms).min(TIME_MAX_MS),
                 not_before: true,
                 ..stored.message.meta()
-            });
-            let appended = self.log.append_messages(message.record().clone());
-            let returns = stored.returns;
-            let sequence = room.open().admit(due_ms, returns, message.body_len());
-            let mut runs = Runs::new(true);
-            runs.volatile = !self.stores(message.persistent());
-            runs.add(sequence, 0, appended.at(), &message, returns);
-            self.log.append_enqueued(id, &runs.list);
+            };
+            self.move_in(&mut room, &stored.message.with_meta(meta), stored.returns);
             settled.extend(settled_of(&stored));
         }
-        self.arm_room(&mut room, earliest);
         drop(room);
         settled.sort_unstable_by_key(|settled| settled.sequence);
         self.log.append_moved_on(self.id, &settled)
+    }
+
+    /// Dead letters that no queue takes: they wait and are tried again. The queue may settle them after it.
+    pub(crate) fn keep<'a>(
+        self: &Arc<Self>,
+        letters: impl Iterator<Item = &'a (Stored, DeathReason)>,
+    ) {
+        let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
+        let mut room = self.room.lock();
+        if room.closed {
+            return;
+        }
+        for (stored, reason) in letters {
+            let meta = RecordMeta {
+                accepted_at_ms: now_ms + letter_pause_ms(1),
+                not_before: true,
+                died: Some(*reason),
+                ..stored.message.meta()
+            };
+            self.move_in(&mut room, &stored.message.with_meta(meta), 1);
+        }
+    }
+
+    /// Gives a message of the queue its place in the waiting room, and its new record one in the log.
+    fn move_in(self: &Arc<Self>, room: &mut Room, message: &Message, returns: u32) {
+        let due_ms = message.accepted_at_ms();
+        let appended = self.log.append_messages(message.record().clone());
+        let sequence = room.open().admit(due_ms, returns, message.body_len());
+        let mut runs = Runs::new(true);
+        runs.volatile = !self.stores(message.persistent());
+        runs.add(sequence, 0, appended.at(), message, returns);
+        self.log.append_enqueued(self.id.waiting_room(), &runs.list);
+        self.arm_room(room, due_ms);
     }
 
     /// Has the node's timers look at the waiting room at `due_ms`, unless they do earlier.
@@ -233,8 +275,42 @@ impl QueueCell {
             self.with_room_as_it_was(purges, WaitingRoom::put_back);
             return Progress::TooEarly;
         }
-        self.make_ready(due, taken.len(), now_ms, purges);
+        let again = self.bury_due(&home, &due, now_ms);
+        self.make_ready(due, again, taken.len(), now_ms, purges);
         Progress::More
+    }
+
+    /// Publishes the dead letters among what is due. Returns those that are refused again, by ascending sequence.
+    fn bury_due(self: &Arc<Self>, home: &Vhost, due: &Due, now_ms: u64) -> Vec<Waiting> {
+        let letter = |(one, returns): &(LoadedMessage, u32)| {
+            let stored = Stored {
+                sequence: one.sequence,
+                message: one.message.clone(),
+                at: one.at,
+                returns: *returns,
+                redelivered: true,
+            };
+            Some((stored, one.message.died()?))
+        };
+        let letters: Vec<_> = due.messages.iter().filter_map(letter).collect();
+        if letters.is_empty() {
+            return Vec::new();
+        }
+        let refused = dead_letters::bury_again(self, home, &letters);
+        let mut again: Vec<Waiting> = refused
+            .into_iter()
+            .map(|at| {
+                let stored = &letters[at as usize].0;
+                let returns = stored.returns.saturating_add(1);
+                Waiting {
+                    due_ms: now_ms + letter_pause_ms(returns),
+                    sequence: stored.sequence,
+                    returns,
+                }
+            })
+            .collect();
+        again.sort_unstable_by_key(|waiting| waiting.sequence);
+        again
     }
 
     /// Unless it has been purged meanwhile.
@@ -248,62 +324,105 @@ impl QueueCell {
         Some(act(held))
     }
 
-    /// Reads messages in the order they are due, until they are many octets or not written yet.
+    /// Reads messages, neighbours in the log together, until they are many octets or not written yet. Returns as many as are
+    /// read in the order they are due.
     fn read_due(&self, taken: &[Waiting]) -> Due {
-        let id = self.id.waiting_room();
-        let mut due = Due::default();
+        let mut order: Vec<usize> = (0..taken.len()).collect();
+        order.sort_unstable_by_key(|place| taken[*place].sequence);
+        let is_near =
+            |one: &usize, next: &usize| taken[*next].sequence.0 - taken[*one].sequence.0 <= GAP_MAX;
+        let mut groups: Vec<&[usize]> = order.chunk_by(is_near).collect();
+        // The first must not wait for the others' sake again and again.
+        if let Some(first) = groups.iter().position(|group| group.contains(&0)) {
+            groups.swap(0, first);
+        }
+        let mut read = vec![Read::NotYet; taken.len()];
         let mut octets = 0;
-        while let Some(first) = taken.get(due.answered)
-            && octets < RELEASE_BYTES_MAX
+        for group in groups {
+            if octets >= RELEASE_BYTES_MAX {
+                break;
+            }
+            self.read_group(taken, group, &mut read, &mut octets);
+        }
+        let mut due = Due::default();
+        for (read, waiting) in read.into_iter().zip(taken) {
+            match read {
+                Read::NotYet => break,
+                Read::Lost => due.lost += 1,
+                Read::Found(message) => due.messages.push((message, waiting.returns)),
+            }
+            due.answered += 1;
+        }
+        due
+    }
+
+    /// Reads the messages at these places of `taken`, by ascending sequence.
+    fn read_group(
+        &self,
+        taken: &[Waiting],
+        mut group: &[usize],
+        read: &mut [Read],
+        octets: &mut usize,
+    ) {
+        let id = self.id.waiting_room();
+        while let (Some(first), Some(last)) = (group.first(), group.last())
+            && *octets < RELEASE_BYTES_MAX
         {
-            let run = taken[due.answered..]
-                .iter()
-                .zip(first.sequence.0..)
-                .take_while(|(waiting, sequence)| waiting.sequence.0 == *sequence)
-                .count();
-            let from = first.sequence;
-            let to = Sequence(from.0 + run as u64);
+            let (from, to) = (taken[*first].sequence, taken[*last].sequence.next());
             let loaded = self.log.load(&LoadRequest {
                 queue: id,
                 level: 0,
                 from,
                 to,
-                octets_max: RELEASE_BYTES_MAX - octets,
-                messages_max: run,
+                octets_max: RELEASE_BYTES_MAX,
+                messages_max: usize::MAX,
             });
             self.report_damage(id, &loaded.damaged);
             if loaded.next <= from {
-                break;
+                return;
             }
-            let answered = usize::try_from(loaded.next.min(to).0 - from.0).unwrap_or(run);
-            due.lost += answered.saturating_sub(loaded.messages.len()) as u64;
-            for message in loaded.messages {
-                octets += message.message.record_len();
-                let place =
-                    due.answered + usize::try_from(message.sequence.0 - from.0).unwrap_or(0);
-                let returns = taken.get(place).map_or(0, |waiting| waiting.returns);
-                due.messages.push((message, returns));
+            let answered = group.partition_point(|place| taken[*place].sequence < loaded.next);
+            let mut messages = loaded.messages.into_iter().peekable();
+            for place in &group[..answered] {
+                let sequence = taken[*place].sequence;
+                while messages.next_if(|one| one.sequence < sequence).is_some() {}
+                read[*place] = match messages.next_if(|one| one.sequence == sequence) {
+                    Some(message) => {
+                        *octets += message.message.record_len();
+                        Read::Found(message)
+                    }
+                    None => Read::Lost,
+                };
             }
-            due.answered += answered;
+            group = &group[answered..];
         }
-        due
     }
 
-    /// Enqueues what is due and settles it in the waiting room.
-    fn make_ready(self: &Arc<Self>, due: Due, taken: usize, now_ms: u64, purges: u64) {
+    /// Enqueues what is due and settles it in the waiting room, dead letters as well, but for those that wait on.
+    fn make_ready(
+        self: &Arc<Self>,
+        due: Due,
+        again: Vec<Waiting>,
+        taken: usize,
+        now_ms: u64,
+        purges: u64,
+    ) {
         let rest = taken - due.answered;
-        let settled: Vec<Settled> = due
-            .messages
-            .iter()
-            .map(|(one, _)| settled_one(one))
-            .collect();
-        let body_bytes = due
-            .messages
+        let mut messages = due.messages;
+        let waits_on = |one: &LoadedMessage| {
+            again
+                .binary_search_by_key(&one.sequence, |waiting| waiting.sequence)
+                .is_ok()
+        };
+        messages.retain(|(one, _)| !waits_on(one));
+        let settled: Vec<Settled> = messages.iter().map(|(one, _)| settled_one(one)).collect();
+        let body_bytes = messages
             .iter()
             .map(|(one, _)| one.message.body_len() as u64);
         let body_bytes = body_bytes.sum();
+        messages.retain(|(one, _)| one.message.died().is_none());
         // Keeps the records' file until they are enqueued.
-        let (arrivals, _chunk) = self.as_ready(due.messages, now_ms);
+        let (arrivals, _chunk) = self.as_ready(messages, now_ms);
         let mut enqueued = Enqueued::NOTHING;
         let mut after = Aftermath::default();
         let mut state = self.state.lock();
@@ -316,7 +435,7 @@ impl QueueCell {
         self.take_in(&mut state, arrivals, &[], &mut enqueued, &mut after);
         let mut room = self.room.lock();
         self.settle_waiting(settled);
-        room.open().left(rest, body_bytes);
+        room.open().left(rest, body_bytes, again);
         drop(room);
         self.balance(&mut state);
         drop(state);
@@ -528,6 +647,12 @@ impl QueueCell {
         }
         true
     }
+}
+
+/// How long a dead letter waits that was refused `times` times, in milliseconds.
+fn letter_pause_ms(times: u32) -> u64 {
+    let doublings = times.saturating_sub(1).min(16);
+    (LETTER_PAUSE_MS << doublings).min(LETTER_PAUSE_MAX_MS)
 }
 
 fn settled_one(loaded: &LoadedMessage) -> Settled {

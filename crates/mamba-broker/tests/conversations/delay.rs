@@ -5,30 +5,6 @@ use protocol::exchange;
 
 use super::*;
 
-impl World {
-    fn delayed(&self, queue: &str) -> u64 {
-        let vhost = self.broker.vhost("/").unwrap();
-        vhost.queue(queue).unwrap().counts().delayed
-    }
-
-    /// Lets time pass, and gives the log the moment it needs to write what was released.
-    fn pass_to(&mut self, queue: &str, time: Duration, ready: u64) {
-        self.pass(time);
-        for _ in 0..5000 {
-            if self.ready(queue) == ready {
-                return;
-            }
-            self.pass(Duration::ZERO);
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
-        panic!(
-            "{} ready, {} delayed",
-            self.ready(queue),
-            self.delayed(queue)
-        );
-    }
-}
-
 impl Client<'_> {
     fn exchange(&mut self, name: &str, arguments: &[(&str, FieldValue)]) {
         let mut table = FieldTable::default();
@@ -115,14 +91,7 @@ impl Client<'_> {
         }
         panic!("{count} bodies were not heard, but {:?}", self.heard);
     }
-
-    fn bodies(&self) -> String {
-        let bodies = self.heard.iter().filter(|heard| heard.len() == 1);
-        bodies.map(String::as_str).collect()
-    }
 }
-
-const MS: Duration = Duration::from_millis(1);
 
 fn declared(client: &mut Client<'_>, arguments: &[(&str, FieldValue)]) {
     client.exchange("x", &[("x-delayed-type", text("direct"))]);

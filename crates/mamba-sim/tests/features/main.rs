@@ -12,7 +12,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use proptest::{collection::vec, prelude::*, sample::Index, test_runner::TestRunner};
 
-use model::{DEAD, DeadLetters, How, MAIN, MISSING, Overflow, Policy, REST, Spec};
+use model::{DEAD, DeadLetters, How, LATER, MAIN, MISSING, Overflow, Policy, REST, Retry, Spec};
 use world::{BODY_MIN, Command, Plan, To, World};
 
 const QUEUES: usize = 3;
@@ -67,7 +67,8 @@ fn spec(number: usize) -> impl Strategy<Value = Spec> {
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.2),
         prop_oneof![2 => Just(0u8), 1 => Just(3)],
-        prop::option::weighted(0.7, -1i64..3),
+        prop::option::weighted(0.6, -1i64..3),
+        rarely((any::<bool>(), any::<bool>(), 1..100u64, rarely(100..150u64))),
     );
     let bounds = (
         rarely(prop_oneof![1 => Just(0u64), 5 => 1..200u64]),
@@ -79,19 +80,24 @@ fn spec(number: usize) -> impl Strategy<Value = Spec> {
     let bindings = (
         any::<bool>(),
         any::<bool>(),
+        any::<bool>(),
         rarely((0..3usize).prop_map(|key| format!("k{key}"))),
     );
     (kind, bounds, dead_letters(), bindings).prop_map(
         move |(kind, bounds, dead_letters, bindings)| {
-            let (quorum, durable, auto_delete, single_active, max_priority, delivery_limit) = kind;
+            let (quorum, durable, auto_delete, single_active, max_priority, delivery_limit, retry) =
+                kind;
             let (ttl, expires, max_length, max_bytes, overflow) = bounds;
-            let (in_rest, in_dead, key) = bindings;
+            let (in_rest, in_dead, in_later, key) = bindings;
             let mut bindings = Vec::new();
             if in_rest {
                 bindings.push((REST.to_owned(), String::new()));
             }
             if in_dead {
                 bindings.push((DEAD.to_owned(), String::new()));
+            }
+            if in_later {
+                bindings.push((LATER.to_owned(), String::new()));
             }
             bindings.extend(key.map(|key| (MAIN.to_owned(), key)));
             Spec {
@@ -111,7 +117,13 @@ fn spec(number: usize) -> impl Strategy<Value = Spec> {
                     other => other,
                 },
                 dead_letters,
-                delivery_limit: delivery_limit.filter(|_| quorum),
+                delivery_limit,
+                retry: retry.map(|(failed, returned, min, max)| Retry {
+                    failed,
+                    returned,
+                    min,
+                    max,
+                }),
                 bindings,
             }
         },
@@ -121,11 +133,17 @@ fn spec(number: usize) -> impl Strategy<Value = Spec> {
 fn plan() -> impl Strategy<Value = Plan> {
     let memory = prop_oneof![1 => Just(0usize), 1 => Just(16usize << 20)];
     let log_file_size = prop_oneof![Just(4096u64), Just(16_384), Just(65_536)];
-    ((spec(0), spec(1), spec(2)), memory, log_file_size).prop_map(
-        |((first, second, third), memory, log_file_size)| Plan {
+    let size = prop_oneof![
+        2 => Just(None),
+        2 => (BODY_MIN..100usize).prop_map(Some),
+        1 => (3000..9000usize).prop_map(Some),
+    ];
+    ((spec(0), spec(1), spec(2)), memory, log_file_size, size).prop_map(
+        |((first, second, third), memory, log_file_size, size)| Plan {
             specs: vec![first, second, third],
             memory,
             log_file_size,
+            size,
         },
     )
 }
@@ -170,7 +188,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             ttl,
             expires,
             // A policy says something.
-            max_length: max_length.or(is_empty.then_some(3)),
+            max_length: if is_empty { Some(3) } else { max_length },
             max_bytes,
             overflow,
             dead_letter_exchange: dead_letters.as_ref().map(|to| to.exchange.clone()),
@@ -187,6 +205,7 @@ fn command() -> impl Strategy<Value = Command> {
         6 => queue().prop_map(To::Queue),
         2 => (0..3usize).prop_map(To::Main),
         1 => Just(To::Rest),
+        2 => prop::option::weighted(0.9, 0..150u64).prop_map(To::Later),
     ];
     let properties = (
         prop::bool::weighted(0.8),
@@ -229,7 +248,12 @@ fn command() -> impl Strategy<Value = Command> {
                 priority,
             },
         );
-    let how = prop_oneof![2 => Just(How::Ack), 3 => Just(How::Requeue), 2 => Just(How::Discard)];
+    let how = prop_oneof![
+        2 => Just(How::Ack),
+        2 => Just(How::Return),
+        2 => Just(How::Fail),
+        2 => Just(How::Discard),
+    ];
     prop_oneof![
         30 => publish,
         10 => consume,

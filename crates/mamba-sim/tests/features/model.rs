@@ -27,6 +27,8 @@ pub(crate) const MAIN: &str = "main";
 pub(crate) const REST: &str = "rest";
 /// An exchange for dead letters: fanout.
 pub(crate) const DEAD: &str = "dead";
+/// An exchange of delayed messages: fanout.
+pub(crate) const LATER: &str = "later";
 /// An exchange that does not exist.
 pub(crate) const MISSING: &str = "missing";
 
@@ -45,6 +47,15 @@ pub(crate) struct DeadLetters {
     pub(crate) key: Option<String>,
 }
 
+/// What comes back waits `min`, times its returns, and `max` at most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Retry {
+    pub(crate) failed: bool,
+    pub(crate) returned: bool,
+    pub(crate) min: u64,
+    pub(crate) max: Option<u64>,
+}
+
 /// A queue as it is declared.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Spec {
@@ -60,8 +71,9 @@ pub(crate) struct Spec {
     pub(crate) max_bytes: Option<u64>,
     pub(crate) overflow: Overflow,
     pub(crate) dead_letters: Option<DeadLetters>,
-    /// Of a quorum queue; negative is none.
+    /// Negative is none.
     pub(crate) delivery_limit: Option<i64>,
+    pub(crate) retry: Option<Retry>,
     /// Exchanges and keys it is bound by.
     pub(crate) bindings: Vec<(String, String)>,
 }
@@ -166,6 +178,8 @@ pub(crate) struct Message {
     pub(crate) size: usize,
     /// When it came to where it is.
     pub(crate) at: u64,
+    /// How long it waits before it is ready.
+    pub(crate) delay: Option<u64>,
     pub(crate) dead_lettered: bool,
 }
 
@@ -197,7 +211,10 @@ pub(crate) type Observed = BTreeMap<(usize, u64), VecDeque<Got>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
     Ack,
-    Requeue,
+    /// Given back: nack or recover.
+    Return,
+    /// Rejected to come back, or its client is gone.
+    Fail,
     Discard,
 }
 
@@ -263,6 +280,16 @@ pub(crate) struct Out {
     pub(crate) consumer: Option<u64>,
 }
 
+/// A message that is not ready before a time.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) due: u64,
+    pub(crate) message: Message,
+    /// Unique, and growing in the order of arrival.
+    pub(crate) arrival: u64,
+    pub(crate) returns: u32,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Consumer {
     pub(crate) client: usize,
@@ -283,6 +310,7 @@ pub(crate) struct Queue {
     /// Grows with every declaration of a new queue.
     pub(crate) age: u64,
     pub(crate) ready: Vec<Entry>,
+    pub(crate) waiting: Vec<Waiting>,
     pub(crate) out: Vec<Out>,
     /// In the order they came.
     pub(crate) consumers: Vec<Consumer>,
@@ -434,7 +462,16 @@ impl Queue {
             ..
         } = entry.message.clone();
         let mut headers = headers;
-        if self.spec.quorum && entry.returns > 0 {
+        let Spec {
+            quorum,
+            delivery_limit,
+            retry,
+            ..
+        } = self.spec;
+        let counts = quorum
+            || delivery_limit.is_some_and(|limit| limit >= 0)
+            || retry.is_some_and(|retry| retry.failed || retry.returned);
+        if counts && entry.returns > 0 {
             let count = FieldValue::LongLongInt(i64::from(entry.returns));
             headers.insert("x-delivery-count".into(), count);
         }
@@ -454,7 +491,7 @@ impl Queue {
     fn check(&self) -> Result<(), Wrong> {
         let name = &self.spec.name;
         let gone: u64 = self.fates.values().sum();
-        let here = (self.ready.len() + self.out.len()) as u64;
+        let here = (self.ready.len() + self.waiting.len() + self.out.len()) as u64;
         if here + gone != self.entered {
             return Err(format!(
                 "{name}: {here} here, {:?} gone, {} came",
@@ -466,6 +503,7 @@ impl Queue {
             .iter()
             .chain(self.out.iter().map(|out| &out.entry))
             .map(|entry| entry.arrival)
+            .chain(self.waiting.iter().map(|waiting| waiting.arrival))
             .collect();
         if (places.len() as u64) < here {
             return Err(format!("{name}: a message is in two places"));
@@ -581,6 +619,7 @@ impl Model {
             spec: effective(spec, &self.policies),
             age: self.ages,
             ready: Vec::new(),
+            waiting: Vec::new(),
             out: Vec::new(),
             consumers: Vec::new(),
             active: None,
@@ -633,6 +672,11 @@ impl Model {
             return Ok(taken);
         };
         for name in self.route(&first.exchange, &keys_of(first)) {
+            if let Some(delay) = first.delay {
+                // Limits do not see it before it is ready.
+                self.hold(&name, messages, delay)?;
+                continue;
+            }
             let (rejected, deaths) = self.enqueue(&name, messages.to_vec(), observed)?;
             for index in rejected {
                 taken[index] = false;
@@ -640,6 +684,64 @@ impl Model {
             self.bury(&name, deaths, observed)?;
         }
         Ok(taken)
+    }
+
+    /// Messages come to a queue that are not ready yet.
+    fn hold(&mut self, name: &str, messages: &[Message], delay: u64) -> Result<(), Wrong> {
+        let due = self.now + delay;
+        for message in messages {
+            self.arrivals += 1;
+            let arrival = self.arrivals;
+            let mut message = message.clone();
+            let passed = i32::try_from(delay).map_err(|_| "a delay of ages")?;
+            message
+                .headers
+                .insert("x-delay".into(), FieldValue::LongInt(-passed));
+            let queue = self.queue(name)?;
+            queue.entered += 1;
+            queue.waiting.push(Waiting {
+                due,
+                message,
+                arrival,
+                returns: 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// What is due in a queue becomes ready, at its end.
+    fn release(&mut self, name: &str, observed: &mut Observed) -> Result<(), Wrong> {
+        let now = self.now;
+        let queue = self.queue(name)?;
+        let waiting = std::mem::take(&mut queue.waiting);
+        let (mut due, rest): (Vec<_>, _) = waiting.into_iter().partition(|one| one.due <= now);
+        queue.waiting = rest;
+        if due.is_empty() {
+            return Ok(());
+        }
+        due.sort_by_key(|one| (one.due, one.arrival));
+        let fresh_from = self.arrivals + 1;
+        for Waiting {
+            mut message,
+            returns,
+            ..
+        } in due
+        {
+            message.at = now;
+            self.arrivals += 1;
+            let arrival = self.arrivals;
+            let queue = self.queue(name)?;
+            queue.ready.push(Entry {
+                message,
+                arrival,
+                returned: None,
+                returns,
+                redelivered: returns > 0,
+                ttl: queue.spec.ttl,
+            });
+        }
+        let deaths = self.run(name, fresh_from, observed)?;
+        self.bury(name, deaths, observed)
     }
 
     /// Messages come to a queue. Returns those it refuses, and what died of it.
@@ -977,6 +1079,7 @@ impl Model {
             by_queue.entry((age, name)).or_default().push(*tag);
         }
         for ((age, name), tags) in by_queue {
+            let now = self.now;
             let mut returns = self.returns;
             let mut arrivals = self.arrivals;
             let Some(queue) = self.queues.get_mut(&name).filter(|queue| queue.age == age) else {
@@ -992,20 +1095,35 @@ impl Model {
                 match how {
                     How::Ack => queue.leave(entry, Fate::Acked, &mut deaths),
                     How::Discard => queue.leave(entry, Fate::Rejected, &mut deaths),
-                    How::Requeue => {
+                    How::Return | How::Fail => {
                         entry.returns += 1;
                         entry.redelivered = true;
-                        let limit = queue.spec.delivery_limit.unwrap_or(20);
-                        if !queue.spec.quorum {
+                        let default = if queue.spec.quorum { 20 } else { -1 };
+                        let limit = queue.spec.delivery_limit.unwrap_or(default);
+                        let retry = queue.spec.retry.filter(|retry| match how {
+                            How::Fail => retry.failed,
+                            _ => retry.returned,
+                        });
+                        if limit >= 0 && i64::from(entry.returns) > limit {
+                            queue.leave(entry, Fate::DeliveryLimit, &mut deaths);
+                        } else if let Some(retry) = retry {
+                            let wait = retry.min * u64::from(entry.returns);
+                            arrivals += 1;
+                            queue.waiting.push(Waiting {
+                                due: now + retry.max.map_or(wait, |max| wait.min(max)),
+                                message: entry.message,
+                                arrival: arrivals,
+                                returns: entry.returns,
+                            });
+                        } else if !queue.spec.quorum {
                             queue.ready.push(entry);
                         } else if limit < 0 {
-                            // To the end.
+                            // To the end, with the time to live of those that come now.
                             arrivals += 1;
                             entry.arrival = arrivals;
                             entry.returned = None;
+                            entry.ttl = queue.spec.ttl;
                             queue.ready.push(entry);
-                        } else if i64::from(entry.returns) > limit {
-                            queue.leave(entry, Fate::DeliveryLimit, &mut deaths);
                         } else {
                             returns += 1;
                             entry.returned = Some(returns);
@@ -1034,7 +1152,7 @@ impl Model {
         }
         let held = self.held.keys().filter(|(holder, _)| *holder == client);
         let held: Vec<u64> = held.map(|(_, tag)| *tag).collect();
-        self.settle(client, &held, How::Requeue, observed)?;
+        self.settle(client, &held, How::Fail, observed)?;
         gone.sort();
         for (tag, name) in gone {
             self.cancel(&name, tag, observed)?;
@@ -1072,7 +1190,8 @@ impl Model {
         let queue = self.queue(name)?;
         let ready = std::mem::take(&mut queue.ready);
         let count = ready.len() as u64;
-        *queue.fates.entry(Fate::Purged).or_default() += count;
+        let waiting = std::mem::take(&mut queue.waiting).len() as u64;
+        *queue.fates.entry(Fate::Purged).or_default() += count + waiting;
         self.go_on(name, Deaths::new(), observed)?;
         Ok(count)
     }
@@ -1086,7 +1205,13 @@ impl Model {
         };
         self.queues
             .values()
-            .flat_map(|queue| lease(queue).into_iter().chain(messages(queue)))
+            .flat_map(|queue| {
+                let waiting = queue.waiting.iter().map(|waiting| waiting.due);
+                lease(queue)
+                    .into_iter()
+                    .chain(messages(queue))
+                    .chain(waiting.min())
+            })
             .min()
     }
 
@@ -1099,22 +1224,29 @@ impl Model {
             .map(|queue| (queue.age, queue.spec.name.clone()))
             .collect();
         by_age.sort();
-        for (_, name) in by_age {
-            self.go_on(&name, Deaths::new(), observed)?;
-            let queue = self.queue(&name)?;
+        for (_, name) in &by_age {
+            self.go_on(name, Deaths::new(), observed)?;
+            let queue = self.queue(name)?;
             if queue.consumers.is_empty() && queue.unused_until.is_some_and(|until| until <= now) {
                 self.queues_expired += 1;
-                self.delete(&name);
+                self.delete(name);
+            }
+        }
+        // What waited comes after it was read.
+        for (_, name) in &by_age {
+            if self.queues.contains_key(name) {
+                self.release(name, observed)?;
             }
         }
         Ok(())
     }
 
-    /// Queues in which a message is over at that moment, wherever it stands.
+    /// Queues in which a message is over at that moment, wherever it stands, or has waited.
     pub(crate) fn queues_due(&self, at: u64) -> usize {
         let is_due = |queue: &&Queue| {
             let mut ready = queue.ready.iter();
             ready.any(|entry| entry.deadline().is_some_and(|over| over <= at))
+                || queue.waiting.iter().any(|waiting| waiting.due <= at)
         };
         self.queues.values().filter(is_due).count()
     }
@@ -1134,7 +1266,13 @@ impl Model {
                 .into_iter()
                 .partition(|entry| queue.spec.quorum || entry.message.persistent);
             queue.ready = kept;
-            *queue.fates.entry(Fate::Transient).or_default() += lost.len() as u64;
+            let quorum = queue.spec.quorum;
+            let waiting = queue.waiting.len();
+            queue
+                .waiting
+                .retain(|waiting| quorum || waiting.message.persistent);
+            let lost = lost.len() + waiting - queue.waiting.len();
+            *queue.fates.entry(Fate::Transient).or_default() += lost as u64;
             for entry in &mut queue.ready {
                 // The order of coming back is forgotten: what came back is older than the rest.
                 entry.returned = None;
@@ -1143,8 +1281,9 @@ impl Model {
             queue.renew(now);
         }
         // What stands at the head now may be over.
-        for name in self.queues.keys().cloned().collect::<Vec<_>>() {
-            self.go_on(&name, Deaths::new(), &mut Observed::new())?;
+        let names: Vec<String> = self.queues.keys().cloned().collect();
+        for name in &names {
+            self.go_on(name, Deaths::new(), &mut Observed::new())?;
         }
         Ok(())
     }

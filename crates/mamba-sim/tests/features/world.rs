@@ -21,13 +21,13 @@ use protocol::{basic, confirm, exchange, queue};
 use serde_json::{Value, json};
 
 use crate::model::{
-    Consumer, DEAD, Got, How, MAIN, Message, Model, Observed, Overflow, Policy, REST, Seen, Spec,
-    Wrong,
+    Consumer, DEAD, Got, How, LATER, MAIN, Message, Model, Observed, Overflow, Policy, REST, Seen,
+    Spec, Wrong,
 };
 
 const START_MS: u64 = 1_700_000_000_000;
 /// Turns after which everything must have come to rest.
-const TURNS_MAX: usize = 10_000;
+const TURNS_MAX: usize = 1000;
 /// Octets of a body at least: its number.
 pub(crate) const BODY_MIN: usize = 8;
 
@@ -40,6 +40,8 @@ pub(crate) enum To {
     Main(usize),
     /// The fanout exchange.
     Rest,
+    /// The exchange of delayed messages, to be ready after so long.
+    Later(Option<u64>),
 }
 
 /// What happens.
@@ -100,6 +102,9 @@ pub(crate) struct Plan {
     /// Octets of messages in memory.
     pub(crate) memory: usize,
     pub(crate) log_file_size: u64,
+    /// Octets of all bodies. Without, they differ, and the node is never stopped: after a start, the octets of messages that came
+    /// together and of which some are gone are an estimate until they are read.
+    pub(crate) size: Option<usize>,
 }
 
 struct Session {
@@ -185,6 +190,7 @@ impl World {
         world.say(0, &exchange_declare(REST, "fanout", None))?;
         world.say(0, &exchange_declare(MAIN, "direct", Some(REST)))?;
         world.say(0, &exchange_declare(DEAD, "fanout", None))?;
+        world.say(0, &exchange_declare(LATER, "x-delayed-message", None))?;
         for index in 0..world.plan.specs.len() {
             world.run(&Command::Declare(index))?;
         }
@@ -256,6 +262,8 @@ impl World {
         let now = self.now();
         let (mut observed, mut replies) = (Observed::new(), Replies::new());
         for _ in 0..TURNS_MAX {
+            // What nobody waits for is written after a while.
+            self.disk.pass(Duration::from_millis(10));
             let mut idle = match &self.broker {
                 Some(broker) => !(broker.store().turn() | broker.page_in_once()),
                 None => true,
@@ -301,12 +309,16 @@ impl World {
             let cell = vhost.queue(name).ok_or("it was just there")?;
             let counts = cell.counts();
             let out = queue.out.iter().map(|out| out.entry.message.size as u64);
+            let waiting = queue.waiting.iter();
+            let waiting = waiting.map(|waiting| waiting.message.size as u64);
             let due = [
                 queue.ready.len() as u64,
                 queue.out.len() as u64,
                 queue.bytes(),
                 out.sum(),
                 queue.consumers.len() as u64,
+                queue.waiting.len() as u64,
+                waiting.sum(),
             ];
             let there = [
                 counts.ready,
@@ -314,10 +326,12 @@ impl World {
                 counts.ready_bytes,
                 counts.unacked_bytes,
                 counts.consumers,
+                counts.delayed,
+                counts.delayed_bytes,
             ];
             if there != due {
                 return Err(format!(
-                    "{name} has {there:?} (ready, unacked, their octets, consumers), not {due:?}: {queue:#?}"
+                    "{name} has {there:?} (ready, unacked, their octets, consumers, delayed, their octets), not {due:?}: {queue:#?}"
                 ));
             }
         }
@@ -486,17 +500,26 @@ impl World {
                         delivery_tag: tag,
                         multiple,
                     }),
-                    How::Discard if !multiple => basic::AMQPMethod::Reject(basic::Reject {
-                        delivery_tag: tag,
-                        requeue: false,
-                    }),
-                    How::Discard | How::Requeue => basic::AMQPMethod::Nack(basic::Nack {
-                        delivery_tag: tag,
-                        multiple,
-                        requeue: how == How::Requeue,
-                    }),
+                    How::Discard | How::Fail if !multiple => {
+                        basic::AMQPMethod::Reject(basic::Reject {
+                            delivery_tag: tag,
+                            requeue: how == How::Fail,
+                        })
+                    }
+                    // There is no reject of several.
+                    How::Discard | How::Fail | How::Return => {
+                        basic::AMQPMethod::Nack(basic::Nack {
+                            delivery_tag: tag,
+                            multiple,
+                            requeue: how != How::Discard,
+                        })
+                    }
                 };
                 (observed, _) = self.say(client, &AMQPClass::Basic(method))?;
+                let how = match how {
+                    How::Fail if multiple => How::Return,
+                    how => how,
+                };
                 self.model.settle(client, &tags, how, &mut observed)?;
             }
             Command::Recover(client) => {
@@ -509,7 +532,7 @@ impl World {
                     .filter(|(holder, _)| *holder == client);
                 let held: Vec<u64> = held.map(|(_, tag)| *tag).collect();
                 self.model
-                    .settle(client, &held, How::Requeue, &mut observed)?;
+                    .settle(client, &held, How::Return, &mut observed)?;
             }
             Command::Leave(client) => {
                 if self.sessions.remove(&client).is_none() {
@@ -563,6 +586,7 @@ impl World {
                 }
             }
             Command::Pass(time) => self.pass(time)?,
+            Command::Restart(_) if self.plan.size.is_none() => {}
             Command::Restart(time) => {
                 while let Some((client, session)) = self.sessions.pop_first() {
                     drop(session);
@@ -627,11 +651,17 @@ impl World {
         else {
             return Err("no publish".to_owned());
         };
+        let delay = match to {
+            To::Later(delay) => *delay,
+            To::Queue(_) | To::Main(_) | To::Rest => None,
+        };
         let (exchange, key) = match to {
             To::Queue(queue) => (String::new(), self.name(*queue)),
             To::Main(key) => (MAIN.to_owned(), format!("k{key}")),
             To::Rest => (REST.to_owned(), String::new()),
+            To::Later(_) => (LATER.to_owned(), String::new()),
         };
+        let size = &self.plan.size.unwrap_or(*size);
         let text = |text: &str| FieldValue::LongString(text.into());
         let mut entries = Vec::new();
         if let Some(cc) = cc {
@@ -648,6 +678,8 @@ impl World {
             entries.push(("x-death", FieldValue::FieldArray(deaths.into())));
             entries.push(("x-first-death-queue", text("made up")));
         }
+        let delay_header = delay.and_then(|delay| i64::try_from(delay).ok());
+        entries.extend(delay_header.map(|delay| ("x-delay", FieldValue::LongLongInt(delay))));
         let headers = table(&entries);
         let (mut messages, mut publishes) = (Vec::new(), Vec::new());
         for _ in 0..*count {
@@ -663,6 +695,7 @@ impl World {
                 headers: headers.clone(),
                 size: *size,
                 at: 0,
+                delay: delay.filter(|delay| *delay > 0),
                 dead_lettered: false,
             });
             publishes.push(Publish {
@@ -846,12 +879,15 @@ const fn overflow_word(overflow: Overflow) -> &'static str {
 }
 
 fn exchange_declare(name: &str, kind: &str, alternate: Option<&str>) -> AMQPClass {
-    let alternate = alternate.map(|to| ("alternate-exchange", FieldValue::LongString(to.into())));
+    let text = |text: &str| FieldValue::LongString(text.into());
+    let alternate = alternate.map(|to| ("alternate-exchange", text(to)));
+    let delayed = (name == LATER).then(|| ("x-delayed-type", text("fanout")));
+    let arguments: Vec<_> = alternate.into_iter().chain(delayed).collect();
     AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
         exchange: name.into(),
         kind: kind.into(),
         durable: true,
-        arguments: table(&alternate.into_iter().collect::<Vec<_>>()),
+        arguments: table(&arguments),
         ..exchange::Declare::default()
     }))
 }
@@ -874,6 +910,18 @@ fn declare(spec: &Spec) -> AMQPClass {
     }
     if let Some(limit) = spec.delivery_limit {
         arguments.push(("x-delivery-limit", FieldValue::LongLongInt(limit)));
+    }
+    if let Some(retry) = spec.retry {
+        let what = match (retry.failed, retry.returned) {
+            (true, true) => "all",
+            (true, false) => "failed",
+            (false, true) => "returned",
+            (false, false) => "disabled",
+        };
+        arguments.push(("x-delayed-retry-type", text(what)));
+        let number = |number: u64| FieldValue::LongLongInt(i64::try_from(number).unwrap_or(0));
+        arguments.push(("x-delayed-retry-min", number(retry.min)));
+        arguments.extend(retry.max.map(|max| ("x-delayed-retry-max", number(max))));
     }
     if spec.single_active {
         arguments.push(("x-single-active-consumer", FieldValue::Boolean(true)));

@@ -571,6 +571,12 @@ impl Index {
         max: usize,
     ) -> Result<(Vec<Run>, Option<u64>), IndexFault> {
         let (from, to) = range;
+        // Each run has a sequence at least: no more are read than can be in the range.
+        let max = max.min(
+            usize::try_from(to.saturating_sub(from))
+                .unwrap_or(usize::MAX)
+                .saturating_add(1),
+        );
         let mut all = Vec::new();
         let mut limit: Option<u64> = None;
         let mut take = |runs: Vec<Run>| {

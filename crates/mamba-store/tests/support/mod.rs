@@ -314,6 +314,7 @@ pub fn record(body: &[u8]) -> Bytes {
         expiration_ms: None,
         accepted_at_ms: 1,
         not_before: false,
+        died: None,
     };
     Message::build(meta, b"", b"q", b"\0\x3c\0\0\0\0\0\0\0\0\0\x03\0\0", body)
         .record()
