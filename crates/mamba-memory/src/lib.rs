@@ -1,7 +1,7 @@
 //! How the allocator gives memory back.
 //!
 //! Left alone, mimalloc returns the pages of a burst when its threads happen to allocate a lot again, which after a burst they do not: 100 M
-//! messages in one burst left 113 MiB resident of which the broker used a tenth. With these two settings 36 MiB remained (`docs/benchmarks.md`),
+//! messages in one burst left 113 MiB resident of which the broker used a tenth. With these two settings 25 MiB remained (`docs/benchmarks.md`),
 //! and throughput is the same. They can be set from the environment as well, but only before the process starts; a broker that somebody
 //! starts by hand should not need that.
 
