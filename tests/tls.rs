@@ -20,6 +20,7 @@ use amq_protocol::{
     types::FieldTable,
 };
 use support::{
+    ctl::ctl_on,
     tls::{Authority, Pair, Subject, Tunnel},
     *,
 };
@@ -101,13 +102,6 @@ fn gets_in(address: SocketAddr) -> bool {
     // The tunnel closes when its handshake fails: then there is an end, or an error.
     let _ = stream.write_all(b"AMQP\x00\x00\x09\x01");
     matches!(stream.read(&mut [0; 64]), Ok(1..))
-}
-
-fn ctl(broker: &Broker, words: &[&str]) {
-    let mut command = broker::bare_command();
-    command.arg("ctl").arg("--data-dir").arg(broker.folder());
-    let output = command.args(words).output().unwrap();
-    assert!(output.status.success(), "{words:?}: {output:?}");
 }
 
 /// Mechanisms offered, and the answer to EXTERNAL if it is offered.
@@ -237,7 +231,10 @@ fn only_trusted_certificates_are_let_in_where_one_is_required() {
 fn a_certificate_is_a_login() {
     let setup = Setup::new();
     let broker = setup.start(&setup.asking("external = true"));
-    ctl(&broker, &["add_user", "CN=orders,O=Example\\, Inc.", "x"]);
+    ctl_on(
+        Some(&broker),
+        &["add_user", "CN=orders,O=Example\\, Inc.", "x"],
+    );
     let subject = Subject {
         organization: "Example, Inc.",
         ..Subject::named("orders")
@@ -265,7 +262,7 @@ fn other_parts_of_a_certificate_can_be_the_login() {
     ] {
         let more = format!("external = true\nexternal_name = {source:?}");
         let broker = setup.start(&setup.asking(&more));
-        ctl(&broker, &["add_user", user, "x"]);
+        ctl_on(Some(&broker), &["add_user", user, "x"]);
         let subject = Subject {
             hosts: &["orders.example.com"],
             mail: Some("orders@example.com"),
@@ -404,8 +401,11 @@ fn behind_proxy() -> Broker {
 #[test]
 fn a_trusted_proxy_says_who_the_client_is() {
     let broker = behind_proxy();
-    ctl(&broker, &["add_user", "someone", "secret"]);
-    ctl(&broker, &["set_permissions", "someone", ".*", ".*", ".*"]);
+    ctl_on(Some(&broker), &["add_user", "someone", "secret"]);
+    ctl_on(
+        Some(&broker),
+        &["set_permissions", "someone", ".*", ".*", ".*"],
+    );
     let login = |header: &[u8], user: &'static str, password| {
         let client = Client::bare(Some(broker.amqp));
         client.raw(header);

@@ -24,7 +24,7 @@ use mamba_types::{
 use crate::{
     death::{Death, is_cycle},
     lazy_properties::LazyProperties,
-    queue_cell::{Arrival, DeadLetterTarget, QueueCell, QueueRef},
+    queue_cell::{Arrival, DeadLetterTarget, QueueCell, QueueRef, settled_at_place},
     vhost::Vhost,
 };
 
@@ -67,8 +67,10 @@ pub(crate) fn bury_again(
 
 fn work_off(vhost: &Vhost, mut work: Work, buried: &mut Buried) {
     while let Some((source, dead)) = work.pop_front() {
-        let mut settled: Vec<Settled> =
-            dead.iter().map(|(stored, _)| settled_one(stored)).collect();
+        let mut settled: Vec<Settled> = dead
+            .iter()
+            .map(|(stored, _)| settled_at_place(stored))
+            .collect();
         settled.sort_unstable_by_key(|settled| settled.sequence);
         #[cfg(feature = "mutants")]
         if mamba_store::mutants::on(mamba_store::mutants::Mutant::SettledFirst) {
@@ -142,14 +144,6 @@ impl Default for Buried {
             position: LogPosition::NONE,
             long: Vec::new(),
         }
-    }
-}
-
-fn settled_one(stored: &Stored) -> Settled {
-    Settled {
-        sequence: stored.sequence,
-        at: stored.at,
-        octets: u32::try_from(stored.message.record_len()).unwrap_or(u32::MAX),
     }
 }
 

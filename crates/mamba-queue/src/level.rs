@@ -161,10 +161,7 @@ impl Level {
         self.tail_bytes += octets;
         self.breaks
             .extend([stored.sequence.0, stored.sequence.next().0]);
-        let index = self
-            .tail
-            .partition_point(|other| other.sequence < stored.sequence);
-        self.tail.insert(index, stored);
+        insert_in_order(&mut self.tail, stored);
     }
 
     /// Puts a message back among those at the head, where it was before.
@@ -172,10 +169,7 @@ impl Level {
         self.resident += stored.memory();
         self.breaks
             .extend([stored.sequence.0, stored.sequence.next().0]);
-        let index = self
-            .head
-            .partition_point(|other| other.sequence < stored.sequence);
-        self.head.insert(index, stored);
+        insert_in_order(&mut self.head, stored);
     }
 
     /// Adds a message behind everything paged.
@@ -833,4 +827,10 @@ fn shrink(list: &mut VecDeque<Stored>) {
     if list.capacity() > SHRINK_ABOVE && list.len() < list.capacity() / 4 {
         list.shrink_to(list.len() * 2);
     }
+}
+
+/// Puts a message among others whose sequences ascend.
+fn insert_in_order(list: &mut VecDeque<Stored>, stored: Stored) {
+    let index = list.partition_point(|other| other.sequence < stored.sequence);
+    list.insert(index, stored);
 }

@@ -18,7 +18,7 @@ use crate::{Lifeline, clock::Clock, connection::Driver, proxy, tls::Tls};
 const BACKLOG: i32 = 1024;
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Time a client has for its TLS handshake, and a proxy for its header (`spec: wire §18`).
+/// Time a client has for its TLS handshake, and a proxy for its header (`spec: wire §14`).
 const PREFACE_TIME: Duration = Duration::from_secs(5);
 /// TLS handshakes and PROXY headers under way at the same time, per listener; more wait to be accepted.
 const PREFACES_MAX: usize = 1024;

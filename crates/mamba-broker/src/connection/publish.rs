@@ -731,24 +731,12 @@ impl Batch {
                 header,
                 body,
             } => {
-                let buffer = if stored {
-                    &mut self.stored
-                } else {
-                    &mut self.transient
-                };
+                let buffer = self.buffer(stored);
                 let header = rewritten.unwrap_or(header);
                 let start =
                     message::begin(buffer, meta, exchange, routing_key, header, body_len(body));
                 buffer.extend_from_slice(body);
-                if stored {
-                    message::finish(buffer, start);
-                }
-                let (offset, len) = (position_of(start), position_of(buffer.len() - start));
-                if stored {
-                    Place::Stored { offset, len }
-                } else {
-                    Place::Transient { offset, len }
-                }
+                self.finish(stored, start)
             }
             other => self.place(build(other, rewritten, meta), stored),
         };
@@ -787,13 +775,24 @@ impl Batch {
                 stored,
             };
         }
-        let buffer = if stored {
+        let buffer = self.buffer(stored);
+        let start = buffer.len();
+        buffer.extend_from_slice(message.record());
+        self.finish(stored, start)
+    }
+
+    /// Where records go that the log writes, or those that it does not.
+    const fn buffer(&mut self, stored: bool) -> &mut Vec<u8> {
+        if stored {
             &mut self.stored
         } else {
             &mut self.transient
-        };
-        let start = buffer.len();
-        buffer.extend_from_slice(message.record());
+        }
+    }
+
+    /// Ends the record that begins at `start` of its buffer.
+    fn finish(&mut self, stored: bool, start: usize) -> Place {
+        let buffer = self.buffer(stored);
         if stored {
             message::finish(buffer, start);
         }

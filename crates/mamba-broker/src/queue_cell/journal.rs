@@ -64,6 +64,17 @@ impl Runs {
     }
 }
 
+/// What lives of a queue or waiting room, as the log writes it down.
+pub(super) const fn state_run(run: mamba_queue::LiveRun) -> LiveRun {
+    LiveRun {
+        level: run.level,
+        from: run.from,
+        to: run.to,
+        delivered: run.delivered,
+        delivery_count: run.returns,
+    }
+}
+
 impl QueueCell {
     /// Tells the log, before the fact and in one entry, that what is within reach of consumers may be delivered. Messages that come
     /// while there are consumers carry the flag themselves.
@@ -149,13 +160,7 @@ impl QueueCell {
             .queue
             .live_runs(false)
             .into_iter()
-            .map(|run| LiveRun {
-                level: run.level,
-                from: run.from,
-                to: run.to,
-                delivered: run.delivered,
-                delivery_count: run.returns,
-            })
+            .map(state_run)
             .collect();
         if !state.burying.is_empty() {
             let settings = self.declaration.settings;

@@ -164,6 +164,19 @@ pub struct QueueCounts {
     pub deduplication: Option<DeduplicationCounts>,
 }
 
+/// What survived a restart, as queues and waiting rooms take it.
+const fn paged_run(run: &RecoveredRun) -> PagedRun {
+    PagedRun {
+        level: run.level,
+        from: run.from,
+        to: run.to,
+        count: run.count,
+        body_bytes: run.body_bytes,
+        redelivered: run.redelivered,
+        returns: run.delivery_count,
+    }
+}
+
 fn narrow(octets: usize) -> u32 {
     u32::try_from(octets).unwrap_or(u32::MAX)
 }
@@ -602,15 +615,7 @@ impl QueueCell {
     pub(crate) fn restore(&self, runs: &[RecoveredRun]) {
         let mut state = self.state.lock();
         for run in runs {
-            state.queue.restore_paged(PagedRun {
-                level: run.level,
-                from: run.from,
-                to: run.to,
-                count: run.count,
-                body_bytes: run.body_bytes,
-                redelivered: run.redelivered,
-                returns: run.delivery_count,
-            });
+            state.queue.restore_paged(paged_run(run));
         }
     }
 
@@ -659,11 +664,16 @@ impl QueueCell {
 
 /// For [`Outbox`]'s readers: what a delivery without acknowledgement leaves to note in the log.
 pub(crate) fn settled_of(stored: &Stored) -> Option<Settled> {
-    (stored.at != LogPosition::NONE).then_some(Settled {
+    (stored.at != LogPosition::NONE).then(|| settled_at_place(stored))
+}
+
+/// The message's end, wherever its record lies, or nowhere.
+pub(crate) fn settled_at_place(stored: &Stored) -> Settled {
+    Settled {
         sequence: stored.sequence,
         at: stored.at,
         octets: narrow(stored.message.record_len()),
-    })
+    }
 }
 
 const fn settled_in_log(settled: mamba_queue::Settled) -> Settled {

@@ -10,10 +10,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mamba_queue::{DeathReason, Incoming, LiveRun, PagedRun, Stored, Waiting, WaitingRoom};
+use mamba_queue::{DeathReason, Incoming, LiveRun, Stored, Waiting, WaitingRoom};
 use mamba_store::{
-    Appended, LiveRun as StateRun, LoadRequest, LoadedMessage, Log, RecoveredRun, Relocated,
-    Relocation, RelocationBatch, RelocationCursor, Settled,
+    Appended, LoadRequest, LoadedMessage, Log, RecoveredRun, Relocated, Relocation,
+    RelocationBatch, RelocationCursor, Settled,
 };
 use mamba_types::{
     LogPosition, Message, QueueId, RecordMeta, Sequence,
@@ -21,7 +21,10 @@ use mamba_types::{
 };
 
 use super::{
-    Aftermath, Arrival, QueueCell, State, arrival::Enqueued, journal::Runs, narrow, settled_of,
+    Aftermath, Arrival, QueueCell, State,
+    arrival::Enqueued,
+    journal::{Runs, state_run},
+    narrow, paged_run, settled_of,
 };
 use crate::{
     dead_letters,
@@ -98,17 +101,6 @@ pub(super) fn forget(queue: QueueId, waiting: &[LiveRun], log: &Log) {
     for run in waiting {
         log.dropped(queue.waiting_room(), run.level, run.from, run.to);
     }
-}
-
-fn state_runs(runs: &[LiveRun]) -> Vec<StateRun> {
-    let in_log = |run: &LiveRun| StateRun {
-        level: run.level,
-        from: run.from,
-        to: run.to,
-        delivered: run.delivered,
-        delivery_count: run.returns,
-    };
-    runs.iter().map(in_log).collect()
 }
 
 impl QueueCell {
@@ -500,15 +492,7 @@ impl QueueCell {
     pub(crate) fn restore_room(&self, runs: &[RecoveredRun]) {
         let mut room = self.room.lock();
         for run in runs {
-            room.open().restore(PagedRun {
-                level: run.level,
-                from: run.from,
-                to: run.to,
-                count: run.count,
-                body_bytes: run.body_bytes,
-                redelivered: run.redelivered,
-                returns: run.delivery_count,
-            });
+            room.open().restore(paged_run(run));
         }
     }
 
@@ -599,7 +583,7 @@ impl QueueCell {
     pub(super) fn checkpoint_room(&self) {
         let room = self.room.lock();
         if let Some(held) = room.held.as_ref().filter(|held| held.count() > 0) {
-            let runs = state_runs(&held.live_runs());
+            let runs: Vec<_> = held.live_runs().into_iter().map(state_run).collect();
             self.log.append_state(self.id.waiting_room(), &runs);
         }
     }
