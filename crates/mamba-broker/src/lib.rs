@@ -17,6 +17,7 @@ mod filter;
 mod lazy_properties;
 pub mod metrics;
 pub mod outbox;
+mod own;
 mod pacing;
 mod paging;
 pub mod parameters;

@@ -600,6 +600,9 @@ impl Core {
             &mut stats.get
         }) += 1;
         stats.redeliver += u64::from(fetched.stored.redelivered);
+        if self.traced {
+            self.trace_delivery(id, &queue, &fetched.stored);
+        }
         let message = outgoing(
             &fetched.stored,
             queue.settings().counts_returns(),
@@ -708,6 +711,11 @@ impl Core {
                             &stored.message,
                             self.frame_max,
                         );
+                    }
+                    if self.traced
+                        && let Some(queue) = self.queues.get(consumer.queue)
+                    {
+                        self.trace_delivery(id, queue, &stored);
                     }
                 }
                 Notice::Reply {

@@ -18,6 +18,7 @@ mod publish;
 mod settle;
 mod timeout;
 mod topology;
+mod trace;
 mod transaction;
 
 pub use direct::{Direct, Got, Published, Verdict};
@@ -102,6 +103,8 @@ pub(crate) struct Core {
     /// Who logged in, until a virtual host is open.
     user: Option<Arc<str>>,
     pub(crate) login: Option<LoggedIn>,
+    /// Its virtual host is traced, as of the turn's beginning.
+    traced: bool,
     pub(crate) channels: BTreeMap<ChannelId, Channel>,
     pub(crate) consumers: Consumers,
     /// Exclusive queues this connection declared.
@@ -259,6 +262,7 @@ impl Connection {
         if let Some(login) = &self.core.login {
             login.vhost.set_time(now.unix_ms);
         }
+        self.core.look_for_tracing();
         while self.wants_input() {
             let rest = input.get(done..).unwrap_or_default();
             let received = self.session.receive(rest, now.instant, &mut self.out);
@@ -441,6 +445,7 @@ impl Connection {
     /// Does what other tasks have left: deliveries, confirms, replies that waited for the disk, closing.
     pub fn pump(&mut self, now: Now) {
         self.core.deadlines.now = now.instant;
+        self.core.look_for_tracing();
         if self.blocked && self.core.broker.alarms().reason().is_none() {
             self.blocked = false;
             self.session.unblocked(&mut self.out);
@@ -687,6 +692,7 @@ impl Core {
             outbox,
             user: None,
             login: None,
+            traced: false,
             channels: BTreeMap::new(),
             consumers: Consumers::default(),
             exclusive: Vec::new(),
