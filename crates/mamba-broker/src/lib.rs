@@ -13,6 +13,7 @@ mod dead_letters;
 mod death;
 pub mod deduplication;
 pub mod definitions;
+pub mod events;
 mod filter;
 mod lazy_properties;
 pub mod metrics;

@@ -153,6 +153,13 @@ impl<Q: QueueHandle> RoutingTable<Q> {
         table
     }
 
+    /// Adds another predeclared exchange that is only for the broker to publish to.
+    pub fn predeclare_internal(&mut self, name: &str, kind: ExchangeKind) {
+        let mut spec = ExchangeSpec::durable(name, kind);
+        spec.internal = true;
+        self.insert_exchange(spec, kind);
+    }
+
     /// The virtual host's name.
     #[must_use]
     pub const fn vhost(&self) -> &Arc<str> {

@@ -338,6 +338,7 @@ impl Core {
             counts_returns: queue.settings().counts_returns(),
             timeout_ms,
         });
+        let told = Arc::clone(&about);
         let port = ConsumerPort {
             outbox: Arc::clone(&self.outbox),
             about,
@@ -352,6 +353,7 @@ impl Core {
                 if let Some(channel) = self.channels.get_mut(&id) {
                     channel.consumers.insert(Arc::clone(tag), slot);
                 }
+                self.tell_consumer_added(&queue, &told, consume);
                 return Ok(());
             }
             Some(Err(error @ SubscribeError::Exclusive)) => {
@@ -428,6 +430,7 @@ impl Core {
 
     fn remove_consumer(&mut self, slot: ConsumerSlot) -> Option<Consumer> {
         let consumer = self.consumers.remove(slot)?;
+        self.tell_consumer_gone(&consumer);
         self.queues.release(consumer.queue, 1);
         Some(consumer)
     }

@@ -17,6 +17,7 @@ mod direct;
 mod publish;
 mod settle;
 mod timeout;
+mod told;
 mod topology;
 mod trace;
 mod transaction;
@@ -263,6 +264,7 @@ impl Connection {
             login.vhost.set_time(now.unix_ms);
         }
         self.core.look_for_tracing();
+        let _acting = self.core.acting();
         while self.wants_input() {
             let rest = input.get(done..).unwrap_or_default();
             let received = self.session.receive(rest, now.instant, &mut self.out);
@@ -337,7 +339,7 @@ impl Connection {
             Event::OpenChannel(channel) => match core.open_channel(channel) {
                 Ok(()) => session.channel_accepted(channel, out),
                 Err(violation) => {
-                    tracing::warn!(connection = core.id, reason = %violation, "connection closed");
+                    tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, reason = %violation, "connection closed");
                     core.flush();
                     core.clean_up();
                     session.close(&violation, 0, 0, now.instant, out);
@@ -365,6 +367,7 @@ impl Connection {
                     session.open_accepted(out);
                     core.frame_max = session.frame_max();
                     core.able = session.capabilities();
+                    core.tell_opened(session);
                 }
                 Err(violation) => session.close(&violation, 10, 40, now.instant, out),
             },
@@ -403,11 +406,11 @@ impl Connection {
         core.flush();
         match violation {
             Violation::Channel { .. } => {
-                tracing::info!(connection = core.id, channel = channel.0, reason = %violation, "channel closed");
+                tracing::info!(connection = core.id, peer = %core.presence.origin.peer, channel = channel.0, reason = %violation, "channel closed");
                 core.close_channel(channel);
             }
             Violation::Connection { .. } | Violation::ConnectionSoft { .. } => {
-                tracing::warn!(connection = core.id, channel = channel.0, reason = %violation, "connection closed");
+                tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, channel = channel.0, reason = %violation, "connection closed");
                 core.clean_up();
             }
         }
@@ -436,6 +439,7 @@ impl Connection {
             self.session.pause_monitor();
             tracing::info!(
                 connection = self.core.id,
+                peer = %self.core.presence.origin.peer,
                 reason,
                 "publishing connection blocked"
             );
@@ -641,7 +645,7 @@ impl Connection {
                     tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, "missed heartbeats from client, timeout: {interval_secs}s");
                 }
                 DropReason::Refused | DropReason::ClosingTimeout => {
-                    tracing::debug!(connection = core.id, ?reason, "connection closed");
+                    tracing::debug!(connection = core.id, peer = %core.presence.origin.peer, ?reason, "connection closed");
                 }
             }
             self.core.flush();
@@ -753,6 +757,7 @@ impl Core {
                 });
                 tracing::info!(connection = self.id, peer = %self.presence.origin.peer, local = %self.presence.origin.local, user = %user.name, client, "logged in");
                 self.user = Some(Arc::clone(&user.name));
+                self.tell_login(&user.name, &login.mechanism, None);
                 true
             }
             Err(reason) => {
@@ -761,6 +766,7 @@ impl Core {
                     connection = self.id, peer = %self.presence.origin.peer, user = name, mechanism = %login.mechanism, %reason,
                     "login refused"
                 );
+                self.tell_login(name, &login.mechanism, Some(&reason));
                 false
             }
         }
@@ -852,6 +858,7 @@ impl Core {
         }
         self.counts.channels_opened += 1;
         self.channels.insert(id, Channel::new());
+        self.tell_channel_opened(id);
         Ok(())
     }
 
@@ -862,6 +869,7 @@ impl Core {
             return;
         };
         self.counts.channels_closed += 1;
+        self.tell_channel_closed(id, channel.consumers.len());
         if let Some(login) = &mut self.login {
             login.user_seat.give_channel_back();
         }
@@ -875,12 +883,16 @@ impl Core {
 
     /// Gives up all channels and exclusive queues.
     fn clean_up(&mut self) {
+        let _acting = self.acting();
         self.waiting = None;
         while let Some((id, _)) = self.channels.first_key_value() {
             let id = *id;
             self.close_channel(id);
         }
         self.delete_exclusive_queues();
+        if self.login.is_some() {
+            self.tell_closed();
+        }
         if self.login.take().is_some() {
             self.broker.discharge();
         }

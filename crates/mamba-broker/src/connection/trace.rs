@@ -146,13 +146,9 @@ impl<'a> Tracer<'a> {
         };
         let key = [copied.happened.0.as_bytes(), copied.happened.1].concat();
         // The exchange is always there.
-        let _ = self.broker.publish_own(
-            &login.vhost,
-            TRACE_EXCHANGE,
-            &key,
-            &properties,
-            copied.body,
-        );
+        let _ =
+            self.broker
+                .publish_own(&login.vhost, TRACE_EXCHANGE, &key, &properties, copied.body);
     }
 }
 
