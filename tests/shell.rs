@@ -15,7 +15,7 @@ use std::{
 };
 
 use support::{
-    Broker, Client, broker, eventually, headers, int, plain, queue_delete, table, text,
+    Broker, Channel, Client, broker, eventually, headers, int, plain, queue_delete, table, text,
     tls::{Authority, Subject},
 };
 
@@ -62,16 +62,17 @@ fn refused(code: i32, words: &[&str], input: &[u8]) -> String {
 }
 
 /// A durable queue of this test.
-fn queue(client: &Client) -> String {
+fn queue(channel: &Channel) -> String {
     let name = support::name();
-    client.channel(1).queue(&name, "durable", table([]));
+    channel.queue(&name, "durable", table([]));
     name
 }
 
 #[test]
 fn arguments_become_messages_with_properties_and_headers() {
     let client = Client::connect();
-    let q = queue(&client);
+    let channel = client.channel(2);
+    let q = queue(&channel);
     done(
         &[
             "publish",
@@ -91,7 +92,6 @@ fn arguments_become_messages_with_properties_and_headers() {
         ],
         b"",
     );
-    let channel = client.channel(2);
     for body in ["one", "two"] {
         let message = channel.get(&q, "no_ack").unwrap();
         assert_eq!(message.text(), body);
@@ -111,12 +111,12 @@ fn arguments_become_messages_with_properties_and_headers() {
 #[test]
 fn input_is_one_message_or_one_a_line() {
     let client = Client::connect();
-    let q = queue(&client);
+    let channel = client.channel(2);
+    let q = queue(&channel);
     let whole: Vec<u8> = (0..=255).cycle().take(300_000).collect();
     done(&["publish", "-k", &q], &whole);
     done(&["publish", "-k", &q, "--lines"], b"a\n\nb\nc");
     done(&["publish", "-k", &q, "--count", "3", "again"], b"");
-    let channel = client.channel(2);
     assert_eq!(channel.get(&q, "no_ack").unwrap().body, whole);
     assert_eq!(
         channel.drain(&q),
@@ -128,8 +128,8 @@ fn input_is_one_message_or_one_a_line() {
 #[test]
 fn lines_of_json_go_round_octet_by_octet() {
     let client = Client::connect();
-    let (q, other) = (queue(&client), queue(&client));
     let channel = client.channel(2);
+    let (q, other) = (queue(&channel), queue(&channel));
     let properties = headers([
         ("n", int(1)),
         (
@@ -168,8 +168,8 @@ fn lines_of_json_go_round_octet_by_octet() {
 #[test]
 fn no_more_is_taken_than_was_asked_for() {
     let client = Client::connect();
-    let q = queue(&client);
     let channel = client.channel(2);
+    let q = queue(&channel);
     for number in 0..500 {
         channel.publish("", &q, number.to_string());
     }
@@ -203,7 +203,8 @@ fn no_more_is_taken_than_was_asked_for() {
 #[test]
 fn each_message_is_a_file() {
     let client = Client::connect();
-    let q = queue(&client);
+    let channel = client.channel(2);
+    let q = queue(&channel);
     let folder = broker::fresh_folder();
     std::fs::write(folder.join("1"), "kept").unwrap();
     std::fs::write(folder.join("in"), [0, 1, 2]).unwrap();
@@ -216,7 +217,7 @@ fn each_message_is_a_file() {
     assert_eq!((read("2"), read("3")), (vec![0, 1, 2], vec![0, 1, 2]));
     let error = refused(2, &["publish", "-k", &q, "--file", "/nowhere/at/all"], b"");
     assert!(error.contains("/nowhere/at/all"), "{error}");
-    client.channel(2).send(&queue_delete(&q, ""));
+    channel.send(&queue_delete(&q, ""));
 }
 
 #[test]
@@ -315,8 +316,8 @@ fn the_exit_code_says_whether_the_broker_has_it() {
 #[test]
 fn an_interrupt_ends_it_in_order() {
     let client = Client::connect();
-    let q = queue(&client);
     let channel = client.channel(2);
+    let q = queue(&channel);
     channel.publish("", &q, "one");
     let folder = broker::fresh_folder();
     let child = start(tool(&[

