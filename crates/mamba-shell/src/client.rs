@@ -58,9 +58,16 @@ pub(crate) enum Incoming {
     Answer(AMQPClass),
 }
 
+/// What a content belongs to.
+enum Opening {
+    Delivery(u64),
+    Return(u16, String),
+}
+
 /// A content whose body is still coming.
 struct Partial {
-    what: Incoming,
+    opening: Opening,
+    message: Message,
     /// Octets of the body, once the header has come.
     size: Option<u64>,
 }
@@ -341,7 +348,7 @@ fn take(
             let decoded = decoded.map_err(|error| Error::Protocol(format!("{error:?}")))?;
             take_method(partial, output, decoded)
         }
-        (FrameKind::Header, Some(Partial { what, size })) if size.is_none() => {
+        (FrameKind::Header, Some(Partial { message, size, .. })) if size.is_none() => {
             let header = content_header(frame.payload);
             let announced = header
                 .map_err(|error| Error::Protocol(error.to_string()))?
@@ -350,17 +357,11 @@ fn take(
                 return Err(Error::TooLarge { max: BODY_MAX });
             }
             *size = Some(announced);
-            what.message().header = frame.payload.to_vec();
+            message.header = frame.payload.to_vec();
             Ok(complete(partial))
         }
-        (
-            FrameKind::Body,
-            Some(Partial {
-                what,
-                size: Some(_),
-            }),
-        ) => {
-            what.message().body.extend_from_slice(frame.payload);
+        (FrameKind::Body, Some(Partial { message, size, .. })) if size.is_some() => {
+            message.body.extend_from_slice(frame.payload);
             Ok(complete(partial))
         }
         (kind, _) => Err(Error::Protocol(format!("a frame {kind:?} out of order"))),
@@ -368,14 +369,17 @@ fn take(
 }
 
 fn complete(partial: &mut Option<Partial>) -> Option<Incoming> {
-    let done = partial.as_mut().is_some_and(|Partial { what, size }| {
-        size.is_some_and(|size| what.message().body.len() as u64 >= size)
-    });
-    if done {
-        partial.take().map(|partial| partial.what)
-    } else {
-        None
-    }
+    let is_whole = |partial: &mut Partial| {
+        let octets = partial.message.body.len() as u64;
+        partial.size.is_some_and(|size| octets >= size)
+    };
+    let Partial {
+        opening, message, ..
+    } = partial.take_if(is_whole)?;
+    Some(match opening {
+        Opening::Delivery(tag) => Incoming::Delivered(tag, message),
+        Opening::Return(code, text) => Incoming::Returned(code, text, message),
+    })
 }
 
 fn take_method(
@@ -432,8 +436,11 @@ fn take_method(
                 redelivered: deliver.redelivered,
                 ..Message::default()
             };
-            let what = Incoming::Delivered(deliver.delivery_tag, message);
-            *partial = Some(Partial { what, size: None });
+            *partial = Some(Partial {
+                opening: Opening::Delivery(deliver.delivery_tag),
+                message,
+                size: None,
+            });
             Ok(None)
         }
         AMQPClass::Basic(basic::AMQPMethod::Return(returned)) => {
@@ -443,23 +450,14 @@ fn take_method(
                 ..Message::default()
             };
             let text = returned.reply_text.as_str().to_owned();
-            let what = Incoming::Returned(returned.reply_code, text, message);
-            *partial = Some(Partial { what, size: None });
+            *partial = Some(Partial {
+                opening: Opening::Return(returned.reply_code, text),
+                message,
+                size: None,
+            });
             Ok(None)
         }
         other => Ok(Some(Incoming::Answer(other))),
-    }
-}
-
-impl Incoming {
-    /// The message of a content; only those become [`Partial`].
-    fn message(&mut self) -> &mut Message {
-        match self {
-            Self::Delivered(_, message) | Self::Returned(_, _, message) => message,
-            Self::Confirm { .. } | Self::Answer(_) => {
-                unreachable!("only deliveries and returns have a content")
-            }
-        }
     }
 }
 

@@ -56,7 +56,7 @@ pub struct ConsumeArgs {
     /// Instead of a queue: one of our own, bound to this exchange, gone at the end
     #[arg(short, long, value_name = "NAME")]
     exchange: Option<String>,
-    /// With --exchange: a binding key. May be repeated [default: # for a topic exchange is usual, empty is used]
+    /// With --exchange: a binding key. May be repeated [default: empty; # is all of a topic exchange]
     #[arg(
         short = 'k',
         long = "binding-key",
