@@ -1,9 +1,16 @@
 //! Log lines on standard error, for people or as JSON.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::Arc,
+};
+
+use mamba_server::control::SetLogLevel;
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 use crate::config::{LogFormat, Logging};
 
@@ -26,10 +33,25 @@ pub(crate) fn targets(level: &str) -> Option<Targets> {
         })
 }
 
-/// Starts logging, for the rest of the process; panics are logged too.
-pub(crate) fn start(logging: &Logging) {
+/// The filter for what somebody asks for at run time: as above, and RabbitMQ's words for levels.
+fn asked(level: &str) -> Result<Targets, String> {
+    let words = match level {
+        "none" => "off",
+        "notice" => "info",
+        "warning" => "warn",
+        "critical" | "alert" | "emergency" => "error",
+        other => other,
+    };
+    targets(words).ok_or_else(|| {
+        format!("level {level} is not supported. Try one of debug, info, warning, error, critical, none, or a level per part: info,mamba_store=debug")
+    })
+}
+
+/// Starts logging, for the rest of the process; panics are logged too. What is returned changes the level.
+pub(crate) fn start(logging: &Logging) -> SetLogLevel {
     let targets =
         targets(&logging.level).unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let (filter, handle) = reload::Layer::new(targets);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let lines = match logging.format {
         LogFormat::Json => lines
@@ -42,7 +64,7 @@ pub(crate) fn start(logging: &Logging) {
     };
     // An error means that logging was started before, which is just as good.
     let _ = tracing_subscriber::registry()
-        .with(lines.with_filter(targets))
+        .with(lines.with_filter(filter))
         .try_init();
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
@@ -59,11 +81,25 @@ pub(crate) fn start(logging: &Logging) {
             "a part of the broker failed, please report this: {text}"
         );
     }));
+    Arc::new(move |level| {
+        let targets = asked(level)?;
+        handle.reload(targets).map_err(|error| error.to_string())?;
+        tracing::info!(level, "log level changed, until the next start");
+        Ok(())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_by_rabbitmqs_words() {
+        for good in ["none", "critical", "warning", "info,mamba_store=debug"] {
+            assert!(asked(good).is_ok(), "{good}");
+        }
+        assert!(asked("verbose").unwrap_err().contains("verbose"));
+    }
 
     #[test]
     fn levels() {

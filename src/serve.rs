@@ -16,7 +16,7 @@ use std::{
 use mamba_broker::{Alarms, Broker};
 use mamba_management::{Listener, Listening};
 use mamba_server::{
-    control::Control,
+    control::{Control, SetLogLevel},
     tls::{Tls, TlsError},
 };
 use mamba_store::{LogStatus, OpenError};
@@ -55,7 +55,7 @@ const GRACE_MARGIN: Duration = Duration::from_secs(5);
 
 /// Runs the broker until it is asked to stop.
 pub(crate) fn serve(config: &Config, stop_with_stdin: bool) -> ExitCode {
-    logging::start(&config.logging);
+    let set_log_level = logging::start(&config.logging);
     let fds = process::raise_fd_limit();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -76,7 +76,7 @@ pub(crate) fn serve(config: &Config, stop_with_stdin: bool) -> ExitCode {
         .build()
         .map_err(StartError::System)
         .and_then(|runtime| {
-            let result = runtime.block_on(run(config, stop_with_stdin));
+            let result = runtime.block_on(run(config, stop_with_stdin, set_log_level));
             // What still runs had its time; nothing it could do would reach a client or the disk.
             runtime.shutdown_timeout(Duration::from_secs(1));
             result
@@ -143,7 +143,11 @@ fn announce(broker: &Broker, listeners: &[Listener]) -> io::Result<()> {
     broker.store().lock().publish(&lines)
 }
 
-async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
+async fn run(
+    config: &Config,
+    stop_with_stdin: bool,
+    set_log_level: SetLogLevel,
+) -> Result<(), StartError> {
     let started = Instant::now();
     let tls = config
         .tls
@@ -210,8 +214,9 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
         };
         tokio::spawn(endpoint.run(Arc::new(source), stopping.clone()))
     });
-    let control_task = bind_control(config)
-        .map(|control| tokio::spawn(control.run(Arc::clone(&broker), stopping.clone())));
+    let control_task = bind_control(config).map(|control| {
+        tokio::spawn(control.run(Arc::clone(&broker), set_log_level, stopping.clone()))
+    });
     let mut serving = tokio::spawn(server.run(stopping));
 
     for address in &amqp {

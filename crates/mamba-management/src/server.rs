@@ -23,7 +23,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mamba_broker::{Broker, Now};
+use mamba_broker::{Broker, Now, events::Acting};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -307,6 +307,7 @@ async fn answer(
             let place = bounds.requests.acquire().await;
             let management = Arc::clone(management);
             let work = move || {
+                let _acting = Acting::as_user(&user.name);
                 let request = Request {
                     management: &management,
                     user,

@@ -17,7 +17,9 @@ mod direct;
 mod publish;
 mod settle;
 mod timeout;
+mod told;
 mod topology;
+mod trace;
 mod transaction;
 
 pub use direct::{Direct, Got, Published, Verdict};
@@ -104,6 +106,8 @@ pub(crate) struct Core {
     /// Who logged in, until a virtual host is open.
     user: Option<Arc<str>>,
     pub(crate) login: Option<LoggedIn>,
+    /// Its virtual host is traced, as of the turn's beginning.
+    traced: bool,
     pub(crate) channels: BTreeMap<ChannelId, Channel>,
     pub(crate) consumers: Consumers,
     /// Exclusive queues this connection declared.
@@ -267,6 +271,8 @@ impl Connection {
         if let Some(login) = &self.core.login {
             login.vhost.set_time(now.unix_ms);
         }
+        self.core.look_for_tracing();
+        let _acting = self.core.acting();
         while self.wants_input() {
             let rest = input.get(done..).unwrap_or_default();
             let received = self.session.receive(rest, now.instant, &mut self.out);
@@ -348,7 +354,7 @@ impl Connection {
             Event::OpenChannel(channel) => match core.open_channel(channel) {
                 Ok(()) => session.channel_accepted(channel, out),
                 Err(violation) => {
-                    tracing::warn!(connection = core.id, reason = %violation, "connection closed");
+                    tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, reason = %violation, "connection closed");
                     core.flush();
                     core.clean_up();
                     session.close(&violation, 0, 0, now.instant, out);
@@ -376,6 +382,7 @@ impl Connection {
                     session.open_accepted(out);
                     core.frame_max = session.frame_max();
                     core.able = session.capabilities();
+                    core.tell_opened(session);
                 }
                 Err(violation) => session.close(&violation, 10, 40, now.instant, out),
             },
@@ -414,11 +421,11 @@ impl Connection {
         core.flush();
         match violation {
             Violation::Channel { .. } => {
-                tracing::info!(connection = core.id, channel = channel.0, reason = %violation, "channel closed");
+                tracing::info!(connection = core.id, peer = %core.presence.origin.peer, channel = channel.0, reason = %violation, "channel closed");
                 core.close_channel(channel);
             }
             Violation::Connection { .. } | Violation::ConnectionSoft { .. } => {
-                tracing::warn!(connection = core.id, channel = channel.0, reason = %violation, "connection closed");
+                tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, channel = channel.0, reason = %violation, "connection closed");
                 core.clean_up();
             }
         }
@@ -447,6 +454,7 @@ impl Connection {
             self.session.pause_monitor();
             tracing::info!(
                 connection = self.core.id,
+                peer = %self.core.presence.origin.peer,
                 reason,
                 "publishing connection blocked"
             );
@@ -456,6 +464,7 @@ impl Connection {
     /// Does what other tasks have left: deliveries, confirms, replies that waited for the disk, closing.
     pub fn pump(&mut self, now: Now) {
         self.core.deadlines.now = now.instant;
+        self.core.look_for_tracing();
         if self.blocked && self.core.broker.alarms().reason().is_none() {
             self.blocked = false;
             self.session.unblocked(&mut self.out);
@@ -659,7 +668,7 @@ impl Connection {
                     tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, "missed heartbeats from client, timeout: {interval_secs}s");
                 }
                 DropReason::Refused | DropReason::ClosingTimeout => {
-                    tracing::debug!(connection = core.id, ?reason, "connection closed");
+                    tracing::debug!(connection = core.id, peer = %core.presence.origin.peer, ?reason, "connection closed");
                 }
             }
             self.core.flush();
@@ -710,6 +719,7 @@ impl Core {
             outbox,
             user: None,
             login: None,
+            traced: false,
             channels: BTreeMap::new(),
             consumers: Consumers::default(),
             exclusive: Vec::new(),
@@ -770,6 +780,7 @@ impl Core {
                 });
                 tracing::info!(connection = self.id, peer = %self.presence.origin.peer, local = %self.presence.origin.local, user = %user.name, client, "logged in");
                 self.user = Some(Arc::clone(&user.name));
+                self.tell_login(&user.name, &login.mechanism, None);
                 true
             }
             Err(reason) => {
@@ -778,6 +789,7 @@ impl Core {
                     connection = self.id, peer = %self.presence.origin.peer, user = name, mechanism = %login.mechanism, %reason,
                     "login refused"
                 );
+                self.tell_login(name, &login.mechanism, Some(&reason));
                 false
             }
         }
@@ -869,6 +881,7 @@ impl Core {
         }
         self.counts.channels_opened += 1;
         self.channels.insert(id, Channel::new());
+        self.tell_channel_opened(id);
         Ok(())
     }
 
@@ -879,6 +892,7 @@ impl Core {
             return;
         };
         self.counts.channels_closed += 1;
+        self.tell_channel_closed(id, channel.consumers.len());
         if let Some(login) = &mut self.login {
             login.user_seat.give_channel_back();
         }
@@ -892,12 +906,16 @@ impl Core {
 
     /// Gives up all channels and exclusive queues.
     fn clean_up(&mut self) {
+        let _acting = self.acting();
         self.waiting = None;
         while let Some((id, _)) = self.channels.first_key_value() {
             let id = *id;
             self.close_channel(id);
         }
         self.delete_exclusive_queues();
+        if self.login.is_some() {
+            self.tell_closed();
+        }
         if self.login.take().is_some() {
             self.broker.discharge();
         }
