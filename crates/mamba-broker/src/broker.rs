@@ -26,6 +26,7 @@ use crate::{
     commit::Commit,
     connection::{Connection, Now, Origin},
     metrics::{Counts, Deduplicator, Metrics, Snapshot},
+    oauth::Tokens,
     outbox::{ConsumerPort, Notice, Outbox},
     paging::Paging,
     queue_cell::{Ended, QueueCell},
@@ -80,6 +81,8 @@ pub struct BrokerConfig {
     pub anonymous_user: Option<String>,
     /// Users that may only log in from this machine.
     pub loopback_users: Vec<String>,
+    /// What tokens are held against; `None`: there are only passwords.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 impl BrokerConfig {
@@ -102,6 +105,7 @@ impl BrokerConfig {
             seed_new_node: true,
             anonymous_user: None,
             loopback_users: vec!["guest".to_owned()],
+            tokens: None,
         }
     }
 }
@@ -282,7 +286,12 @@ impl Broker {
         for queue in vhosts.values().flat_map(|vhost| vhost.queues()) {
             queue.start();
         }
-        let access = Access::new(directory, config.loopback_users.clone(), seed);
+        let access = Access::new(
+            directory,
+            config.loopback_users.clone(),
+            config.tokens.clone(),
+            seed,
+        );
         Ok(Arc::new(Self {
             access: Arc::new(access),
             changing: Mutex::default(),

@@ -2,12 +2,18 @@
 
 use mamba_routing::{Binding, Destination, ExchangeSpec};
 
-use crate::{broker::Broker, vhost::Vhost};
+use crate::{access::Account, broker::Broker, vhost::Vhost};
 
 impl Broker {
-    /// Whether a user has permissions in a virtual host.
+    /// Whether an account has permissions in a virtual host.
     #[must_use]
-    pub fn may_open(&self, user: &str, vhost: &str) -> bool {
+    pub fn may_open(&self, account: &Account, vhost: &str) -> bool {
+        self.access.may_open(account, vhost)
+    }
+
+    /// Whether permissions are set for a user in a virtual host.
+    #[must_use]
+    pub fn has_permissions(&self, user: &str, vhost: &str) -> bool {
         self.access
             .read(|directory| directory.permissions(vhost, user).is_some())
     }
