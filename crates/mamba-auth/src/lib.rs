@@ -4,6 +4,7 @@
 //! Knows no disk, no socket and no clock: time and randomness are arguments. Start reading at [`Directory`], which holds
 //! everyone, at [`Grants`], which answers what one user may do in one virtual host, and at [`oauth`] for those who come with tokens.
 
+mod attempts;
 mod directory;
 mod limit;
 pub mod oauth;
@@ -12,6 +13,7 @@ mod permission;
 mod throttle;
 mod user;
 
+pub use attempts::{Attempts, Count, Ending, Source};
 pub use directory::{Directory, Grants};
 pub use limit::{Limit, UserLimits, VhostLimits};
 pub use password::{HashAlgorithm, InvalidHash, PasswordHash, is_same};

@@ -14,8 +14,8 @@ use std::{
 };
 
 use mamba_auth::{
-    Directory, Grants, HashAlgorithm, Limit, PasswordHash, Resource, Right, Throttle, TopicRight,
-    User, Verdict,
+    Attempts, Directory, Grants, HashAlgorithm, Limit, PasswordHash, Resource, Right, Throttle,
+    TopicRight, User, Verdict,
     oauth::{Token, TokenRefused, looks_like_token},
 };
 use mamba_types::{SoftError, Violation};
@@ -100,6 +100,8 @@ pub(crate) struct Access {
     directory: RwLock<Directory>,
     generation: AtomicU64,
     throttle: Mutex<Throttle>,
+    /// By source, for whoever asks.
+    pub(crate) attempts: Mutex<Attempts>,
     usage: Mutex<HashMap<Arc<str>, Arc<Usage>>>,
     loopback_only: Vec<String>,
     tokens: Option<Arc<Tokens>>,
@@ -120,6 +122,7 @@ impl Access {
             generation: AtomicU64::new(directory.generation()),
             directory: RwLock::new(directory),
             throttle: Mutex::new(Throttle::new(seed)),
+            attempts: Mutex::default(),
             usage: Mutex::default(),
             loopback_only,
             tokens,

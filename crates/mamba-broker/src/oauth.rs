@@ -21,7 +21,7 @@ pub type Bell = Box<dyn FnOnce() + Send>;
 /// What tokens are held against.
 pub struct Tokens {
     settings: TokenSettings,
-    fixed: KeySet,
+    files: RwLock<Arc<KeySet>>,
     fetched: RwLock<Arc<KeySet>>,
     fetching: Mutex<Fetching>,
 }
@@ -39,18 +39,17 @@ impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens")
             .field("settings", &self.settings)
-            .field("fixed", &self.fixed)
             .finish_non_exhaustive()
     }
 }
 
 impl Tokens {
-    /// With the keys that never change.
+    /// With the keys from files.
     #[must_use]
-    pub fn new(settings: TokenSettings, fixed: KeySet) -> Self {
+    pub fn new(settings: TokenSettings, files: KeySet) -> Self {
         Self {
             settings,
-            fixed,
+            files: RwLock::new(Arc::new(files)),
             fetched: RwLock::default(),
             fetching: Mutex::default(),
         }
@@ -59,6 +58,15 @@ impl Tokens {
     /// From now on the doorbell rings when keys are to be fetched; each ring has to be answered by [`Self::fetched`].
     pub fn listen(&self, doorbell: Doorbell) {
         self.fetching.lock().doorbell = Some(doorbell);
+    }
+
+    /// Takes other keys from files, and has those of the network fetched again.
+    pub fn reload(&self, files: KeySet) {
+        *self.files.write() = Arc::new(files);
+        let doorbell = self.fetching.lock().doorbell.clone();
+        if let Some(doorbell) = doorbell {
+            doorbell();
+        }
     }
 
     /// A fetch is over. The keys replace those of the fetch before; without any, those stay.
@@ -101,9 +109,9 @@ impl Tokens {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn verify(&self, token: &[u8], now_ms: u64) -> Result<Token, TokenRefused> {
+        let files = Arc::clone(&self.files.read());
         let fetched = Arc::clone(&self.fetched.read());
-        self.settings
-            .verify(&[&self.fixed, &fetched], token, now_ms)
+        self.settings.verify(&[&files, &fetched], token, now_ms)
     }
 
     /// The same, for whoever can wait: an unknown key is fetched first.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use mamba_auth::{
-    Resource, Right,
+    Ending, Resource, Right,
     oauth::{Token, TokenRefused, looks_like_token},
 };
 use mamba_codec::Output;
@@ -26,6 +26,9 @@ use crate::{
     outbox::ConsumerSlot,
     registry::Client,
 };
+
+/// What logins here are counted as.
+const PROTOCOL: &str = "amqp091";
 
 /// What is looked at again when keys have been fetched.
 #[derive(Debug)]
@@ -175,6 +178,9 @@ impl Core {
         match &attempt {
             Attempt::In(account) => {
                 self.counts.auth_attempts += 1;
+                let user = &account.user.name;
+                self.broker
+                    .note_attempt(from, user, PROTOCOL, Ending::Succeeded);
                 self.client = Arc::new(Client {
                     mechanism: login.mechanism.clone(),
                     properties: login.client_properties.clone(),
@@ -189,6 +195,8 @@ impl Core {
             Attempt::Refused(reason) => {
                 self.counts.auth_attempts += 1;
                 self.counts.auth_failures += 1;
+                self.broker
+                    .note_attempt(from, shown(name), PROTOCOL, Ending::Failed);
                 tracing::warn!(
                     target: audit::TARGET, connection = self.id, peer = %self.presence.origin.peer, user = shown(name),
                     mechanism = %login.mechanism, result = "refused", %reason,

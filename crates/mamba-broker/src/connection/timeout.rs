@@ -8,11 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mamba_codec::{AMQPClass, Output, protocol, write_method};
+use mamba_codec::Output;
 use mamba_queue::{QueueKind, Settings};
 use mamba_session::SettlementKind;
-use mamba_types::{ChannelId, Limits, SoftError, Violation, table::ShortString};
-use protocol::basic;
+use mamba_types::{ChannelId, Limits, SoftError, Violation};
 
 use super::{Connection, Core, Failure, Now, channel::Held};
 use crate::outbox::ConsumerSlot;
