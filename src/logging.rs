@@ -1,11 +1,17 @@
 //! Log lines on standard error, for people or as JSON.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::Arc,
+};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::config::{LogFormat, Logging};
+use crate::{
+    audit::AuditFile,
+    config::{LogFormat, Logging},
+};
 
 /// The filter for `info` or `info,mamba_store=debug`; `None` when a part of it is not a level.
 pub(crate) fn targets(level: &str) -> Option<Targets> {
@@ -26,8 +32,29 @@ pub(crate) fn targets(level: &str) -> Option<Targets> {
         })
 }
 
-/// Starts logging, for the rest of the process; panics are logged too.
-pub(crate) fn start(logging: &Logging) {
+/// Starts logging, for the rest of the process; panics are logged too. Returns the audit log's file, if it has one.
+///
+/// # Errors
+/// What keeps that file from being opened; then only that is missing.
+pub(crate) fn start(logging: &Logging) -> io::Result<Option<Arc<AuditFile>>> {
+    let path = &logging.audit_file;
+    let opened = if path.as_os_str().is_empty() {
+        Ok(None)
+    } else {
+        AuditFile::open(path, logging.audit_file_size.0, logging.audit_files_max)
+            .map(|file| Some(Arc::new(file)))
+    };
+    let audit = opened.as_ref().ok().cloned().flatten().map(|file| {
+        let targets = Targets::new().with_target(mamba_broker::audit::TARGET, LevelFilter::TRACE);
+        tracing_subscriber::fmt::layer()
+            .with_writer(file)
+            .with_ansi(false)
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_filter(targets)
+    });
     let targets =
         targets(&logging.level).unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
@@ -43,6 +70,7 @@ pub(crate) fn start(logging: &Logging) {
     // An error means that logging was started before, which is just as good.
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(targets))
+        .with(audit)
         .try_init();
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
@@ -59,6 +87,7 @@ pub(crate) fn start(logging: &Logging) {
             "a part of the broker failed, please report this: {text}"
         );
     }));
+    opened
 }
 
 #[cfg(test)]

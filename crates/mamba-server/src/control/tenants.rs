@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use mamba_broker::{
-    Broker,
+    Attempt, Broker,
     tenants::{
         NewPassword, TenantError, read_user_limits, read_vhost_limits, user_limits_json,
         vhost_limits_json,
