@@ -1,5 +1,10 @@
 //! Tokens in place of passwords: who gets in, what it may do, and for how long.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may unwrap like the test"
+)]
+
 mod support;
 
 use std::{fs, path::PathBuf};
@@ -557,6 +562,24 @@ fn the_management_goes_by_tags_and_scopes() {
     assert_eq!(manager.get("/queues/elsewhere").status, 401);
     let names: Vec<Value> = manager.get("/vhosts").json().as_array().unwrap().clone();
     assert_eq!(names.len(), 1);
+    let sources = Api::new(broker.management, "guest", "guest");
+    let node = sources.get("/overview").json()["node"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let sources = sources.get(&format!("/auth/attempts/{node}/source")).json();
+    let of = |user: &str| {
+        let mut sources = sources.as_array().unwrap().iter();
+        let source = sources.find(|source| source["username"] == user).unwrap();
+        assert_eq!(source["remote_address"], "127.0.0.1");
+        assert_eq!(source["protocol"], "http");
+        (
+            source["auth_attempts"].as_u64(),
+            source["auth_attempts_failed"].as_u64(),
+        )
+    };
+    assert_eq!(of("bob"), (Some(7), Some(0)));
+    assert_eq!(of("guest"), (Some(2), Some(0)));
     let admin = api("mq.tag:administrator");
     assert_eq!(admin.put("/vhosts/fresh", "{}").status, 201);
     assert_eq!(

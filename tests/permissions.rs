@@ -4,6 +4,11 @@
 //! Each line is asked twice over: with exactly what it names and nothing else the method is done; with everything in the virtual host
 //! but one of those names it is refused, by the text that names what was missing.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may unwrap like the test"
+)]
+
 mod support;
 
 use amq_protocol::protocol::AMQPClass;

@@ -167,7 +167,7 @@ impl Access {
             },
             None => self.known(name, password).ok_or(LoginRefused::Wrong),
         };
-        let outcome = outcome.and_then(|account| self.from_there(account, from));
+        let outcome = outcome.and_then(|account| self.let_in(account, from));
         let mut throttle = self.throttle.lock();
         match outcome {
             Ok(account) => {
@@ -197,10 +197,10 @@ impl Access {
     pub(crate) fn vouched_for(&self, name: &str, from: IpAddr) -> Result<Account, LoginRefused> {
         let user = self.directory.read().user(name).cloned();
         let user = user.ok_or(LoginRefused::Nobody)?;
-        self.from_there(Account::internal(user), from)
+        self.let_in(Account::internal(user), from)
     }
 
-    fn from_there(&self, account: Account, from: IpAddr) -> Result<Account, LoginRefused> {
+    fn let_in(&self, account: Account, from: IpAddr) -> Result<Account, LoginRefused> {
         if self.may_come_from(&account.user.name, from) {
             return Ok(account);
         }
