@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use crate::args::{Plan, Properties};
 use crate::error::Error;
+use crate::plan::{Plan, Properties};
 use crate::transport::CHANNEL;
 use crate::wire::{FRAME_BODY, FRAME_HEADER, frame, id, method};
 
@@ -38,8 +38,9 @@ pub(crate) struct Entry {
 impl Block {
     /// Encodes messages for the plan's targets with the indices `targets`.
     pub(crate) fn new(plan: &Plan, targets: &[usize], payload_max: usize) -> Result<Self, Error> {
-        let sizes = &plan.args.size;
-        let period = lcm(targets.len(), sizes.len());
+        let sizes = &plan.sizes;
+        // Every target gets every size.
+        let period = targets.len() * sizes.len();
         let mut block = Self {
             octets: Vec::new(),
             entries: Vec::new(),
@@ -48,7 +49,7 @@ impl Block {
         loop {
             for number in 0..period {
                 let target = number % targets.len();
-                let size = sizes[number % sizes.len()];
+                let size = sizes[number / targets.len()];
                 block.push(plan, targets[target], target, size, payload_max);
                 if block.octets.len() > BLOCK_SIZE_MAX {
                     return Err(Error::Options(
@@ -180,12 +181,4 @@ fn content_header(out: &mut Vec<u8>, properties: &Properties, body_size: usize) 
             });
         }
     });
-}
-
-fn lcm(first: usize, second: usize) -> usize {
-    let (mut low, mut high) = (first, second);
-    while low != 0 {
-        (low, high) = (high % low, low);
-    }
-    first / high * second
 }

@@ -87,10 +87,21 @@ impl Transport {
 
     /// Opens [`CHANNEL`].
     pub(crate) fn open_channel(&mut self) -> Result<(), Error> {
-        method(&mut self.outbound, CHANNEL, id::CHANNEL_OPEN, |fields| {
-            fields.octet(0);
-        });
-        self.call("channel.open", id::CHANNEL_OPEN_OK).map(drop)
+        self.open_channels(1)
+    }
+
+    /// Opens `count` channels, from [`CHANNEL`] on.
+    pub(crate) fn open_channels(&mut self, count: u16) -> Result<(), Error> {
+        let channels = CHANNEL..CHANNEL.saturating_add(count);
+        for channel in channels.clone() {
+            method(&mut self.outbound, channel, id::CHANNEL_OPEN, |fields| {
+                fields.octet(0);
+            });
+        }
+        for _ in channels {
+            self.call("channel.open", id::CHANNEL_OPEN_OK)?;
+        }
+        Ok(())
     }
 
     /// Sends what [`Self::outbound`] holds and waits for the method `answer`, whose arguments it gives back.
@@ -214,6 +225,11 @@ impl Transport {
             self.flush()?;
         }
         Ok(())
+    }
+
+    /// Says that the caller reads nothing for a while on purpose: [`Self::keep_alive`] takes it as a sign of life.
+    pub(crate) fn look_away(&mut self) {
+        self.received = true;
     }
 
     fn handshake(&mut self, uri: &Uri, wishes: &Wishes) -> Result<(), Error> {
