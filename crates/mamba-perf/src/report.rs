@@ -256,16 +256,20 @@ impl Summary<'_> {
 }
 
 fn verdict_text(verdict: &Verdict, overall: &Totals, complete: bool) -> String {
+    let published = match overall.published {
+        0 => String::new(),
+        count => format!("{count} published, "),
+    };
     if verdict.is_fine() && !complete {
         return format!(
-            "  verified in part: {} published, {} consumed before the end, none of these skipped or out of order\n",
-            overall.published, overall.consumed
+            "  verified in part: {published}{} consumed before the end, none of these skipped or out of order\n",
+            overall.consumed
         );
     }
     if verdict.is_fine() {
         return format!(
-            "  verified: {} published, {} consumed, nothing lost, duplicated or out of order\n",
-            overall.published, overall.consumed
+            "  verified: {published}{} consumed, nothing lost, duplicated or out of order\n",
+            overall.consumed
         );
     }
     let mut text = format!(
