@@ -42,7 +42,7 @@ pub(crate) const BODIES: &[Body] = &[
 ];
 
 fn parse(size: usize) -> Box<dyn FnMut()> {
-    let octets = publish(size);
+    let octets = publish(size, 2);
     let limits = Limits::default();
     Box::new(move || {
         let mut rest = black_box(&octets[..]);

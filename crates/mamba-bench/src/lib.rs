@@ -1,10 +1,12 @@
-//! The hot paths of codec, session, routing, queue and log, each as a [`Body`] that can be called again and again.
+//! The hot paths of codec, session, routing, queue, log and the broker as a whole, each as a [`Body`] that can be called again and again.
 //!
 //! Owns the list and nothing else: `cargo bench -p mamba-bench` measures the time of each, `benches/instructions` counts the
 //! instructions of each under callgrind and compares them with what was accepted. So bodies do the same work in every call and in
 //! every process: no clock, no random numbers, no threads, hash maps with fixed seeds. What depends on a disk is measured by
 //! `cargo bench -p mamba-store`, what depends on the number of bindings by `cargo bench -p mamba-routing`.
 
+mod broker;
+mod client;
 mod codec;
 mod log;
 mod queue;
@@ -39,6 +41,7 @@ pub fn bodies() -> Vec<Body> {
         routing::BODIES,
         queue::BODIES,
         log::BODIES,
+        broker::BODIES,
     ]
     .concat()
 }
@@ -51,9 +54,12 @@ pub fn measured(call: &mut dyn FnMut(), times: u32) {
     }
 }
 
-/// A content header of class `basic` with delivery mode 2 and a body of `size` octets.
-fn header(size: usize) -> [u8; 15] {
-    let mut header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 2];
+/// The routing key of all messages, and the name of the queue.
+const ROUTING_KEY: &str = "benchmarks";
+
+/// A content header of class `basic` for a body of `size` octets.
+fn header(size: usize, delivery_mode: u8) -> [u8; 15] {
+    let mut header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, delivery_mode];
     let size = u64::try_from(size).unwrap_or(u64::MAX);
     header[4..12].copy_from_slice(&size.to_be_bytes());
     header
@@ -69,12 +75,17 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The frames of one `basic.publish` to the default exchange with the routing key `benchmarks`.
-fn publish(size: usize) -> Vec<u8> {
-    let method = [&[0, 60, 0, 40, 0, 0, 0, 10][..], b"benchmarks", &[0]].concat();
+/// The frames of one `basic.publish` to the default exchange.
+fn publish(size: usize, delivery_mode: u8) -> Vec<u8> {
+    let method = [
+        &[0, 60, 0, 40, 0, 0, 0, 10][..],
+        ROUTING_KEY.as_bytes(),
+        &[0],
+    ]
+    .concat();
     [
         frame(1, &method),
-        frame(2, &header(size)),
+        frame(2, &header(size, delivery_mode)),
         frame(3, &vec![7; size]),
     ]
     .concat()
@@ -86,5 +97,11 @@ fn message(size: usize) -> mamba_types::Message {
         persistent: true,
         ..mamba_types::RecordMeta::default()
     };
-    mamba_types::Message::build(meta, b"", b"benchmarks", &header(size), &vec![7; size])
+    mamba_types::Message::build(
+        meta,
+        b"",
+        ROUTING_KEY.as_bytes(),
+        &header(size, 2),
+        &vec![7; size],
+    )
 }

@@ -3,11 +3,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use mamba_codec::protocol::{channel, connection};
-use mamba_codec::{AMQPClass, Output, write_ack, write_method};
+use mamba_codec::{Output, write_ack};
 use mamba_session::{ConfirmTracker, Event, Session, SessionConfig, Unacked};
 use mamba_types::{ChannelId, DeliveryTag, FieldTable, Limits, LogPosition};
 
+use crate::client::Client;
 use crate::{Body, publish};
 
 /// Frames of one read.
@@ -17,7 +17,7 @@ pub(crate) const BODIES: &[Body] = &[
     Body {
         name: "session/receive-publish-16",
         items: BATCH,
-        prepare: || receive(publish(16).repeat(batch())),
+        prepare: || receive(publish(16, 2).repeat(batch())),
     },
     Body {
         name: "session/receive-ack",
@@ -76,36 +76,7 @@ fn running() -> (Session, Instant) {
         mechanisms: "PLAIN".to_owned(),
     };
     let mut session = Session::new(config, now);
-    let mut input = b"AMQP\x00\x00\x09\x01".to_vec();
-    let mut say = |channel, method| write_method(&mut input, ChannelId(channel), &method);
-    let of_connection = AMQPClass::Connection;
-    say(
-        0,
-        of_connection(connection::AMQPMethod::StartOk(connection::StartOk {
-            client_properties: FieldTable::default(),
-            mechanism: "PLAIN".into(),
-            response: b"\0guest\0guest".to_vec().into(),
-            locale: "en_US".into(),
-        })),
-    );
-    say(
-        0,
-        of_connection(connection::AMQPMethod::TuneOk(connection::TuneOk {
-            channel_max: 10,
-            frame_max: 131_072,
-            heartbeat: 60,
-        })),
-    );
-    say(
-        0,
-        of_connection(connection::AMQPMethod::Open(connection::Open {
-            virtual_host: "/".into(),
-        })),
-    );
-    say(
-        1,
-        AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {})),
-    );
+    let input = Client::new().0;
     let mut out = Output::new();
     let mut rest = &input[..];
     loop {

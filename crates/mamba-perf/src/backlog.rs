@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use crate::clock::{MILLISECOND, SECOND, now_ns};
+use crate::clock::{MILLISECOND, SECOND, cpu_ns, now_ns};
 use crate::error::Error;
 use crate::load;
 use crate::plan::Plan;
@@ -24,6 +24,7 @@ const RETRY_NS: u64 = 10 * MILLISECOND;
 
 /// Runs the three steps and prints what came of them; true when every confirmed message came back.
 pub(crate) fn run(plan: &Plan, interrupted: &Arc<AtomicBool>) -> Result<bool, Error> {
+    let cpu_from_ns = cpu_ns();
     let mut filling = plan.clone();
     filling.consumers = 0;
     filling.args.keep = true;
@@ -71,6 +72,8 @@ pub(crate) fn run(plan: &Plan, interrupted: &Arc<AtomicBool>) -> Result<bool, Er
         eprintln!("note: the queues are left as they are");
     }
     report.json["mode"] = plan.args.mode.name().into();
+    report.json["server"] = report.json["fill"]["server"].clone();
+    report.json["cpu_secs"] = seconds(cpu_ns() - cpu_from_ns).into();
     report::outcome(&plan.args, &report.json, &report.text);
     Ok(fine)
 }

@@ -182,3 +182,34 @@ fn content_header(out: &mut Vec<u8>, properties: &Properties, body_size: usize) 
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::plan;
+
+    #[test]
+    fn every_target_gets_every_size() {
+        let plan = plan("--queues 2 --size 16,1000").unwrap();
+        let block = Block::new(&plan, &[0, 1], 131_064).unwrap();
+        let found: Vec<(usize, usize)> = block
+            .entries
+            .iter()
+            .map(|entry| (entry.target, entry.body_size))
+            .collect();
+        assert_eq!(found[..4], [(0, 16), (1, 16), (0, 1000), (1, 1000)]);
+        assert!(found.chunks(4).all(|round| round == &found[..4]));
+    }
+
+    #[test]
+    fn batches_stay_within_limit_and_write() {
+        let plan = plan("--size 50000").unwrap();
+        let block = Block::new(&plan, &[0], 4088).unwrap();
+        assert_eq!(block.batch(0, 1), 0..1);
+        let batch = block.batch(0, u64::MAX);
+        assert!(block.span(&batch).len() <= 2 * WRITE_SIZE, "{batch:?}");
+        // A body in several frames: 13 of them, each with 8 octets around it.
+        let entry = block.entries[0];
+        assert_eq!(entry.end - entry.body, 50_000 + 12 * 8 + 1);
+    }
+}

@@ -466,3 +466,26 @@ fn observe(seen: &mut SeenByQueue, subscription: usize, word: Option<u64>) -> Re
     streams[stream].observe(sequence);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_spreads_messages_and_forgives_a_little() {
+        let now = 1_000 * MILLISECOND;
+        let mut pace = Pace::new(100.0);
+        assert_eq!(pace.wait_ns(now), 0);
+        // Five are due from the time that may be made good, the sixth takes its own.
+        (0..5).for_each(|_| pace.spend());
+        assert_eq!(pace.wait_ns(now), 0);
+        pace.spend();
+        assert_eq!(pace.wait_ns(now), 10 * MILLISECOND);
+        assert_eq!(pace.wait_ns(now + 4 * MILLISECOND), 6 * MILLISECOND);
+        // A long time without messages does not add up.
+        let later = now + 10_000 * MILLISECOND;
+        assert_eq!(pace.wait_ns(later), 0);
+        (0..6).for_each(|_| pace.spend());
+        assert_eq!(pace.wait_ns(later), 10 * MILLISECOND);
+    }
+}

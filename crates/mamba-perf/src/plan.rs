@@ -455,7 +455,7 @@ fn demand(holds: bool, text: impl Into<String>) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use clap::Parser;
 
@@ -465,7 +465,8 @@ mod tests {
         args: Args,
     }
 
-    fn plan(options: &str) -> Result<Plan, Error> {
+    /// The plan of a command line.
+    pub(crate) fn plan(options: &str) -> Result<Plan, Error> {
         let words = std::iter::once("perf").chain(options.split_whitespace());
         Plan::new(Cli::try_parse_from(words).unwrap().args)
     }
