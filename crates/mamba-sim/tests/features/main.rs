@@ -5,6 +5,7 @@
 //!
 //! `MAMBAMQ_FEATURE_CASES` runs more than a quick set of cases.
 
+mod cases;
 mod model;
 mod world;
 

@@ -33,8 +33,9 @@ pub(crate) const LATER: &str = "later";
 pub(crate) const MISSING: &str = "missing";
 
 /// What gives way at a length limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Overflow {
+    #[default]
     DropHead,
     RejectPublish,
     RejectPublishDeadLetter,
@@ -57,7 +58,7 @@ pub(crate) struct Retry {
 }
 
 /// A queue as it is declared.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) quorum: bool,

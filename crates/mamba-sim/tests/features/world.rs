@@ -107,6 +107,23 @@ pub(crate) struct Plan {
     pub(crate) size: Option<usize>,
 }
 
+impl Plan {
+    /// Whether a queue's messages come back from the disk in parts, and so die in parts. Where their letters go then differs from
+    /// what happens when all die at once: such a world has none.
+    fn reads_in_parts(&self) -> bool {
+        self.memory == 0 && self.size.is_none_or(|size| size > 100)
+    }
+
+    fn without_what_differs(mut self) -> Self {
+        if self.reads_in_parts() {
+            self.specs
+                .iter_mut()
+                .for_each(|spec| spec.dead_letters = None);
+        }
+        self
+    }
+}
+
 struct Session {
     client: Client<()>,
     published: u64,
@@ -175,7 +192,7 @@ impl World {
     )]
     pub(crate) fn new(plan: Plan) -> Result<Self, Wrong> {
         let mut world = Self {
-            plan,
+            plan: plan.without_what_differs(),
             disk: SimDisk::new(1),
             broker: None,
             started: Instant::now(),
@@ -257,6 +274,17 @@ impl World {
         self.rest()
     }
 
+    /// Several clients say one thing each before the broker gets to anything else. The model hears nothing of it. Returns the deliveries.
+    pub(crate) fn say_at_once(&mut self, said: &[(usize, AMQPClass)]) -> Result<Observed, Wrong> {
+        for (client, _) in said {
+            self.session(*client)?;
+        }
+        for (client, method) in said {
+            self.session(*client)?.client.say(method, ());
+        }
+        Ok(self.rest()?.0)
+    }
+
     /// Lets the broker do what it has to do, until nothing happens any more.
     fn rest(&mut self) -> Result<(Observed, Replies), Wrong> {
         let now = self.now();
@@ -272,6 +300,9 @@ impl World {
                 idle &= session.client.feed(usize::MAX, now).is_empty();
                 for heard in session.client.hear(now) {
                     idle = false;
+                    if let Heard::Deliver { message, .. } | Heard::GetOk { message, .. } = &heard {
+                        session.count(message)?;
+                    }
                     match heard {
                         Heard::Deliver {
                             consumer_tag,
@@ -279,7 +310,7 @@ impl World {
                         } => {
                             let tag = consumer_tag.trim_start_matches('c').parse();
                             let tag = tag.map_err(|_| format!("an unknown tag {consumer_tag}"))?;
-                            let got = session.got(&message)?;
+                            let got = got(&message)?;
                             observed.entry((*number, tag)).or_default().push_back(got);
                         }
                         other => replies.push((*number, other)),
@@ -465,9 +496,7 @@ impl World {
                 let (mut deliveries, mut replies) = self.say(client, &AMQPClass::Basic(get))?;
                 let came = match replies.pop() {
                     Some((_, Heard::GetOk { message, remaining })) => {
-                        // Its tag was drawn when it was heard, among the others.
-                        let got = self.session(client)?.got(&message)?;
-                        Some((got, remaining))
+                        Some((got(&message)?, remaining))
                     }
                     Some((_, Heard::Method(class)))
                         if matches!(*class, AMQPClass::Basic(basic::AMQPMethod::GetEmpty(_))) =>
@@ -603,7 +632,13 @@ impl World {
                 self.model.restart(self.now().unix_ms)?;
                 self.rest()?;
             }
-            Command::SetPolicy(policy) => {
+            Command::SetPolicy(mut policy) => {
+                if self.plan.reads_in_parts() {
+                    policy.dead_letter_exchange = None;
+                    policy.dead_letter_key = None;
+                    // A policy says something.
+                    policy.max_length.get_or_insert(5);
+                }
                 let (scope, json) = policy_json(&policy);
                 let parsed = mamba_policy::Policy::from_json(scope, &policy.name, &json);
                 let parsed = parsed.map_err(|error| error.to_string())?;
@@ -805,8 +840,16 @@ impl World {
     }
 }
 
+fn got(delivered: &Delivered) -> Result<Got, Wrong> {
+    Ok(Got {
+        tag: delivered.tag,
+        seen: seen(delivered)?,
+    })
+}
+
 impl Session {
-    fn got(&mut self, delivered: &Delivered) -> Result<Got, Wrong> {
+    /// Delivery tags follow one another.
+    fn count(&mut self, delivered: &Delivered) -> Result<(), Wrong> {
         self.last_tag += 1;
         if delivered.tag != self.last_tag {
             return Err(format!(
@@ -814,10 +857,7 @@ impl Session {
                 delivered.tag, self.last_tag
             ));
         }
-        Ok(Got {
-            tag: delivered.tag,
-            seen: seen(delivered)?,
-        })
+        Ok(())
     }
 }
 
