@@ -807,6 +807,10 @@ impl<P: Port> Queue<P> {
                 return;
             };
             self.drop_or_bury(stored, DeathReason::MaxLength, effects);
+            if self.may_expire() {
+                // Nobody looks at the time of a head that is not in memory.
+                self.ready.want_heads(self.window, &mut effects.wanted);
+            }
         }
     }
 

@@ -252,13 +252,18 @@ impl Connection {
             && self.core.log_pause.is_none()
     }
 
-    /// Takes octets from the client; returns how many are done with.
-    pub fn receive(&mut self, input: &[u8], now: Now) -> usize {
-        let mut done = 0;
+    /// What follows happens at this time, for its queues too: they may have heard of none for long.
+    fn tell_time(&mut self, now: Now) {
         self.core.deadlines.now = now.instant;
         if let Some(login) = &self.core.login {
             login.vhost.set_time(now.unix_ms);
         }
+    }
+
+    /// Takes octets from the client; returns how many are done with.
+    pub fn receive(&mut self, input: &[u8], now: Now) -> usize {
+        let mut done = 0;
+        self.tell_time(now);
         while self.wants_input() {
             let rest = input.get(done..).unwrap_or_default();
             let received = self.session.receive(rest, now.instant, &mut self.out);
@@ -440,7 +445,7 @@ impl Connection {
 
     /// Does what other tasks have left: deliveries, confirms, replies that waited for the disk, closing.
     pub fn pump(&mut self, now: Now) {
-        self.core.deadlines.now = now.instant;
+        self.tell_time(now);
         if self.blocked && self.core.broker.alarms().reason().is_none() {
             self.blocked = false;
             self.session.unblocked(&mut self.out);
@@ -624,6 +629,7 @@ impl Connection {
 
     /// Does what is due by `now`.
     pub fn timer(&mut self, now: Now) {
+        self.tell_time(now);
         self.core.pacing.check(now.instant);
         self.end_late(now);
         if let TimerOutcome::Dropped(reason) = self.session.timer(now.instant, &mut self.out) {
@@ -656,8 +662,13 @@ impl Connection {
         self.session.state() == SessionState::Running
     }
 
-    /// The socket is gone: gives back everything the client held. Also called on drop.
-    pub fn end(&mut self) {
+    /// The socket is gone: gives back everything the client held. Done on drop as well.
+    pub fn end(&mut self, now: Now) {
+        self.tell_time(now);
+        self.finish();
+    }
+
+    fn finish(&mut self) {
         if self.ended {
             return;
         }
@@ -675,7 +686,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.end();
+        self.finish();
     }
 }
 

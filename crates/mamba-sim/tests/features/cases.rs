@@ -1,10 +1,17 @@
 //! Cases that once went wrong, each with its story.
 
+use proptest::{
+    arbitrary::any,
+    sample::Index,
+    strategy::{Strategy, ValueTree},
+    test_runner::TestRunner,
+};
+
 use mamba_codec::AMQPClass;
 use mamba_codec::protocol::basic;
 
 use crate::{
-    model::{Spec, Wrong},
+    model::{How, Spec, Wrong},
     world::{BODY_MIN, Command, Plan, To, World},
 };
 
@@ -35,6 +42,8 @@ fn publish(to: To, count: usize) -> Command {
         size: BODY_MIN,
         cc: None,
         headers: false,
+        kind: 0,
+        once: None,
     }
 }
 
@@ -46,7 +55,14 @@ fn consume(client: usize, queue: usize, prefetch: u16) -> Command {
         exclusive: false,
         prefetch,
         priority: 0,
+        filter: None,
     }
+}
+
+/// Picks the only one there is.
+fn only_one() -> Result<Index, Wrong> {
+    let tree = any::<Index>().new_tree(&mut TestRunner::deterministic());
+    Ok(tree.map_err(|error| error.to_string())?.current())
 }
 
 #[track_caller]
@@ -67,6 +83,9 @@ fn plan(specs: [Spec; 3]) -> Plan {
         memory: 16 << 20,
         log_file_size: 65_536,
         size: Some(BODY_MIN),
+        filters: false,
+        transactions: false,
+        few_ids: false,
     }
 }
 
@@ -131,4 +150,114 @@ fn a_consumer_beside_a_get_is_not_forgotten() -> Result<(), Wrong> {
     let came = observed.get(&(3, 1)).map_or(0, |got| got.len());
     assert_eq!(came, 1, "the last message stays behind");
     Ok(())
+}
+
+/// A message that was published in a transaction expired by the time of its publishing, though it came to its queue at the commit.
+#[test]
+fn the_time_to_live_begins_at_the_commit() {
+    let plan = Plan {
+        transactions: true,
+        ..plan([plain("q0"), plain("q1"), plain("q2")])
+    };
+    let expiring = Command::Publish {
+        client: 3,
+        to: To::Queue(0),
+        count: 1,
+        persistent: true,
+        priority: None,
+        expiration: Some(10),
+        size: BODY_MIN,
+        cc: None,
+        headers: false,
+        kind: 0,
+        once: None,
+    };
+    let commit = Command::Commit(3);
+    check(
+        plan,
+        &[expiring, Command::Pass(20), commit, Command::Pass(5)],
+    );
+}
+
+/// A queue's lease and its messages' times were told by the clock of what its clients had said last: a consumer that lost its channel, or
+/// its connection, after a long silence took the queue with it.
+#[test]
+fn a_lease_begins_when_the_last_consumer_is_gone() {
+    let leased = Spec {
+        expires: Some(100),
+        consumer_timeout: Some(1),
+        ..plain("q0")
+    };
+    let commands = [
+        consume(0, 0, 0),
+        publish(To::Queue(0), 1),
+        Command::Pass(150),
+    ];
+    check(plan([leased, plain("q1"), plain("q2")]), &commands);
+}
+
+/// Nobody looked at the time of deliveries that a rollback brought back.
+#[test]
+fn a_rollback_brings_timeouts_back() -> Result<(), Wrong> {
+    let plan = Plan {
+        transactions: true,
+        ..plan([
+            Spec {
+                consumer_timeout: Some(1),
+                ..plain("q0")
+            },
+            plain("q1"),
+            plain("q2"),
+        ])
+    };
+    let settle = Command::Settle {
+        pick: only_one()?,
+        multiple: false,
+        how: How::Ack,
+    };
+    let commands = [
+        publish(To::Queue(0), 1),
+        consume(3, 0, 0),
+        settle,
+        Command::Pass(250),
+        Command::Rollback(3),
+        Command::Pass(1),
+    ];
+    check(plan, &commands);
+    Ok(())
+}
+
+/// When the length limit had dropped what was before it, nobody read the message at the head to see that its time was over.
+#[test]
+fn what_a_length_limit_brings_to_the_head_expires() {
+    let short = Spec {
+        max_length: Some(5),
+        ..plain("q1")
+    };
+    let plan = Plan {
+        memory: 0,
+        log_file_size: 4096,
+        size: Some(8000),
+        ..plan([plain("q0"), short, plain("q2")])
+    };
+    let expiring = Command::Publish {
+        client: 0,
+        to: To::Queue(1),
+        count: 2,
+        persistent: true,
+        priority: None,
+        expiration: Some(0),
+        size: BODY_MIN,
+        cc: None,
+        headers: false,
+        kind: 0,
+        once: None,
+    };
+    let commands = [
+        publish(To::Queue(1), 1),
+        expiring,
+        publish(To::Queue(1), 1),
+        publish(To::Queue(1), 3),
+    ];
+    check(plan, &commands);
 }
