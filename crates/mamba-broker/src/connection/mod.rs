@@ -265,6 +265,14 @@ impl Connection {
             && self.core.log_pause.is_none()
     }
 
+    /// What follows happens at this time, for its queues too: they may have heard of none for long.
+    fn tell_time(&mut self, now: Now) {
+        self.core.deadlines.now = now.instant;
+        if let Some(login) = &self.core.login {
+            login.vhost.set_time(now.unix_ms);
+        }
+    }
+
     /// Takes octets from the client; returns how many are done with.
     pub fn receive(&mut self, input: &[u8], now: Now) -> usize {
         let mut done = 0;
@@ -273,10 +281,7 @@ impl Connection {
         } else {
             self.core.broker.store.0.log().commit_here(self.core.id)
         };
-        self.core.deadlines.now = now.instant;
-        if let Some(login) = &self.core.login {
-            login.vhost.set_time(now.unix_ms);
-        }
+        self.tell_time(now);
         self.core.look_for_tracing();
         let _acting = self.core.acting();
         while self.wants_input() {
@@ -455,7 +460,7 @@ impl Connection {
 
     /// Does what other tasks have left: deliveries, confirms, replies that waited for the disk, closing.
     pub fn pump(&mut self, now: Now) {
-        self.core.deadlines.now = now.instant;
+        self.tell_time(now);
         self.core.look_for_tracing();
         if self.blocked && self.core.broker.alarms().reason().is_none() {
             self.blocked = false;
@@ -650,6 +655,7 @@ impl Connection {
 
     /// Does what is due by `now`.
     pub fn timer(&mut self, now: Now) {
+        self.tell_time(now);
         self.core.pacing.check(now.instant);
         self.end_late(now);
         self.end_expired(now);
@@ -683,8 +689,13 @@ impl Connection {
         self.session.state() == SessionState::Running
     }
 
-    /// The socket is gone: gives back everything the client held. Also called on drop.
-    pub fn end(&mut self) {
+    /// The socket is gone: gives back everything the client held. Done on drop as well.
+    pub fn end(&mut self, now: Now) {
+        self.tell_time(now);
+        self.finish();
+    }
+
+    fn finish(&mut self) {
         if self.ended {
             return;
         }
@@ -702,7 +713,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.end();
+        self.finish();
     }
 }
 
