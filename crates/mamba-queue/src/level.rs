@@ -488,6 +488,12 @@ impl Level {
         }
         // What came back to a classic queue.
         while let Some(sequence) = self.cursor(slot).again.first().copied() {
+            let cursor = self.cursor(slot);
+            if sequence >= cursor.to && cursor.reading.is_none() && !self.has_jumped(sequence) {
+                // It came back during a reading that has ended before it: the group comes to it yet.
+                self.cursor(slot).again.pop_first();
+                continue;
+            }
             if self.is_paged(sequence) {
                 return Found::OnDisk(Target::Only(sequence));
             }
@@ -566,6 +572,14 @@ impl Level {
             Some(sequence) => self.take(sequence),
             None => Found::Nothing,
         }
+    }
+
+    /// Whether a message stands aside, before others that come earlier by their sequence.
+    fn has_jumped(&self, sequence: Sequence) -> bool {
+        let head = self.head.front().map(|stored| stored.sequence);
+        let first = head.or_else(|| self.paged.front().map(|run| run.from));
+        first.is_some_and(|first| first < sequence)
+            && self.aside.contains_key(&Place::Sequence(sequence))
     }
 
     pub(crate) fn is_paged(&self, sequence: Sequence) -> bool {
@@ -805,16 +819,35 @@ impl Level {
         }
     }
 
+    /// A reading for a group begins.
+    pub(crate) fn begin_scan(&mut self, slot: usize, to: Sequence) {
+        self.scanned_last = true;
+        self.cursor(slot).reading = Some(to);
+    }
+
+    /// Whether what is read for a group is still what comes next for it: not when more came back meanwhile than is remembered.
+    pub(crate) fn is_scanning(&self, slot: usize) -> bool {
+        self.cursors.get(slot).is_some_and(|c| c.reading.is_some())
+    }
+
+    /// A reading has ended without result.
+    pub(crate) fn load_failed(&mut self) {
+        self.loading = None;
+        for cursor in &mut self.cursors {
+            cursor.reading = None;
+        }
+    }
+
     /// A group has looked at what a reading showed: everything it was to look at before `next`.
     pub(crate) fn pass(&mut self, slot: usize, target: Target, next: Sequence) {
         let cursor = self.cursor(slot);
+        cursor.reading = None;
         match target {
-            // It may have been sent back meanwhile.
-            Target::From(from) if cursor.to >= from => cursor.to = cursor.to.max(next),
+            Target::From(_) => cursor.to = cursor.to.max(next),
             Target::Only(one) if one < next => {
                 cursor.again.remove(&one);
             }
-            Target::From(_) | Target::Only(_) => {}
+            Target::Only(_) => {}
         }
     }
 }
