@@ -518,58 +518,40 @@ impl Level {
         slot: usize,
         mut is_wanted: impl FnMut(&Stored) -> Option<bool>,
     ) -> Found {
-        let mut to = self.cursor(slot).to;
+        let cursor = self.cursor(slot);
+        let (mut to, mut jumped) = (cursor.to, cursor.jumped);
         let head = self.head.front().map(|stored| stored.sequence);
         let first = head.or_else(|| self.paged.front().map(|run| run.from));
         let end = first.unwrap_or(Sequence(u64::MAX));
-        let beside = if to < end {
-            self.aside.range(Place::Sequence(to)..Place::Sequence(end))
-        } else {
-            self.aside.range(Place::Sequence(to)..Place::Sequence(to))
-        };
-        let from_head = match self.head.front() {
-            Some(first) if first.sequence < to => {
-                self.head.partition_point(|stored| stored.sequence < to)
-            }
-            _ => 0,
-        };
-        let in_front = beside
-            .map(|(_, stored)| stored)
-            .chain(self.head.range(from_head..));
-        let mut matched = None;
-        for stored in in_front {
-            let Some(matches) = is_wanted(stored) else {
-                self.cursor(slot).to = to;
-                return Found::Unfinished;
+        let aside = |from, to| self.aside.range(Place::Sequence(from)..Place::Sequence(to));
+        let beside = aside(to, end.max(to)).map(|(_, stored)| stored);
+        let mut found = look(beside, &mut to, &mut is_wanted);
+        if found.is_none() {
+            jumped = jumped.max(end);
+            let ahead = aside(jumped, Sequence(u64::MAX)).map(|(_, stored)| stored);
+            found = look(ahead, &mut jumped, &mut is_wanted);
+        }
+        if found.is_none() {
+            jumped = Sequence(u64::MAX);
+            let from = match self.head.front() {
+                Some(first) if first.sequence < to => {
+                    self.head.partition_point(|stored| stored.sequence < to)
+                }
+                _ => 0,
             };
-            to = stored.sequence.next();
-            if matches {
-                matched = Some(stored.sequence);
-                break;
-            }
+            found = look(self.head.range(from..), &mut to, &mut is_wanted);
         }
-        self.cursor(slot).to = to;
-        if let Some(sequence) = matched {
-            return self.take(sequence);
+        let is_on_disk = found.is_none() && self.paged.back().is_some_and(|last| last.to > to);
+        if found.is_none() && !is_on_disk {
+            let from = self.tail.partition_point(|stored| stored.sequence < to);
+            found = look(self.tail.range(from..), &mut to, &mut is_wanted);
         }
-        if self.paged.back().is_some_and(|last| last.to > to) {
-            return Found::OnDisk(Target::From(to));
-        }
-        let from = self.tail.partition_point(|stored| stored.sequence < to);
-        for stored in self.tail.range(from..) {
-            let Some(matches) = is_wanted(stored) else {
-                self.cursor(slot).to = to;
-                return Found::Unfinished;
-            };
-            to = stored.sequence.next();
-            if matches {
-                matched = Some(stored.sequence);
-                break;
-            }
-        }
-        self.cursor(slot).to = to;
-        match matched {
-            Some(sequence) => self.take(sequence),
+        let cursor = self.cursor(slot);
+        (cursor.to, cursor.jumped) = (to, jumped);
+        match found {
+            Some(Look::Match(sequence)) => self.take(sequence),
+            Some(Look::Unfinished) => Found::Unfinished,
+            None if is_on_disk => Found::OnDisk(Target::From(to)),
             None => Found::Nothing,
         }
     }
@@ -860,6 +842,30 @@ fn shrink(list: &mut VecDeque<Stored>) {
     if list.capacity() > SHRINK_ABOVE && list.len() < list.capacity() / 4 {
         list.shrink_to(list.len() * 2);
     }
+}
+
+/// How looking at messages ended before the last of them.
+enum Look {
+    Match(Sequence),
+    Unfinished,
+}
+
+/// Looks at messages one by one, and notes in `to` what comes after the last one.
+fn look<'a>(
+    messages: impl Iterator<Item = &'a Stored>,
+    to: &mut Sequence,
+    is_wanted: &mut impl FnMut(&Stored) -> Option<bool>,
+) -> Option<Look> {
+    for stored in messages {
+        let Some(matches) = is_wanted(stored) else {
+            return Some(Look::Unfinished);
+        };
+        *to = stored.sequence.next();
+        if matches {
+            return Some(Look::Match(stored.sequence));
+        }
+    }
+    None
 }
 
 /// Puts a message among others whose sequences ascend.

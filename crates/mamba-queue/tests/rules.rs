@@ -1421,6 +1421,39 @@ mod filters {
         assert_eq!(scene.scanned(&keys, 5003), "a5002");
     }
 
+    /// What is not in the log goes before everything paged when it comes back. What was too much to be remembered one by one was
+    /// skipped for good.
+    #[test]
+    fn all_that_comes_back_before_what_is_paged_is_looked_at() {
+        let mut scene = Scene::classic();
+        scene.enqueue_stored_keys("z", 0);
+        scene.enqueue_keys(&"x".repeat(5000));
+        let all = |mark| {
+            let one = |number| format!("a{number}{mark}");
+            (2..=5001).map(one).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(scene.filtered('a', &key("x"), 0), "");
+        assert!(scene.scanned("z", 2) == all(""));
+        scene.port('a').room.set(0);
+        let numbers: Vec<u64> = (2..=5001).collect();
+        assert_eq!(scene.settle(&numbers, Outcome::Requeue), "");
+        scene.port('a').room.set(10 * PLENTY);
+        assert!(scene.resume('a') == all("!"));
+    }
+
+    /// A newcomer did not find it.
+    #[test]
+    fn what_came_back_before_what_is_paged_is_looked_at_later_too() {
+        let mut scene = Scene::classic();
+        scene.enqueue_stored_keys("z", 0);
+        scene.enqueue_keys("x");
+        assert_eq!(scene.filtered('a', &key("x"), 0), "");
+        assert_eq!(scene.scanned("z", 2), "a2");
+        scene.unsubscribe('a');
+        assert_eq!(scene.settle(&[2], Outcome::Requeue), "");
+        assert_eq!(scene.filtered('b', &key("x"), 0), "b2!");
+    }
+
     #[test]
     fn consumers_of_one_filter_take_turns() {
         let mut scene = Scene::classic();
