@@ -10,7 +10,7 @@ use super::{Log, staging::Urgency, writer};
 /// Waits in a row, all of the same, after which he counts as the only one.
 const ALONE_AFTER: u64 = 8;
 /// Octets up to which somebody may commit on a thread that has other things to do.
-pub(super) const OCTETS_MAX: u64 = 64 << 10;
+pub(super) const OCTETS_MAX: u64 = 16 << 10;
 /// A disk whose syncs take longer must not hold such a thread up.
 pub(super) const QUICK_SYNC: Duration = Duration::from_micros(500);
 
