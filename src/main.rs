@@ -2,6 +2,7 @@
 //!
 //! Assembles the other crates and knows nothing of AMQP methods. Start reading at [`serve`].
 
+mod audit;
 mod backup;
 mod cli;
 mod config;

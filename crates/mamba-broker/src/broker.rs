@@ -28,6 +28,7 @@ use crate::{
     connection::{Connection, Now, Origin},
     events::{EVENT_EXCHANGE, Events},
     metrics::{Counts, Deduplicator, Metrics, Snapshot},
+    oauth::Tokens,
     outbox::{ConsumerPort, Notice, Outbox},
     paging::Paging,
     queue_cell::{Ended, QueueCell},
@@ -84,6 +85,8 @@ pub struct BrokerConfig {
     pub loopback_users: Vec<String>,
     /// The virtual host that events are published in; `None`: there are none.
     pub event_vhost: Option<String>,
+    /// What tokens are held against; `None`: there are only passwords.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 impl BrokerConfig {
@@ -107,6 +110,7 @@ impl BrokerConfig {
             anonymous_user: None,
             loopback_users: vec!["guest".to_owned()],
             event_vhost: None,
+            tokens: None,
         }
     }
 }
@@ -299,7 +303,12 @@ impl Broker {
         for queue in vhosts.values().flat_map(|vhost| vhost.queues()) {
             queue.start();
         }
-        let access = Access::new(directory, config.loopback_users.clone(), seed);
+        let access = Access::new(
+            directory,
+            config.loopback_users.clone(),
+            config.tokens.clone(),
+            seed,
+        );
         Ok(Arc::new(Self {
             access: Arc::new(access),
             changing: Mutex::default(),

@@ -21,10 +21,11 @@ use parking_lot::MutexGuard;
 use serde_json::{Map, Value};
 
 use crate::{
-    access::LoginRefused,
+    access::Attempt,
     broker::{Broker, BrokerConfig, Changes},
     commit::CommitState,
     metrics::Counts,
+    oauth::Bell,
     vhost::{Vhost, VhostSettings},
 };
 
@@ -164,20 +165,19 @@ impl Broker {
         self.access.connections_of(name)
     }
 
-    /// The user behind these credentials, for whoever lets in by name and password. `now_ms` is the time in
-    /// milliseconds since 1970.
-    ///
-    /// # Errors
-    /// Why not; to be logged, not to be told.
+    /// Who is behind these credentials, for whoever lets in by name and password or token. `now_ms` is the time in milliseconds
+    /// since 1970; without a bell an unknown key of a token is a refusal at once. The reason of one is to be logged, not to be told.
+    #[must_use]
     pub fn authenticate(
         &self,
         name: &str,
         password: &str,
         from: IpAddr,
         now_ms: u64,
-    ) -> Result<Arc<User>, LoginRefused> {
+        bell: Option<Bell>,
+    ) -> Attempt {
         self.access
-            .login(name.as_bytes(), password.as_bytes(), from, now_ms)
+            .login(name.as_bytes(), password.as_bytes(), from, now_ms, bell)
     }
 
     /// Adds a user without permissions.

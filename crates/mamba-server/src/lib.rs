@@ -16,6 +16,7 @@ mod housekeeping;
 mod input;
 mod listener;
 pub mod message_json;
+pub mod oauth;
 mod proxy;
 pub mod tls;
 

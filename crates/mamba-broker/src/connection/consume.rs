@@ -451,6 +451,28 @@ impl Core {
         self.dismiss(slots);
     }
 
+    /// Ends consumers that were recalled, and tells the client if it understands that.
+    pub(crate) fn end_consumers(&mut self, slots: Vec<ConsumerSlot>, out: &mut Output) {
+        for slot in &slots {
+            let Some(consumer) = self.consumers.get(*slot) else {
+                continue;
+            };
+            let (id, tag) = (consumer.channel, consumer.tag.clone());
+            if let Some(channel) = self.channels.get_mut(&id) {
+                channel.consumers.remove(&tag);
+            }
+            if self.able.consumer_cancel_notify {
+                let cancel = basic::Cancel {
+                    consumer_tag: ShortString::from(&*tag),
+                    nowait: true,
+                };
+                let method = AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel));
+                write_method(out.buffer(), id, &method);
+            }
+        }
+        self.dismiss(slots);
+    }
+
     /// Takes consumers that are about to go out of their queues' turn, and gives back what was on its way to them.
     pub(crate) fn recall(&mut self, slots: &[ConsumerSlot]) {
         for slot in slots {

@@ -14,6 +14,7 @@ mod channel;
 mod consume;
 mod delay;
 mod direct;
+mod login;
 mod publish;
 mod settle;
 mod timeout;
@@ -37,8 +38,7 @@ use mamba_codec::{
     write_method, write_nack,
 };
 use mamba_session::{
-    Capabilities, Confirm, Credentials, DropReason, Event, Login, Session, SessionConfig,
-    SessionState, TimerOutcome,
+    Capabilities, Confirm, DropReason, Event, Session, SessionConfig, SessionState, TimerOutcome,
 };
 use mamba_store::log::BACKLOG_BYTES_MAX;
 use mamba_types::{ChannelId, DeliveryTag, HardError, LogPosition, Message, Violation};
@@ -46,12 +46,13 @@ use mamba_types::{ChannelId, DeliveryTag, HardError, LogPosition, Message, Viola
 use self::{
     channel::{Channel, Mode},
     consume::{Consumers, InternedQueues},
+    login::Proving,
     publish::Publisher,
     settle::Settlements,
     timeout::Deadlines,
 };
 use crate::{
-    access::{Identity, LoginRefused, UserSeat},
+    access::{Account, Identity, UserSeat},
     broker::Broker,
     commit::{Commit, CommitState},
     metrics::Counts,
@@ -104,7 +105,11 @@ pub(crate) struct Core {
     pub(crate) broker: Arc<Broker>,
     pub(crate) outbox: Arc<Outbox>,
     /// Who logged in, until a virtual host is open.
-    user: Option<Arc<str>>,
+    account: Option<Account>,
+    /// What waits for keys of tokens.
+    proving: Option<Proving>,
+    /// When the token it came with ends.
+    expires: Option<Instant>,
     pub(crate) login: Option<LoggedIn>,
     /// Its virtual host is traced, as of the turn's beginning.
     traced: bool,
@@ -254,9 +259,18 @@ impl Connection {
         !self.ended
             && !self.blocked
             && self.core.waiting.is_none()
+            && self.core.proving.is_none()
             && !self.core.pacing.is_paused()
             && self.out.len() < self.core.broker.config.limits.output_bytes_max
             && self.core.log_pause.is_none()
+    }
+
+    /// What follows happens at this time, for its queues too: they may have heard of none for long.
+    fn tell_time(&mut self, now: Now) {
+        self.core.deadlines.now = now.instant;
+        if let Some(login) = &self.core.login {
+            login.vhost.set_time(now.unix_ms);
+        }
     }
 
     /// Takes octets from the client; returns how many are done with.
@@ -267,10 +281,7 @@ impl Connection {
         } else {
             self.core.broker.store.0.log().commit_here(self.core.id)
         };
-        self.core.deadlines.now = now.instant;
-        if let Some(login) = &self.core.login {
-            login.vhost.set_time(now.unix_ms);
-        }
+        self.tell_time(now);
         self.core.look_for_tracing();
         let _acting = self.core.acting();
         while self.wants_input() {
@@ -370,14 +381,8 @@ impl Connection {
                 core.clean_up();
                 session.connection_closed(now.instant, out);
             }
-            Event::Authenticate(login) => {
-                if core.authenticate(&login, now) {
-                    session.login_accepted(out);
-                } else {
-                    session.login_refused(now.instant, out);
-                }
-            }
-            Event::Open { vhost } => match core.open(&vhost) {
+            Event::Authenticate(login) => self.log_in(login, now),
+            Event::Open { vhost } => match core.open(&vhost, now) {
                 Ok(()) => {
                     session.open_accepted(out);
                     core.frame_max = session.frame_max();
@@ -386,15 +391,7 @@ impl Connection {
                 }
                 Err(violation) => session.close(&violation, 10, 40, now.instant, out),
             },
-            // Whoever logs in by password proves nothing anew by it; who is gone or may no longer be here is refused.
-            Event::UpdateSecret { .. } => match core.check_login() {
-                Ok(()) => session.secret_updated(out),
-                Err(violation) => {
-                    core.flush();
-                    core.clean_up();
-                    session.close(&violation, 10, 70, now.instant, out);
-                }
-            },
+            Event::UpdateSecret { secret } => self.renew_secret(secret, now),
             Event::WrongProtocol { octets } => {
                 core.log_wrong_protocol(octets);
                 return false;
@@ -463,7 +460,7 @@ impl Connection {
 
     /// Does what other tasks have left: deliveries, confirms, replies that waited for the disk, closing.
     pub fn pump(&mut self, now: Now) {
-        self.core.deadlines.now = now.instant;
+        self.tell_time(now);
         self.core.look_for_tracing();
         if self.blocked && self.core.broker.alarms().reason().is_none() {
             self.blocked = false;
@@ -472,6 +469,7 @@ impl Connection {
         }
         self.core.pacing.check(now.instant);
         self.end_log_pause(now);
+        self.finish_proving(now);
         self.finish_waiting(now);
         self.confirm(now);
         loop {
@@ -651,13 +649,16 @@ impl Connection {
             .into_iter()
             .chain(pause)
             .chain(late)
+            .chain(self.core.expires)
             .min()
     }
 
     /// Does what is due by `now`.
     pub fn timer(&mut self, now: Now) {
+        self.tell_time(now);
         self.core.pacing.check(now.instant);
         self.end_late(now);
+        self.end_expired(now);
         if let TimerOutcome::Dropped(reason) = self.session.timer(now.instant, &mut self.out) {
             let core = &self.core;
             match reason {
@@ -688,8 +689,13 @@ impl Connection {
         self.session.state() == SessionState::Running
     }
 
-    /// The socket is gone: gives back everything the client held. Also called on drop.
-    pub fn end(&mut self) {
+    /// The socket is gone: gives back everything the client held. Done on drop as well.
+    pub fn end(&mut self, now: Now) {
+        self.tell_time(now);
+        self.finish();
+    }
+
+    fn finish(&mut self) {
         if self.ended {
             return;
         }
@@ -707,7 +713,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.end();
+        self.finish();
     }
 }
 
@@ -717,7 +723,9 @@ impl Core {
             id: outbox.connection,
             broker,
             outbox,
-            user: None,
+            account: None,
+            proving: None,
+            expires: None,
             login: None,
             traced: false,
             channels: BTreeMap::new(),
@@ -747,55 +755,7 @@ impl Core {
         }
     }
 
-    fn authenticate(&mut self, login: &Login, now: Now) -> bool {
-        self.counts.auth_attempts += 1;
-        let (access, from) = (&self.broker.access, self.presence.origin.peer.ip());
-        let anonymous = self.broker.config.anonymous_user.as_deref();
-        let tls = self.presence.origin.tls.clone();
-        let peer = tls.as_ref().and_then(|tls| tls.peer.as_ref());
-        let certified = peer.and_then(|peer| peer.user.as_deref());
-        let (name, outcome) = match (&login.credentials, anonymous) {
-            (Credentials::Password { user, password }, _) => (
-                user.as_str(),
-                access.login(user.as_bytes(), &password.0, from, now.unix_ms),
-            ),
-            (Credentials::Anonymous, Some(user)) => (user, access.vouched_for(user, from)),
-            (Credentials::External, _) => match certified {
-                Some(user) => (user, access.vouched_for(user, from)),
-                None => ("", Err(LoginRefused::Nobody)),
-            },
-            (Credentials::Anonymous, None) => ("", Err(LoginRefused::Nobody)),
-        };
-        let client = login
-            .client_properties
-            .inner()
-            .get("connection_name")
-            .and_then(mamba_types::table::text)
-            .unwrap_or_default();
-        match outcome {
-            Ok(user) => {
-                self.client = Arc::new(Client {
-                    mechanism: login.mechanism.clone(),
-                    properties: login.client_properties.clone(),
-                });
-                tracing::info!(connection = self.id, peer = %self.presence.origin.peer, local = %self.presence.origin.local, user = %user.name, client, "logged in");
-                self.user = Some(Arc::clone(&user.name));
-                self.tell_login(&user.name, &login.mechanism, None);
-                true
-            }
-            Err(reason) => {
-                self.counts.auth_failures += 1;
-                tracing::warn!(
-                    connection = self.id, peer = %self.presence.origin.peer, user = name, mechanism = %login.mechanism, %reason,
-                    "login refused"
-                );
-                self.tell_login(name, &login.mechanism, Some(&reason));
-                false
-            }
-        }
-    }
-
-    fn open(&mut self, vhost: &str) -> Result<(), Violation> {
+    fn open(&mut self, vhost: &str, now: Now) -> Result<(), Violation> {
         let not_allowed = |text: String| Violation::connection(HardError::NotAllowed, text);
         if !self.broker.admit() {
             let limit = self.broker.config.limits.connections_max;
@@ -803,28 +763,29 @@ impl Core {
                 "connection refused: node connection limit ({limit}) is reached"
             )));
         }
-        let opened = self.enter(vhost);
+        let opened = self.enter(vhost, now);
         if opened.is_err() {
             self.broker.discharge();
         }
         opened
     }
 
-    fn enter(&mut self, vhost: &str) -> Result<(), Violation> {
+    fn enter(&mut self, vhost: &str, now: Now) -> Result<(), Violation> {
         let not_allowed = |text: String| Violation::connection(HardError::NotAllowed, text);
         let not_found = || not_allowed(format!("vhost {vhost} not found"));
         let found = self.broker.vhost(vhost).ok_or_else(not_found)?;
-        let name = self
-            .user
+        let account = self
+            .account
             .take()
             .ok_or_else(|| not_allowed("not logged in".to_owned()))?;
+        let name = &account.user.name;
         let no_access = format!("access to vhost '{vhost}' refused for user '{name}'");
         let vhost_seat = found.seat().map_err(|limit| {
             not_allowed(format!(
                 "{no_access}: connection limit ({limit}) is reached"
             ))
         })?;
-        let user = self.broker.access.identity(&name, vhost);
+        let user = self.broker.access.identity(&account, vhost);
         let user = Arc::new(user.ok_or_else(|| not_allowed(no_access.clone()))?);
         let user_seat = user.seat().map_err(|limit| {
             not_allowed(format!(
@@ -842,6 +803,7 @@ impl Core {
         if !user.may_open() {
             return Err(not_allowed(no_access));
         }
+        self.expires = account.token().and_then(|token| login::expiry(token, now));
         self.login = Some(LoggedIn {
             user,
             vhost: found,
@@ -849,21 +811,6 @@ impl Core {
             _vhost_seat: Some(vhost_seat),
         });
         Ok(())
-    }
-
-    /// Whether the user is still there and may be in its virtual host.
-    fn check_login(&self) -> Result<(), Violation> {
-        if self
-            .login
-            .as_ref()
-            .is_some_and(|login| login.user.may_open())
-        {
-            return Ok(());
-        }
-        Err(Violation::connection(
-            HardError::NotAllowed,
-            "New secret was refused by one of the backends",
-        ))
     }
 
     fn open_channel(&mut self, id: ChannelId) -> Result<(), Violation> {
@@ -908,6 +855,8 @@ impl Core {
     fn clean_up(&mut self) {
         let _acting = self.acting();
         self.waiting = None;
+        self.proving = None;
+        self.expires = None;
         while let Some((id, _)) = self.channels.first_key_value() {
             let id = *id;
             self.close_channel(id);

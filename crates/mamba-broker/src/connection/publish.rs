@@ -643,10 +643,19 @@ impl Core {
     pub(crate) fn enqueue_committed(&mut self, uncommitted: &Uncommitted) -> Option<LogPosition> {
         let Uncommitted { route, message, .. } = uncommitted;
         let log = self.broker.store.0.log();
+        let now_ms = self.login.as_ref().map_or(0, |login| login.vhost.unix_ms());
+        // Its time to live begins as it enters its queues; one that is delayed waits since it was published.
+        let is_late = !route.waits && message.accepted_at_ms() != now_ms;
+        let entering = is_late.then(|| {
+            message.with_meta(RecordMeta {
+                accepted_at_ms: now_ms,
+                ..message.meta()
+            })
+        });
+        let message = entering.as_ref().unwrap_or(message);
         let appended = route
             .stores(message.persistent())
             .then(|| log.append_messages(message.record().clone()));
-        let now_ms = self.login.as_ref().map_or(0, |login| login.vhost.unix_ms());
         let ids = route.ids.as_ref().filter(|_| !route.queues.is_empty());
         let mut passage = ids.map(|ids| ids.enter(now_ms));
         let mut passes = true;
