@@ -31,7 +31,7 @@ mod report;
 mod stats;
 mod topology;
 mod transport;
-mod uri;
+pub mod uri;
 mod verify;
 mod wire;
 mod worker;

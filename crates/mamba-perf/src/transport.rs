@@ -414,6 +414,10 @@ pub(crate) fn close_frame() -> Vec<u8> {
 }
 
 fn connect(uri: &Uri) -> Result<TcpStream, Error> {
+    if uri.tls {
+        let text = "TLS (amqps) is not supported by the load generator";
+        return Err(Error::Options(text.to_owned()));
+    }
     let failed = |source| Error::Connect {
         address: uri.address(),
         source,
