@@ -193,6 +193,8 @@ pub struct Broker {
     pub(crate) changing: Mutex<()>,
     /// Held while something is made whose number on the node is limited.
     pub(crate) making: Mutex<()>,
+    /// Queues whose deletion could not be stored yet: the log keeps what they held until it is.
+    forget_owed: Arc<Mutex<Vec<(QueueId, Ended)>>>,
     /// Held while definitions are imported.
     pub(crate) importing: Mutex<()>,
     pub(crate) global_parameters: RwLock<BTreeMap<String, serde_json::Value>>,
@@ -296,6 +298,7 @@ impl Broker {
             access: Arc::new(access),
             changing: Mutex::default(),
             making: Mutex::default(),
+            forget_owed: Arc::default(),
             importing: Mutex::default(),
             global_parameters: RwLock::new(
                 global_parameters
@@ -791,10 +794,15 @@ impl Broker {
         let log = self.store.0.log().clone();
         let commit = Arc::new(Commit::default());
         let decided = Arc::clone(&commit);
+        let owed = Arc::clone(&self.forget_owed);
         let done = move |result: Result<(), StoreError>| {
+            let mut forget = forget;
             if let Err(error) = &result {
-                tracing::error!(%error, "a change of definitions could not be stored");
+                tracing::error!(%error, "a change of definitions could not be stored; it goes along with the next one");
+                owed.lock().append(&mut forget);
             } else {
+                // What failed before has been stored along with this.
+                forget.append(&mut owed.lock());
                 for (queue, ended) in forget {
                     ended.forget(queue, &log);
                 }

@@ -83,6 +83,8 @@ pub struct Connection {
     ended: bool,
     /// The client has been told that it is blocked, or would have been had it asked.
     blocked: bool,
+    /// See [`Self::expect_more`].
+    more: bool,
 }
 
 /// Who logged in, and where.
@@ -232,6 +234,7 @@ impl Connection {
             },
             ended: false,
             blocked: false,
+            more: true,
         }
     }
 
@@ -261,6 +264,11 @@ impl Connection {
     /// Takes octets from the client; returns how many are done with.
     pub fn receive(&mut self, input: &[u8], now: Now) -> usize {
         let mut done = 0;
+        let here = if self.more {
+            None
+        } else {
+            self.core.broker.store.0.log().commit_here(self.core.id)
+        };
         self.core.deadlines.now = now.instant;
         if let Some(login) = &self.core.login {
             login.vhost.set_time(now.unix_ms);
@@ -278,6 +286,13 @@ impl Connection {
         self.core.traffic.received_bytes += done as u64;
         self.core.traffic.received_packets += 1;
         self.core.flush();
+        if !self.core.confirming.is_empty() {
+            self.core.broker.store.0.log().waits(self.core.id);
+            if let Some(here) = &here {
+                here.commit();
+            }
+        }
+        drop(here);
         self.confirm(now);
         self.core.add_up();
         self.core.wait_for_log();
@@ -586,6 +601,14 @@ impl Connection {
         core.confirming.clear();
         core.clean_up();
         session.close(&violation, 0, 0, now.instant, out);
+    }
+
+    /// Whether more may have arrived than the next [`Self::receive`] is given. If not, the connection may commit what it waits for
+    /// on this thread ([`Log::commit_here`]), which takes as long as the disk does.
+    ///
+    /// [`Log::commit_here`]: mamba_store::Log::commit_here
+    pub const fn expect_more(&mut self, more: bool) {
+        self.more = more;
     }
 
     /// Whether deliveries wait for room in the output.

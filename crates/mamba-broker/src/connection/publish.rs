@@ -288,7 +288,8 @@ impl Core {
                     &self.broker.config.limits,
                 )?);
                 for queue in route.iter().flat_map(|route| &route.queues) {
-                    if let Some(commit) = queue.definition_on_its_way()
+                    let again = || self.broker.definitions_on_their_way();
+                    if let Some(commit) = queue.definition_on_its_way(again)
                         // Once each: a route that cannot be cached comes by here with every message.
                         && !self.definitions.iter().any(|known| Arc::ptr_eq(known, &commit))
                     {
