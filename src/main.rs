@@ -102,6 +102,8 @@ fn main() -> ExitCode {
                 .map(|config| config.store.data_dir)
                 .map_err(|error| format!("the configuration is not valid\n{error}"))
         }),
+        Command::Publish(arguments) => mamba_shell::publish(&arguments),
+        Command::Consume(arguments) => mamba_shell::consume(&arguments),
         Command::Perf(arguments) => mamba_perf::run(*arguments),
         Command::Generate(arguments) => match shell::generate(&arguments) {
             Ok(text) => print(&text),

@@ -114,6 +114,7 @@ fn broker_config(config: &Config, tokens: Option<Arc<Tokens>>) -> BrokerConfig {
         default_vhost: config.auth.default_vhost.clone(),
         anonymous_user: Some(config.auth.anonymous_user.clone()).filter(|user| !user.is_empty()),
         loopback_users: config.auth.loopback_users.clone(),
+        event_vhost: config.events.enabled.then(|| config.events.vhost.clone()),
         seed_new_node: config.node.load_definitions.as_os_str().is_empty(),
         tokens,
     }

@@ -38,7 +38,7 @@ use crate::{
         Config, LogFormat, Oauth2,
         value::{ListenAddress, OptionalListen},
     },
-    logging,
+    logging::{self, Logger},
     metrics::{self, Identity, http::Endpoint},
     node,
     process::{self, Readings},
@@ -60,8 +60,8 @@ const GRACE_MARGIN: Duration = Duration::from_secs(5);
 
 /// Runs the broker until it is asked to stop.
 pub(crate) fn serve(config: &Config, stop_with_stdin: bool) -> ExitCode {
-    let audit = match logging::start(&config.logging) {
-        Ok(audit) => audit,
+    let logger = match logging::start(&config.logging) {
+        Ok(logger) => logger,
         Err(error) => {
             let path = config.logging.audit_file.display();
             complain(&format!(
@@ -90,7 +90,7 @@ pub(crate) fn serve(config: &Config, stop_with_stdin: bool) -> ExitCode {
         .build()
         .map_err(StartError::System)
         .and_then(|runtime| {
-            let result = runtime.block_on(run(config, stop_with_stdin, audit));
+            let result = runtime.block_on(run(config, stop_with_stdin, logger));
             // What still runs had its time; nothing it could do would reach a client or the disk.
             runtime.shutdown_timeout(Duration::from_secs(1));
             result
@@ -163,7 +163,7 @@ fn announce(broker: &Broker, listeners: &[Listener]) -> io::Result<()> {
 async fn run(
     config: &Config,
     stop_with_stdin: bool,
-    audit: Option<Arc<AuditFile>>,
+    logger: Logger,
 ) -> Result<(), StartError> {
     let started = Instant::now();
     let tls = config
@@ -176,7 +176,7 @@ async fn run(
     let reloaded = Reloaded {
         tls: tls.clone(),
         tokens: tokens.clone().map(|tokens| (tokens, config.oauth2.clone())),
-        audit,
+        audit: logger.audit,
     };
     let mut requests = StopRequests::new(stop_with_stdin, reloaded).map_err(StartError::System)?;
     let broker = node::open(config, tokens.clone())?;
@@ -250,8 +250,9 @@ async fn run(
         };
         tokio::spawn(endpoint.run(Arc::new(source), stopping.clone()))
     });
-    let control_task = bind_control(config)
-        .map(|control| tokio::spawn(control.run(Arc::clone(&broker), stopping.clone())));
+    let control_task = bind_control(config).map(|control| {
+        tokio::spawn(control.run(Arc::clone(&broker), logger.set_level, stopping.clone()))
+    });
     let mut serving = tokio::spawn(server.run(stopping));
 
     for address in &amqp {

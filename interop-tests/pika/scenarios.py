@@ -932,6 +932,23 @@ def message_groups(channel):
 
 
 @on_channel
+def acknowledgement_timeout(channel):
+    if not channel.connection._impl.server_properties["platform"].startswith("MambaMQ"):
+        raise interop.Skip("other brokers look once a minute")
+    queue = exclusive_queue(channel, {"x-consumer-timeout": 300})
+    other = channel.connection.channel()
+    received, _ = collect(channel, queue)
+    publish(other, queue, b"late")
+    try:
+        serve(channel, lambda: channel.is_closed, "the channel to be closed")
+    except ChannelClosedByBroker:
+        pass
+    check(received and channel.is_closed and other.is_open, "the channel that holds the message has to be closed, no other")
+    [(method, _, body)] = take(other, queue, 1)
+    equal((body, method.redelivered), (b"late", True), "the message that came back")
+
+
+@on_channel
 def consumer_filter(channel):
     # `server_properties` belongs to the connection below the blocking one.
     if not channel.connection._impl.server_properties["platform"].startswith("MambaMQ"):

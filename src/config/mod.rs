@@ -45,12 +45,23 @@ pub(crate) struct Config {
     pub(crate) memory: Memory,
     pub(crate) alarms: Alarms,
     pub(crate) auth: Auth,
+    pub(crate) events: Events,
     pub(crate) oauth2: Oauth2,
     pub(crate) server_properties: ServerProperties,
     pub(crate) management: Management,
     pub(crate) metrics: Metrics,
     pub(crate) logging: Logging,
     pub(crate) shutdown: Shutdown,
+}
+
+/// Telling clients what happens on the node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Events {
+    /// Whether events are published.
+    pub(crate) enabled: bool,
+    /// The virtual host they are published in.
+    pub(crate) vhost: String,
 }
 
 /// Who this node is and how much of the machine it uses.
@@ -363,6 +374,15 @@ impl Default for Logging {
             audit_file: PathBuf::new(),
             audit_file_size: ByteSize(16 << 20),
             audit_files_max: 8,
+        }
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            vhost: mamba_broker::broker::DEFAULT_VHOST.to_owned(),
         }
     }
 }

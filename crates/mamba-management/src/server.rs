@@ -23,7 +23,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mamba_broker::{Account, Broker, Now, audit};
+use mamba_broker::{Account, Broker, Now, audit, events::Acting};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -400,6 +400,7 @@ async fn answer(
             let place = bounds.requests.acquire().await;
             let management = Arc::clone(management);
             let work = move || {
+                let _acting = Acting::as_user(&account.user.name);
                 let request = Request {
                     management: &management,
                     account,

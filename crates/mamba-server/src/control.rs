@@ -42,8 +42,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use self::backup::Backup;
 pub use self::backup::{BackupFile, BackupPlan};
+use self::{arguments::Arguments, backup::Backup};
 
 /// Version of requests and answers.
 pub const VERSION: u32 = 1;
@@ -197,6 +197,9 @@ impl Drop for RemoveAtEnd {
     }
 }
 
+/// Changes what is logged, until the process ends; the error says what is wrong with the level.
+pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
 impl Control {
     /// Binds the socket in the data folder, which the caller has locked: what stands there is of an earlier run and
     /// goes. Call it inside a tokio runtime.
@@ -226,11 +229,17 @@ impl Control {
     }
 
     /// Serves until `stop` becomes true, then ends every client.
-    pub async fn run(self, broker: Arc<Broker>, stop: watch::Receiver<bool>) {
+    pub async fn run(
+        self,
+        broker: Arc<Broker>,
+        set_log_level: SetLogLevel,
+        stop: watch::Receiver<bool>,
+    ) {
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         let node = Arc::new(Node {
             broker,
             data_dir: self.data_dir,
+            set_log_level,
             backing_up: AtomicBool::new(false),
         });
         let (listener, _socket) = (self.listener, self.socket);
@@ -274,10 +283,10 @@ impl Control {
 }
 
 /// What all clients share.
-#[derive(Debug)]
 struct Node {
     broker: Arc<Broker>,
     data_dir: PathBuf,
+    set_log_level: SetLogLevel,
     backing_up: AtomicBool,
 }
 
@@ -324,6 +333,12 @@ impl Session {
                 "node": self.node.broker.config().node_name,
                 "pid": std::process::id(),
             })),
+            "set_log_level" => {
+                let level = Arguments::of(&request.arguments).text("level")?;
+                (self.node.set_log_level)(level)
+                    .map(|()| json!({}))
+                    .map_err(|error| Refusal::new("unsupported", error))
+            }
             "backup_begin" => {
                 if self.backup.is_some() {
                     return Err(Refusal::new(

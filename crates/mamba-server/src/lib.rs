@@ -164,6 +164,7 @@ impl Server {
         ));
         let maintenance = tokio::spawn(housekeeping::maintain(Arc::clone(&self.broker)));
         let pagers = housekeeping::Pagers::start(&self.broker);
+        housekeeping::publish_events(&self.broker, clock);
         // An error means that nobody can ask any more: stop as well.
         let _ = stop.wait_for(|stop| *stop).await;
         for task in accepting {

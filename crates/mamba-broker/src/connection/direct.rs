@@ -117,6 +117,7 @@ impl Broker {
         };
         let presence = Arc::new(Presence::new(origin, now.unix_ms));
         let mut core = Core::new(Arc::clone(self), outbox, presence, now);
+        core.traced = found.is_traced();
         core.login = Some(LoggedIn {
             user: Arc::new(identity),
             vhost: found,
@@ -219,6 +220,9 @@ impl Direct {
             self.held.push((Arc::clone(&queue), key, sequence));
         }
         self.wait_until(Until::Noted(position), position)?;
+        if self.core.traced {
+            self.core.trace_delivery(CHANNEL, &queue, &fetched.stored);
+        }
         let limits = &self.core.broker.config.limits;
         Ok(Some(Got {
             message: outgoing(&fetched.stored, queue.settings().counts_returns(), limits),

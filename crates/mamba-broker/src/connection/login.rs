@@ -190,6 +190,7 @@ impl Core {
                     user = %account.user.name, mechanism = %login.mechanism, token = account.token().is_some(), client, result = "ok",
                     "logged in"
                 );
+                self.tell_login(user, &login.mechanism, None);
                 self.account = Some(account.clone());
             }
             Attempt::Refused(reason) => {
@@ -202,6 +203,7 @@ impl Core {
                     mechanism = %login.mechanism, result = "refused", %reason,
                     "login refused"
                 );
+                self.tell_login(shown(name), &login.mechanism, Some(reason));
             }
             Attempt::Later => {}
         }

@@ -18,7 +18,9 @@ mod login;
 mod publish;
 mod settle;
 mod timeout;
+mod told;
 mod topology;
+mod trace;
 mod transaction;
 
 pub use direct::{Direct, Got, Published, Verdict};
@@ -109,6 +111,8 @@ pub(crate) struct Core {
     /// When the token it came with ends.
     expires: Option<Instant>,
     pub(crate) login: Option<LoggedIn>,
+    /// Its virtual host is traced, as of the turn's beginning.
+    traced: bool,
     pub(crate) channels: BTreeMap<ChannelId, Channel>,
     pub(crate) consumers: Consumers,
     /// Exclusive queues this connection declared.
@@ -261,6 +265,14 @@ impl Connection {
             && self.core.log_pause.is_none()
     }
 
+    /// What follows happens at this time, for its queues too: they may have heard of none for long.
+    fn tell_time(&mut self, now: Now) {
+        self.core.deadlines.now = now.instant;
+        if let Some(login) = &self.core.login {
+            login.vhost.set_time(now.unix_ms);
+        }
+    }
+
     /// Takes octets from the client; returns how many are done with.
     pub fn receive(&mut self, input: &[u8], now: Now) -> usize {
         let mut done = 0;
@@ -269,10 +281,9 @@ impl Connection {
         } else {
             self.core.broker.store.0.log().commit_here(self.core.id)
         };
-        self.core.deadlines.now = now.instant;
-        if let Some(login) = &self.core.login {
-            login.vhost.set_time(now.unix_ms);
-        }
+        self.tell_time(now);
+        self.core.look_for_tracing();
+        let _acting = self.core.acting();
         while self.wants_input() {
             let rest = input.get(done..).unwrap_or_default();
             let received = self.session.receive(rest, now.instant, &mut self.out);
@@ -354,7 +365,7 @@ impl Connection {
             Event::OpenChannel(channel) => match core.open_channel(channel) {
                 Ok(()) => session.channel_accepted(channel, out),
                 Err(violation) => {
-                    tracing::warn!(connection = core.id, reason = %violation, "connection closed");
+                    tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, reason = %violation, "connection closed");
                     core.flush();
                     core.clean_up();
                     session.close(&violation, 0, 0, now.instant, out);
@@ -376,6 +387,7 @@ impl Connection {
                     session.open_accepted(out);
                     core.frame_max = session.frame_max();
                     core.able = session.capabilities();
+                    core.tell_opened(session);
                 }
                 Err(violation) => session.close(&violation, 10, 40, now.instant, out),
             },
@@ -406,11 +418,11 @@ impl Connection {
         core.flush();
         match violation {
             Violation::Channel { .. } => {
-                tracing::info!(connection = core.id, channel = channel.0, reason = %violation, "channel closed");
+                tracing::info!(connection = core.id, peer = %core.presence.origin.peer, channel = channel.0, reason = %violation, "channel closed");
                 core.close_channel(channel);
             }
             Violation::Connection { .. } | Violation::ConnectionSoft { .. } => {
-                tracing::warn!(connection = core.id, channel = channel.0, reason = %violation, "connection closed");
+                tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, channel = channel.0, reason = %violation, "connection closed");
                 core.clean_up();
             }
         }
@@ -439,6 +451,7 @@ impl Connection {
             self.session.pause_monitor();
             tracing::info!(
                 connection = self.core.id,
+                peer = %self.core.presence.origin.peer,
                 reason,
                 "publishing connection blocked"
             );
@@ -447,7 +460,8 @@ impl Connection {
 
     /// Does what other tasks have left: deliveries, confirms, replies that waited for the disk, closing.
     pub fn pump(&mut self, now: Now) {
-        self.core.deadlines.now = now.instant;
+        self.tell_time(now);
+        self.core.look_for_tracing();
         if self.blocked && self.core.broker.alarms().reason().is_none() {
             self.blocked = false;
             self.session.unblocked(&mut self.out);
@@ -641,6 +655,7 @@ impl Connection {
 
     /// Does what is due by `now`.
     pub fn timer(&mut self, now: Now) {
+        self.tell_time(now);
         self.core.pacing.check(now.instant);
         self.end_late(now);
         self.end_expired(now);
@@ -654,7 +669,7 @@ impl Connection {
                     tracing::warn!(connection = core.id, peer = %core.presence.origin.peer, "missed heartbeats from client, timeout: {interval_secs}s");
                 }
                 DropReason::Refused | DropReason::ClosingTimeout => {
-                    tracing::debug!(connection = core.id, ?reason, "connection closed");
+                    tracing::debug!(connection = core.id, peer = %core.presence.origin.peer, ?reason, "connection closed");
                 }
             }
             self.core.flush();
@@ -674,8 +689,13 @@ impl Connection {
         self.session.state() == SessionState::Running
     }
 
-    /// The socket is gone: gives back everything the client held. Also called on drop.
-    pub fn end(&mut self) {
+    /// The socket is gone: gives back everything the client held. Done on drop as well.
+    pub fn end(&mut self, now: Now) {
+        self.tell_time(now);
+        self.finish();
+    }
+
+    fn finish(&mut self) {
         if self.ended {
             return;
         }
@@ -693,7 +713,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.end();
+        self.finish();
     }
 }
 
@@ -707,6 +727,7 @@ impl Core {
             proving: None,
             expires: None,
             login: None,
+            traced: false,
             channels: BTreeMap::new(),
             consumers: Consumers::default(),
             exclusive: Vec::new(),
@@ -807,6 +828,7 @@ impl Core {
         }
         self.counts.channels_opened += 1;
         self.channels.insert(id, Channel::new());
+        self.tell_channel_opened(id);
         Ok(())
     }
 
@@ -817,6 +839,7 @@ impl Core {
             return;
         };
         self.counts.channels_closed += 1;
+        self.tell_channel_closed(id, channel.consumers.len());
         if let Some(login) = &mut self.login {
             login.user_seat.give_channel_back();
         }
@@ -830,6 +853,7 @@ impl Core {
 
     /// Gives up all channels and exclusive queues.
     fn clean_up(&mut self) {
+        let _acting = self.acting();
         self.waiting = None;
         self.proving = None;
         self.expires = None;
@@ -838,6 +862,9 @@ impl Core {
             self.close_channel(id);
         }
         self.delete_exclusive_queues();
+        if self.login.is_some() {
+            self.tell_closed();
+        }
         if self.login.take().is_some() {
             self.broker.discharge();
         }

@@ -62,6 +62,11 @@ impl Deadlines {
         due
     }
 
+    /// Deliveries are back for which nobody looked.
+    pub(crate) fn expect(&mut self, due: Due) {
+        self.next = self.next.min(due);
+    }
+
     /// When to look next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let ticks = u64::from(self.next.0.get());
