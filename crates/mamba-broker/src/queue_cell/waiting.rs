@@ -336,6 +336,10 @@ impl QueueCell {
             }
             self.read_group(taken, group, &mut read, &mut octets);
         }
+        // Neighbours of many octets may stand before it.
+        if matches!(read.first(), Some(Read::NotYet)) {
+            self.read_group(taken, &[0], &mut read, &mut 0);
+        }
         let mut due = Due::default();
         for (read, waiting) in read.into_iter().zip(taken) {
             match read {

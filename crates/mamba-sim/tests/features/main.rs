@@ -1,7 +1,11 @@
 //! A virtual host's queues with all their features against a model of plain lists, under generated commands.
 //!
 //! The broker is the real one, on a simulated disk and clock; after each command everything comes to rest, and what clients
-//! got, every reply and every counter has to be what the model says. See [`model`] for the rules and [`world`] for the commands.
+//! got, every reply and every counter has to be what the model says. See [`model`] for the rules, [`world`] for the commands and
+//! [`cases`] for what once went wrong.
+//!
+//! In a crash the broker dies while clients publish and settle, and the disk loses what it may lose. What is there afterwards has to be
+//! what some moment in between would have left, and nothing confirmed may be missing; the model takes it over as it was found.
 //!
 //! `MAMBAMQ_FEATURE_CASES` runs more than a quick set of cases.
 
