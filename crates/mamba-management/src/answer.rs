@@ -118,23 +118,32 @@ impl Refusal {
         }
     }
 
-    /// The same for messages: `CODE NAME - text`.
-    pub(crate) fn of_message(violation: &Violation) -> Self {
+    /// The same for what is published, which the reference broker does over a channel: `CODE NAME - text`.
+    pub(crate) fn of_publish(violation: &Violation) -> Self {
+        let code = match violation {
+            Violation::Channel { code, .. } | Violation::ConnectionSoft { code, .. } => code.code(),
+            Violation::Connection { code, .. } => code.code(),
+        };
+        Self::bad(format!("{code} {violation}"))
+    }
+
+    /// The same for what is got: who may not is told why.
+    pub(crate) fn of_get(violation: &Violation) -> Self {
         match violation {
             Violation::Channel {
                 code: SoftError::AccessRefused,
                 ..
-            } => Self::denied("Access refused."),
-            other => {
-                let code = match other {
-                    Violation::Channel { code, .. } | Violation::ConnectionSoft { code, .. } => {
-                        code.code()
-                    }
-                    Violation::Connection { code, .. } => code.code(),
-                };
-                Self::bad(format!("{code} {other}"))
-            }
+            } => Self::denied(&violation.to_string()),
+            other => Self::of_method(other),
         }
+    }
+
+    /// 400 for a name that does not fit into a short string.
+    pub(crate) fn too_long(what: &str, name: &str) -> Self {
+        let octets = name.len();
+        Self::bad(format!(
+            "{what} should be less than 255 bytes, actually was {octets}\n"
+        ))
     }
 }
 
