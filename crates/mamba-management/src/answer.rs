@@ -261,6 +261,7 @@ impl List {
             head: Some(head),
             tail: Some(tail),
             first: true,
+            turn_over: false,
         })
     }
 }
@@ -279,6 +280,8 @@ pub(crate) struct ListBody {
     head: Option<String>,
     tail: Option<String>,
     first: bool,
+    /// A part was written in this turn.
+    turn_over: bool,
 }
 
 impl ListBody {
@@ -308,11 +311,19 @@ impl Body for AnswerBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let octets = match &mut *self {
             Self::Whole(octets) => octets.take(),
-            Self::List(list) => list.next_frame(),
+            Self::List(list) => {
+                // Message traffic is served by the same threads: it gets a turn between two parts of a list.
+                if std::mem::replace(&mut list.turn_over, false) {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                list.turn_over = true;
+                list.next_frame()
+            }
         };
         Poll::Ready(octets.map(|octets| Ok(Frame::data(octets))))
     }
