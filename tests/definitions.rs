@@ -630,9 +630,9 @@ fn there_and_back() {
     }
     let as_user = there.get(&format!("/permissions/{VHOST_NAME}/definitions-user"));
     assert_eq!(as_user.json()["configure"], "^a");
-    let shown = there.get(&path).json();
+    let metadata = &theirs["metadata"];
     assert_eq!(
-        (&shown["description"], &shown["tags"]),
+        (&metadata["description"], &metadata["tags"]),
         (&json!("d"), &json!(["a", "b"]))
     );
 
