@@ -3,6 +3,7 @@
 
 mod connections;
 mod definitions;
+mod node;
 mod output;
 mod parameters;
 mod policies;
@@ -294,7 +295,7 @@ type Part = (
     fn(&mut Node, &Invocation) -> Done,
 );
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     (&tenants::COMMANDS, tenants::perform),
     (&policies::COMMANDS, policies::perform),
     (&topology::COMMANDS, topology::perform),
@@ -303,6 +304,7 @@ const PARTS: [Part; 8] = [
     (&definitions::COMMANDS, definitions::perform),
     (&connections::COMMANDS, connections::perform),
     (&status::COMMANDS, status::perform),
+    (&node::COMMANDS, node::perform),
 ];
 
 /// How a command is called; `None` if there is none of that name.

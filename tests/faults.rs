@@ -508,6 +508,78 @@ mod full_disk {
         broker.kill();
     }
 
+    /// Whether the broker closes the connection instead of an answer.
+    #[track_caller]
+    fn closes(client: &Client, channel: &Channel, method: &AMQPClass) -> bool {
+        channel.send(method);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while std::time::Instant::now() < deadline {
+            let answered = client.try_take(1, Duration::from_millis(5), |_| true);
+            let closed = client.try_take(0, Duration::ZERO, |_| true);
+            match (answered, closed) {
+                (Ok(_), _) => return false,
+                (_, Ok(_)) | (Err(Silence::Closed), _) => return true,
+                (Err(Silence::Timeout), _) => {}
+            }
+        }
+        panic!("neither an answer nor the end of the connection");
+    }
+
+    /// A queue that could not be stored when it was declared is as good as any other once there is room, and what a queue held
+    /// whose deletion could not be stored does not take up room for ever.
+    #[test]
+    fn definitions_that_could_not_be_stored() {
+        if elsewhere() {
+            return;
+        }
+        let Some(mount) = Mount::new(48) else { return };
+        let node = Node::on(mount.folder(), NO_ALARM);
+        let broker = node.start();
+        let client = Client::to(&broker);
+        let channel = client.channel(1);
+        channel.queue("gone", "durable", table([]));
+        channel.call(&confirm_select());
+        for number in 0..20 {
+            let body = numbered(number, 64 << 10);
+            channel.publish_with("", "gone", "", &persistent(), body);
+        }
+        assert!(channel.confirms(1, 20).into_values().all(|stored| stored));
+        let live = || broker.metric("mambamq_log_live_bytes").unwrap();
+        assert!(live() > f64::from(20 << 16));
+        mount.ballast(None);
+
+        // The database has some room of its own: until it wants more.
+        let failed = (0..2000)
+            .map(|number| format!("{number:0>250}"))
+            .find(|name| {
+                let declare = queue_declare(name, "durable", table([]));
+                closes(&client, &channel, &declare)
+            });
+        let failed = failed.expect("no declaration failed on a full disk");
+        let deleting = Client::to(&broker);
+        let channel = deleting.channel(1);
+        assert!(closes(&deleting, &channel, &queue_delete("gone", "")));
+        assert!(live() > f64::from(20 << 16));
+
+        mount.drop_ballast();
+        let client = Client::to(&broker);
+        let channel = client.channel(1);
+        channel.call(&confirm_select());
+        channel.publish_with("", &failed, "", &persistent(), numbered(7, 100));
+        assert_eq!(channel.confirms(1, 1), [(1, true)].into());
+        eventually("the deleted queue's messages are forgotten", || {
+            live() < f64::from(1 << 16)
+        });
+        broker.kill();
+        let broker = node.start();
+        let client = Client::to(&broker);
+        let channel = client.channel(1);
+        assert_eq!(number_of(&channel.get(&failed, "").unwrap().body), 7);
+        channel.send(&queue_declare("gone", "passive", table([])));
+        channel.expect_close(404, "NOT_FOUND - no queue 'gone' in vhost '/'", (50, 10));
+        broker.kill();
+    }
+
     #[test]
     fn at_the_first_start() {
         if elsewhere() {

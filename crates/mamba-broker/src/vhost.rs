@@ -59,6 +59,8 @@ pub struct Vhost {
     /// What the exchanges that take each message once have seen. Changed under the table's lock.
     ids: RwLock<HashMap<Arc<str>, Arc<ExchangeIds>>>,
     settings: RwLock<Arc<VhostSettings>>,
+    /// [`VhostSettings::tracing`], for whoever asks often.
+    traced: AtomicBool,
     policies: RwLock<Arc<PolicySet>>,
     /// Held while policies are applied to what is there: the last one to hold it applies the latest.
     pub(crate) applying: Mutex<()>,
@@ -89,6 +91,7 @@ impl Vhost {
             name: name.into(),
             table: RwLock::new(RoutingTable::new(name, seed)),
             ids: RwLock::default(),
+            traced: AtomicBool::new(settings.tracing),
             settings: RwLock::new(Arc::new(settings)),
             policies: RwLock::default(),
             applying: Mutex::default(),
@@ -108,7 +111,13 @@ impl Vhost {
     }
 
     pub(crate) fn set_settings(&self, settings: VhostSettings) {
+        self.traced.store(settings.tracing, Ordering::Relaxed);
         *self.settings.write() = Arc::new(settings);
+    }
+
+    /// Whether copies of its messages go to the trace exchange.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.traced.load(Ordering::Relaxed)
     }
 
     /// Its policies and operator policies.

@@ -35,4 +35,4 @@ mod stall;
 mod users;
 mod vhosts;
 
-pub use server::{Listener, Listening, Node, Readings};
+pub use server::{CertificateFile, Handshakes, Listener, Listening, Node, Readings};

@@ -21,7 +21,10 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-use crate::{clock::Clock, input::Input};
+use crate::{
+    clock::Clock,
+    input::{Input, READ_SIZE},
+};
 
 /// Writes per turn before a connection gives way.
 const WRITES_PER_TURN: usize = 16;
@@ -77,15 +80,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 });
             }
         }
-        if !self.at_end {
+        // After a short read the second one finds nothing, at no cost, and has the socket wake the task: another turn for it would
+        // cost a change of thread.
+        for _ in 0..2 {
+            if self.at_end {
+                break;
+            }
             match self.input.poll_read(&mut self.stream, cx) {
                 Poll::Ready(Ok(0)) => self.at_end = true,
-                Poll::Ready(Ok(_)) => {
+                Poll::Ready(Ok(count)) => {
+                    let more = count >= READ_SIZE;
+                    self.connection.expect_more(more);
                     self.hand_over();
-                    return Ok(Reading::Again);
+                    if more || !self.connection.wants_input() {
+                        return Ok(Reading::Again);
+                    }
+                    progress = true;
                 }
                 Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => self.input.settle(),
+                Poll::Pending => {
+                    self.input.settle();
+                    // A rest may be a part of a frame, or what the connection did not want yet.
+                    progress &= !self.input.octets().is_empty();
+                    break;
+                }
             }
         }
         Ok(if progress {
@@ -213,7 +231,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
         ready!(ended);
         // Says goodbye if there is room; a peer that does not listen need not hear it.
         let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.connection.end();
+        let now = self.clock.now();
+        self.connection.end(now);
         Poll::Ready(())
     }
 }

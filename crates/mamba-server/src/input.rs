@@ -12,8 +12,8 @@ use std::{
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Octets read at once.
-const READ_SIZE: usize = 131_072;
+/// Octets read at once, at least: a read of fewer has emptied the socket.
+pub(crate) const READ_SIZE: usize = 131_072;
 /// A rest up to here is copied out, so that the thread gets its buffer back; a larger one keeps the buffer.
 const COPY_MAX: usize = 8192;
 

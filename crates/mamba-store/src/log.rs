@@ -1,6 +1,7 @@
 //! The message log: staging, group commit, faults, reclaiming space.
 
 pub(crate) mod files;
+mod here;
 pub(crate) mod index;
 mod live;
 mod load;
@@ -31,6 +32,7 @@ use self::{
     writer::{Shared, Writer},
 };
 pub use self::{
+    here::CommitHere,
     load::{Damage, LoadRequest, Loaded, LoadedMessage},
     relocate::{Relocated, Relocation, RelocationBatch, RelocationCursor},
 };
@@ -286,8 +288,9 @@ impl LogConfig {
 #[derive(Clone, Debug)]
 pub struct Log {
     shared: Arc<Shared>,
-    /// Who drives the log, if no threads do.
-    manual: Option<Arc<Manual>>,
+    pen: Arc<Pen>,
+    /// No threads: [`Log::turn`] drives it.
+    driven: bool,
 }
 
 /// The log's threads; dropping it writes and syncs what is staged and ends them.
@@ -296,15 +299,16 @@ pub struct LogThreads {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
     keeper: Option<JoinHandle<()>>,
-    manual: Option<Arc<Manual>>,
+    /// Of a log without threads.
+    driven: Option<Arc<Pen>>,
 }
 
-/// The writer of a log without threads, driven by [`Log::turn`].
-struct Manual(Mutex<Writer>);
+/// Whoever holds the lock writes: the writer's thread whenever it is awake, else a thread that commits on its own.
+struct Pen(Mutex<Writer>);
 
-impl fmt::Debug for Manual {
+impl fmt::Debug for Pen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Manual")
+        f.write_str("Pen")
     }
 }
 
@@ -312,8 +316,8 @@ impl Drop for LogThreads {
     fn drop(&mut self) {
         self.shared.staging.lock().stop = true;
         self.shared.wake_writer.notify_one();
-        if let Some(manual) = self.manual.take() {
-            let mut writer = manual.0.lock();
+        if let Some(pen) = self.driven.take() {
+            let mut writer = pen.0.lock();
             while writer.turn() != writer::Turn::Ended {}
         }
         if let Some(thread) = self.writer.take()
@@ -355,14 +359,18 @@ impl Log {
                 "log-keeper",
                 Box::new(move || writer::keep(&keeper)),
             )?),
-            manual: None,
+            driven: None,
         };
-        threads.writer = Some(spawn("log-writer", Box::new(move || writer.run()))?);
-        shared.wake_keeper();
+        let pen = Arc::new(Pen(Mutex::new(writer)));
         let log = Self {
-            shared,
-            manual: None,
+            shared: Arc::clone(&shared),
+            pen: Arc::clone(&pen),
+            driven: false,
         };
+        let life = Arc::clone(&shared);
+        let run = Box::new(move || writer::run(&life, &pen.0));
+        threads.writer = Some(spawn("log-writer", run)?);
+        shared.wake_keeper();
         Ok((log, threads, recovered))
     }
 
@@ -378,24 +386,29 @@ impl Log {
         known: &dyn Fn(QueueId) -> bool,
     ) -> Result<(Self, LogThreads, Recovered), OpenError> {
         let (shared, writer, recovered) = Self::read(dir, config, disk, known)?;
-        let manual = Some(Arc::new(Manual(Mutex::new(writer))));
+        let pen = Arc::new(Pen(Mutex::new(writer)));
         let threads = LogThreads {
             shared: Arc::clone(&shared),
             writer: None,
             keeper: None,
-            manual: manual.clone(),
+            driven: Some(Arc::clone(&pen)),
         };
         shared.wake_keeper();
-        Ok((Self { shared, manual }, threads, recovered))
+        let log = Self {
+            shared,
+            pen,
+            driven: true,
+        };
+        Ok((log, threads, recovered))
     }
 
     /// One round of the writer and one of the keeper, for a log opened with [`Log::open_manual`]. Returns
     /// whether anything was done; a full disk is tried again by each call.
     pub fn turn(&self) -> bool {
-        let Some(manual) = &self.manual else {
+        if !self.driven {
             return false;
-        };
-        let turn = manual.0.lock().turn();
+        }
+        let turn = self.pen.0.lock().turn();
         let kept = writer::keep_turn(&self.shared);
         // While the disk is full, the writer asks the keeper for room in every turn.
         turn == writer::Turn::Done || (kept && turn != writer::Turn::Full)
@@ -798,13 +811,13 @@ impl Log {
     /// Whether the log has no threads and does its work in [`Log::turn`].
     #[must_use]
     pub const fn is_driven(&self) -> bool {
-        self.manual.is_some()
+        self.driven
     }
 
     /// Waits until `position` is durable, and for nothing if the log failed, the disk is full, or the log is driven without
     /// threads. Returns whether it is. It blocks the thread.
     pub fn wait_durable(&self, position: LogPosition) -> bool {
-        if self.manual.is_some() || self.is_durable(position) {
+        if self.driven || self.is_durable(position) {
             return self.is_durable(position);
         }
         self.wait_for(position, || self.failed() || self.is_full())
@@ -897,7 +910,7 @@ impl Log {
         self.wake_at(end, Arc::<Flag>::clone(&flag));
         let mut done = flag.0.lock();
         while !*done && !give_up() {
-            if self.manual.is_some() {
+            if self.driven {
                 drop(done);
                 let idle = !self.turn();
                 done = flag.0.lock();
@@ -933,7 +946,7 @@ impl Log {
             if self.failed() || out_of_room {
                 break;
             }
-            if self.manual.is_none() {
+            if !self.driven {
                 std::thread::sleep(SYNC_POLL);
             } else if !self.turn() {
                 break;
@@ -951,7 +964,13 @@ impl Log {
         let end = staging.next;
         self.shared.staged.store(end, Ordering::Release);
         let many = end.saturating_sub(self.shared.written.load(Ordering::Relaxed)) > SOON_BYTES;
-        let wake = staging.note(if many { Urgency::Now } else { urgency });
+        let urgency = if many { Urgency::Now } else { urgency };
+        let wake = if here::commits_here() {
+            staging.urgent |= urgency == Urgency::Now;
+            false
+        } else {
+            staging.note(urgency)
+        };
         drop(staging);
         if wake {
             self.shared.wake_writer.notify_one();

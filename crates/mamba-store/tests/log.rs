@@ -784,6 +784,23 @@ fn a_damaged_index_costs_nothing() {
 }
 
 #[test]
+fn a_cut_file_before_the_checkpoint_is_reported_without_its_index() {
+    let disk = MemoryDisk::default();
+    let expected = old_log(&disk);
+    let mut image = disk.written();
+    let third = log_files(&image)[2].clone();
+    image.remove(&third.with_extension("idx")).unwrap();
+    for len in (500..3500).step_by(100) {
+        let mut cut = image.clone();
+        cut.get_mut(&third).unwrap().truncate(len);
+        let (log, _threads, back) = open(&MemoryDisk::from_image(&cut));
+        assert_eq!(back.report.quarantined.len(), 1, "cut to {len}");
+        let left = bodies(&log, &back, Q);
+        assert!(left.iter().all(|one| expected.contains(one)));
+    }
+}
+
+#[test]
 fn files_given_back_before_a_checkpoint_are_not_missed() {
     let disk = MemoryDisk::default();
     let (log, _threads, _) = open_manual(&disk);

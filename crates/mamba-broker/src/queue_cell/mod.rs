@@ -21,7 +21,7 @@ mod waiting;
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -88,7 +88,7 @@ pub struct QueueCell {
     home: Weak<Vhost>,
     generation: Arc<AtomicU64>,
     /// Its own definition, on its way to the disk or there.
-    definition: OnceLock<Arc<Commit>>,
+    definition: Mutex<Option<Arc<Commit>>>,
     /// It takes each message once.
     deduplication: Option<Rules>,
     /// Where dead letters go now.
@@ -119,6 +119,8 @@ struct State {
     noted: Sequence,
     /// … once it is durable up to here; until then nothing is delivered.
     noted_at: LogPosition,
+    /// The log rings for the queue when it is durable up to here.
+    resumes_at: LogPosition,
     /// Times the log was told of deliveries by `basic.get`.
     gets_noted: u64,
     /// Octets in memory, as last told to the node's budget.
@@ -274,6 +276,7 @@ impl QueueCell {
                 deleted: false,
                 noted: Sequence(0),
                 noted_at: LogPosition::NONE,
+                resumes_at: LogPosition(0),
                 gets_noted: 0,
                 accounted: 0,
                 paged_at: LogPosition::NONE,
@@ -283,7 +286,7 @@ impl QueueCell {
                 waiters: Vec::new(),
                 looking: false,
             }),
-            definition: OnceLock::new(),
+            definition: Mutex::default(),
             deduplication,
             dead_letter_target: RwLock::new(dead_letter_target),
             expires_ms: AtomicU64::new(expires_ms),
@@ -384,16 +387,22 @@ impl QueueCell {
 
     /// Remembers what makes the queue itself durable.
     pub(crate) fn set_definition(&self, commit: Arc<Commit>) {
-        // Set once, by the declaration that made the queue.
-        let _ = self.definition.set(commit);
+        *self.definition.lock() = Some(commit);
     }
 
-    /// What has to be durable before the queue, and anything in it, can be relied upon.
-    pub(crate) fn definition_on_its_way(&self) -> Option<Arc<Commit>> {
-        self.definition
-            .get()
-            .filter(|commit| commit.state() != CommitState::Done)
-            .cloned()
+    /// What has to be durable before the queue, and anything in it, can be relied upon. If it failed, `again` tells what the
+    /// queue is owed since then.
+    pub(crate) fn definition_on_its_way(
+        &self,
+        again: impl FnOnce() -> Option<Arc<Commit>>,
+    ) -> Option<Arc<Commit>> {
+        let mut definition = self.definition.lock();
+        match definition.as_ref()?.state() {
+            CommitState::Pending => {}
+            CommitState::Done => *definition = None,
+            CommitState::Failed => *definition = again(),
+        }
+        definition.clone()
     }
 
     /// Has `waiter` released once the queue is short. `None` if it is short already, else the ready messages.
@@ -485,11 +494,13 @@ impl QueueCell {
             let held = self.is_held(state);
             let State { queue, effects, .. } = state;
             queue.expire_waited(now_ms, effects);
+            // Held back, messages wait for consumers: which of them are too many, or had no time to wait, shows when those have had
+            // their share.
             if !held {
                 queue.dispatch(effects);
+                queue.expire(now_ms, effects);
+                queue.trim(effects);
             }
-            queue.expire(now_ms, effects);
-            queue.trim(effects);
             if effects.is_empty() {
                 return position;
             }

@@ -379,6 +379,19 @@ impl Reader {
         Ok(sound.then_some(header))
     }
 
+    /// If an entry begins at offset `at` and the file ends before it does: the position it should reach.
+    fn cut_entry(&mut self, log_id: u32, at: u64) -> io::Result<Option<u64>> {
+        let position = self.base + at;
+        let after_header = position + HEADER_LEN as u64;
+        let octets = self.octets(at, HEADER_LEN)?;
+        if octets.len() < HEADER_LEN {
+            return Ok(octets.starts_with(&MAGIC).then_some(after_header));
+        }
+        let header = Header::read(octets).ok();
+        let header = header.filter(|one| one.log_id == log_id && one.position == position);
+        Ok(header.map(|header| after_header + u64::from(header.payload_len)))
+    }
+
     /// The payload of the entry at offset `at`.
     pub(crate) fn payload(&mut self, at: u64, header: &Header) -> io::Result<&[u8]> {
         let len = header.payload_len as usize;
@@ -709,6 +722,12 @@ impl<'a> Scan<'a> {
             at = end;
         }
         match self.next_base(index) {
+            Some(next) if base + end < next && next <= self.checkpoint => {
+                // Files between may have been given back. Not what stands half in this one.
+                if let Some(cut) = reader.cut_entry(self.log_id, end)? {
+                    self.hole(base + end..cut.min(next));
+                }
+            }
             Some(next) if base + end < next => self.missing(index, next, reader.len),
             Some(_) => {}
             None => self.torn_tail(index, end, reader)?,
@@ -718,9 +737,6 @@ impl<'a> Scan<'a> {
 
     /// Between the last entry of a file and the next file something is not there.
     fn missing(&mut self, index: usize, next: u64, len: u64) {
-        if next <= self.checkpoint {
-            return;
-        }
         let file = &mut self.files[index];
         let range = file.end..next;
         file.end = file.base + len;

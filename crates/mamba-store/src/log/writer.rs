@@ -18,6 +18,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::{
     DurableWaker, LogConfig, LogStatus, NewFileListener, SyncMode,
     files::FileInfo,
+    here,
     index::{Index, SealedIndex},
     staging::{Group, Piece, Sleep, Staging, Urgency},
 };
@@ -92,6 +93,8 @@ pub(crate) struct Shared {
     pub(crate) synced: AtomicU64,
     /// What [`super::Log::durable`] says.
     pub(crate) durable: AtomicU64,
+    /// Who waited last, and how often in a row: [`here`].
+    pub(crate) alone: AtomicU64,
     pub(crate) failed: AtomicBool,
     pub(crate) full: AtomicBool,
     status: Mutex<LogStatus>,
@@ -144,6 +147,7 @@ impl Shared {
                 spares,
                 ..Keeper::default()
             }),
+            alone: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             full: AtomicBool::new(false),
             status: Mutex::new(LogStatus::Ok),
@@ -322,6 +326,8 @@ pub(crate) struct Writer {
     oldest_unsynced: Option<Duration>,
     /// The disk was full at the last try.
     full: bool,
+    /// What a sync takes of late.
+    usual_sync: Duration,
 }
 
 impl Writer {
@@ -351,33 +357,12 @@ impl Writer {
             messages_unsynced: 0,
             oldest_unsynced: None,
             full: false,
+            usual_sync: Duration::ZERO,
             shared,
         })
     }
 
-    /// The thread's life.
-    pub(crate) fn run(mut self) {
-        let _guard = FailOnPanic(Arc::clone(&self.shared));
-        while self.wait() {
-            loop {
-                match self.write_group() {
-                    Turn::Ended => return,
-                    Turn::Full => {
-                        let mut staging = self.shared.staging.lock();
-                        staging.sleep = Sleep::Awake;
-                        if !staging.stop {
-                            let pause = self.shared.config.retry;
-                            self.shared.wake_writer.wait_for(&mut staging, pause);
-                        }
-                    }
-                    Turn::Done | Turn::Idle(_) => break,
-                }
-            }
-        }
-        self.close();
-    }
-
-    /// One round without waiting, for who drives the log without threads.
+    /// One round without waiting.
     pub(crate) fn turn(&mut self) -> Turn {
         if self.shared.failed.load(Ordering::Acquire) {
             return Turn::Ended;
@@ -476,34 +461,6 @@ impl Writer {
         // Checksums take time: others may append meanwhile.
         let group = &mut self.group;
         MutexGuard::unlocked(staging, || seal_group(group));
-    }
-
-    /// Sleeps until there is something to do and takes it; false when it is time to stop.
-    fn wait(&mut self) -> bool {
-        let shared = Arc::clone(&self.shared);
-        let mut staging = shared.staging.lock();
-        loop {
-            let until = match self.next(&staging) {
-                Next::Group => break,
-                Next::Stop => return false,
-                Next::Nothing(until) => until,
-            };
-            staging.sleep = if self.soon.is_some() {
-                Sleep::UntilTime
-            } else {
-                Sleep::UntilWoken
-            };
-            match until {
-                None => shared.wake_writer.wait(&mut staging),
-                Some(until) => {
-                    let pause = until.saturating_sub(shared.disk.now());
-                    shared.wake_writer.wait_for(&mut staging, pause);
-                }
-            }
-            staging.sleep = Sleep::Awake;
-        }
-        self.take(&mut staging);
-        true
     }
 
     /// When the interval mode has to sync.
@@ -635,8 +592,9 @@ impl Writer {
                 let path = self.path.display();
                 Fault::Lasting(format!("fdatasync of {path} failed: {error}"))
             })?;
-            let took = shared.disk.now().saturating_sub(began).as_nanos();
-            let took = u64::try_from(took).unwrap_or(u64::MAX);
+            let took = shared.disk.now().saturating_sub(began);
+            self.usual_sync = (7 * self.usual_sync + took) / 8;
+            let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
             shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
             shared
                 .counters
@@ -705,6 +663,77 @@ impl Writer {
         if work {
             self.shared.wake_keeper();
         }
+    }
+}
+
+/// The life of the writer's thread.
+pub(crate) fn run(shared: &Arc<Shared>, pen: &Mutex<Writer>) {
+    let _guard = FailOnPanic(Arc::clone(shared));
+    loop {
+        let mut writer = pen.lock();
+        match writer.turn() {
+            Turn::Done => {}
+            Turn::Idle(_) => sleep(shared, writer),
+            Turn::Full => {
+                drop(writer);
+                let mut staging = shared.staging.lock();
+                staging.sleep = Sleep::Awake;
+                if !staging.stop {
+                    let pause = shared.config.retry;
+                    shared.wake_writer.wait_for(&mut staging, pause);
+                }
+            }
+            Turn::Ended => return,
+        }
+    }
+}
+
+/// Gives the pen back and sleeps until there may be something to do.
+fn sleep(shared: &Shared, mut writer: MutexGuard<'_, Writer>) {
+    let mut staging = shared.staging.lock();
+    // Since the turn something may have come.
+    let Next::Nothing(until) = writer.next(&staging) else {
+        return;
+    };
+    staging.sleep = if writer.soon.is_some() {
+        Sleep::UntilTime
+    } else {
+        Sleep::UntilWoken
+    };
+    drop(writer);
+    match until {
+        None => shared.wake_writer.wait(&mut staging),
+        Some(until) => {
+            let pause = until.saturating_sub(shared.disk.now());
+            shared.wake_writer.wait_for(&mut staging, pause);
+        }
+    }
+    staging.sleep = Sleep::Awake;
+}
+
+/// One turn of the writer on a thread of somebody who waits for it: see [`super::CommitHere`].
+pub(crate) fn commit_here(shared: &Arc<Shared>, pen: &Mutex<Writer>) {
+    let Some(mut writer) = pen.try_lock() else {
+        return;
+    };
+    if writer.full || writer.usual_sync > here::QUICK_SYNC {
+        return;
+    }
+    {
+        let staging = shared.staging.lock();
+        let octets = staging.next - shared.written.load(Ordering::Relaxed);
+        if !staging.urgent || octets > here::OCTETS_MAX {
+            return;
+        }
+    }
+    let _guard = FailOnPanic(Arc::clone(shared));
+    let slept_until = writer.sync_due();
+    let turn = writer.turn();
+    // The thread has gone to sleep without knowing of this.
+    let wake = turn != Turn::Done || writer.sync_due() != slept_until;
+    drop(writer);
+    if wake {
+        shared.wake_writer.notify_one();
     }
 }
 
