@@ -348,16 +348,11 @@ fn shown_consumer(
         format!("{name} ({})", consumer.channel).into(),
     );
     details.insert("number".to_owned(), consumer.channel.into());
-    let status = match (consumer.single_active, consumer.active) {
-        (false, _) => "up",
-        (true, true) => "single_active",
-        (true, false) => "waiting",
-    };
     let user = connection.get("user").cloned().unwrap_or_default();
     json!({
         "consumer_tag": *consumer.tag, "queue": {"name": *queue.name, "vhost": *queue.vhost},
         "channel_details": details, "ack_required": consumer.ack_required, "exclusive": consumer.exclusive,
-        "active": consumer.active, "activity_status": status, "prefetch_count": consumer.prefetch,
+        "active": consumer.active, "activity_status": consumer.activity_status(), "prefetch_count": consumer.prefetch,
         "arguments": mamba_policy::table_to_json(&consumer.arguments),
         // Strict clients want a number.
         "consumer_timeout": consumer.timeout_ms.unwrap_or(0), "user_who_performed_action": user,

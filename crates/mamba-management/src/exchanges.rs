@@ -29,12 +29,15 @@ pub(crate) fn list(request: &Request<'_>) -> Outcome {
 }
 
 fn view(vhost: &Vhost, spec: &ExchangeSpec) -> Value {
-    json!({
+    let mut view = json!({
         "name": *spec.name, "vhost": *vhost.name, "type": *spec.kind, "durable": spec.durable,
         "auto_delete": spec.auto_delete, "internal": spec.internal,
         "arguments": mamba_policy::table_to_json(&spec.arguments),
-        "policy": vhost.policies_of_exchange(&spec.name).policy,
-    })
+    });
+    if let Some(policy) = vhost.policies_of_exchange(&spec.name).policy {
+        view["policy"] = policy.into();
+    }
+    view
 }
 
 fn known(request: &Request<'_>) -> Result<ExchangeSpec, Refusal> {
@@ -54,11 +57,11 @@ pub(crate) fn put(request: &Request<'_>) -> Outcome {
     let fields = request.fields()?;
     let name = request.exchange("exchange");
     if name.len() > 255 {
-        return Err(Refusal::bad("exchange name too long"));
+        return Err(Refusal::too_long("exchange", name));
     }
     let kind = fields.text("type")?.unwrap_or("direct");
     if kind.len() > 255 {
-        return Err(Refusal::bad("exchange type too long"));
+        return Err(Refusal::too_long("type", kind));
     }
     let declare = exchange::Declare {
         exchange: name.into(),

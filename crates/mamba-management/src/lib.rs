@@ -29,6 +29,7 @@ mod queues;
 mod rates;
 mod request;
 mod routes;
+mod schemas;
 mod server;
 mod stall;
 mod users;

@@ -218,6 +218,9 @@ fn contexts(request: &Request<'_>, with_node: bool) -> Value {
             "description": description, "path": "/", "ip": listener.address.ip().to_string(),
             "port": listener.address.port().to_string(), "cowboy_opts": "[]", "ssl_opts": [],
         });
+        if listener.protocol != "http" {
+            context["protocol"] = format!("'{}'", listener.protocol).into();
+        }
         if with_node {
             context["node"] = node.name.clone().into();
         }
@@ -366,6 +369,22 @@ fn memory_view(request: &Request<'_>) -> Value {
     ];
     fields.extend(known.map(|(name, value)| (name.to_owned(), value)));
     fields.into()
+}
+
+/// The same in per cent of what the process has, rounded up, so that only what is not there is 0.
+pub(crate) fn relative_memory(request: &Request<'_>) -> Outcome {
+    check_node(request)?;
+    let view = memory_view(request);
+    let total = view["total"]["rss"].as_u64().unwrap_or(0).max(1);
+    let parts = view.as_object().into_iter().flatten();
+    let mut shares: Map<String, Value> = parts
+        .filter_map(|(name, octets)| {
+            let share = octets.as_u64()?.saturating_mul(100).div_ceil(total);
+            Some((name.clone(), share.into()))
+        })
+        .collect();
+    shares.insert("total".to_owned(), 100.into());
+    Ok(Answer::Json(json!({"memory": shares})))
 }
 
 pub(crate) fn extensions(_: &Request<'_>) -> Outcome {

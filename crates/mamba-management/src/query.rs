@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::answer::Refusal;
 
 /// Largest page.
-const PAGE_SIZE_MAX: usize = 500;
+pub(crate) const PAGE_SIZE_MAX: usize = 500;
 /// Items of a page when the request does not say.
 const PAGE_SIZE: usize = 100;
 

@@ -155,7 +155,7 @@ pub(crate) fn put(request: &Request<'_>) -> Outcome {
     let fields = request.fields()?;
     let name = request.name("queue");
     if name.len() > 255 {
-        return Err(Refusal::bad("queue name too long"));
+        return Err(Refusal::too_long("queue", name));
     }
     let declare = queue::Declare {
         queue: name.into(),

@@ -339,6 +339,8 @@ async fn converse(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
+        // Who has said all it wants to say may still wait for the answer.
+        .half_close(true)
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(StallLimit::new(stream, STALL_TIME)), service);
     let mut connection = std::pin::pin!(connection);

@@ -49,6 +49,18 @@ pub struct ConsumerView {
     pub arguments: FieldTable,
 }
 
+impl ConsumerView {
+    /// `up`, or whether it is the one that gets messages.
+    #[must_use]
+    pub const fn activity_status(&self) -> &'static str {
+        match (self.single_active, self.active) {
+            (false, _) => "up",
+            (true, true) => "single_active",
+            (true, false) => "waiting",
+        }
+    }
+}
+
 impl QueueCell {
     /// The queue at this moment.
     #[must_use]
