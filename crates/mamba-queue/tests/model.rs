@@ -1236,7 +1236,7 @@ impl Harness {
                     }
                     model.enter(known);
                 }
-                model.fresh_from = first;
+                model.fresh_from = model.fresh_from.min(first);
                 assert_eq!(self.queue.enqueue(incoming), first);
             }
             Command::Subscribe {
