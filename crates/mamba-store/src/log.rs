@@ -476,21 +476,29 @@ impl Log {
 
     /// Says that messages are in `queue`. Returns the position to wait for before confirming them.
     pub fn append_enqueued(&self, queue: QueueId, runs: &[EnqueuedRun]) -> LogPosition {
+        let waited_for = runs.iter().any(|run| !run.volatile);
+        let urgency = if waited_for {
+            Urgency::Now
+        } else {
+            Urgency::Soon
+        };
+        self.enqueue(queue, runs, urgency)
+    }
+
+    /// The same for messages that are safe elsewhere in the log as long as nobody says that they have
+    /// [moved on](Log::append_moved_on): nobody waits for it.
+    pub fn append_moved_in(&self, queue: QueueId, runs: &[EnqueuedRun]) -> LogPosition {
+        self.enqueue(queue, runs, Urgency::Soon)
+    }
+
+    fn enqueue(&self, queue: QueueId, runs: &[EnqueuedRun], urgency: Urgency) -> LogPosition {
         let synced = self.synced();
         let mut staging = self.shared.staging.lock();
         for run in runs {
             debug_assert!(run.count > 0 && run.at != LogPosition::NONE);
             staging.push_enqueued(&item_of(queue, run, None), synced);
         }
-        let waited_for = runs.iter().any(|run| !run.volatile);
-        self.done(
-            staging,
-            if waited_for {
-                Urgency::Now
-            } else {
-                Urgency::Soon
-            },
-        )
+        self.done(staging, urgency)
     }
 
     /// Says that messages are in `queue`, like [`Log::append_enqueued`], and that the ids they came with have been seen: after a
@@ -772,6 +780,12 @@ impl Log {
         LogPosition(self.shared.written.load(Ordering::Acquire))
     }
 
+    /// Everything appended so far lies before this position: who waits for it finds all of that written.
+    #[must_use]
+    pub fn staged(&self) -> LogPosition {
+        LogPosition(self.shared.staged.load(Ordering::Acquire))
+    }
+
     /// Everything appended before this position is durable, in the sense of the [`SyncMode`].
     #[must_use]
     pub fn durable(&self) -> LogPosition {
@@ -829,9 +843,7 @@ impl Log {
         if self.failed() {
             return 0;
         }
-        let written = self.shared.written.load(Ordering::Acquire);
-        let staged = self.shared.staged.load(Ordering::Acquire);
-        staged.saturating_sub(written)
+        self.staged().0.saturating_sub(self.written().0)
     }
 
     /// Counters for metrics.

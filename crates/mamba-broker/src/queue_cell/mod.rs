@@ -22,7 +22,7 @@ use std::{
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -95,6 +95,8 @@ pub struct QueueCell {
     dead_letter_target: RwLock<Option<Arc<DeadLetterTarget>>>,
     /// How long it may be unused, in milliseconds; 0: for ever.
     expires_ms: AtomicU64,
+    /// Its messages say how often they came back.
+    counts_returns: AtomicBool,
     /// When the queue expires unless it is used, in milliseconds since 1970; 0 before its first lease.
     lease_until: AtomicU64,
     log: Log,
@@ -136,6 +138,8 @@ struct State {
     waiters: Vec<Arc<Waiter>>,
     /// A pager will let filters go on looking.
     looking: bool,
+    /// A pager counts what the length limit has to know.
+    measuring: bool,
 }
 
 /// What a step leaves to do without the queue's lock.
@@ -174,6 +178,7 @@ const fn paged_run(run: &RecoveredRun) -> PagedRun {
         to: run.to,
         count: run.count,
         body_bytes: run.body_bytes,
+        estimated: run.estimated,
         redelivered: run.redelivered,
         returns: run.delivery_count,
     }
@@ -285,7 +290,9 @@ impl QueueCell {
                 timer_at: None,
                 waiters: Vec::new(),
                 looking: false,
+                measuring: false,
             }),
+            counts_returns: AtomicBool::new(settings.counts_returns()),
             definition: Mutex::default(),
             deduplication,
             dead_letter_target: RwLock::new(dead_letter_target),
@@ -308,6 +315,11 @@ impl QueueCell {
             QueueKind::Quorum => true,
             QueueKind::Classic => persistent && self.declaration.durable,
         }
+    }
+
+    /// Who reads back what it has on the disk only.
+    pub(crate) const fn paging(&self) -> &Arc<Paging> {
+        &self.paging
     }
 
     /// The log its stored messages go to.
@@ -344,13 +356,20 @@ impl QueueCell {
         self: &Arc<Self>,
         step: impl FnOnce(&mut Queue<ConsumerPort>, &mut Effects) -> R,
     ) -> Option<(R, LogPosition)> {
+        self.change_state(|State { queue, effects, .. }| step(queue, effects))
+    }
+
+    /// The same for a step that needs what is around the state machine as well.
+    fn change_state<R>(
+        self: &Arc<Self>,
+        step: impl FnOnce(&mut State) -> R,
+    ) -> Option<(R, LogPosition)> {
         let mut state = self.state.lock();
         if state.deleted {
             return None;
         }
         let mut after = Aftermath::default();
-        let State { queue, effects, .. } = &mut *state;
-        let result = step(queue, effects);
+        let result = step(&mut state);
         let position = self.follow(&mut state, &mut after);
         self.balance(&mut state);
         drop(state);
@@ -437,36 +456,8 @@ impl QueueCell {
         let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
         // Between reading back and looking again somebody else may be faster, but not for ever.
         for _ in 0..FETCH_TRIES {
-            let mut after = Aftermath::default();
-            let mut state = self.state.lock();
-            if state.deleted {
-                return None;
-            }
-            let State { queue, effects, .. } = &mut *state;
-            queue.expire(now_ms, effects);
-            let within_reach = queue.deliverable_to();
-            let fetched = queue.fetch(no_ack, effects);
-            let mut position = LogPosition::NONE;
-            if let Fetch::Message(Fetched { stored, .. }) = &fetched
-                && stored.at != LogPosition::NONE
-            {
-                if stored.sequence > state.noted && self.stores(stored.message.persistent()) {
-                    // Exact at first; who gets many need not wait each time.
-                    let ahead = state.gets_noted / GETS_EXACT;
-                    state.gets_noted += 1;
-                    let up_to = Sequence(stored.sequence.0.saturating_add(ahead));
-                    let up_to = within_reach.map_or(stored.sequence, |within_reach| {
-                        up_to.min(within_reach).max(stored.sequence)
-                    });
-                    state.noted = up_to;
-                    state.noted_at = self.log.append_delivered(self.id, up_to);
-                }
-                position = state.noted_at;
-            }
-            self.follow(&mut state, &mut after);
-            self.balance(&mut state);
-            drop(state);
-            self.finish(after);
+            let ((fetched, position), _) =
+                self.change_state(|state| self.fetch_in_memory(state, no_ack, now_ms))?;
             match fetched {
                 Fetch::Message(fetched) => {
                     self.stats.got(no_ack, fetched.stored.redelivered);
@@ -480,6 +471,37 @@ impl QueueCell {
             }
         }
         None
+    }
+
+    /// The same as far as the next message is in memory.
+    fn fetch_in_memory(
+        &self,
+        state: &mut State,
+        no_ack: bool,
+        now_ms: u64,
+    ) -> (Fetch, LogPosition) {
+        let State { queue, effects, .. } = state;
+        queue.expire(now_ms, effects);
+        let within_reach = queue.deliverable_to();
+        let fetched = queue.fetch(no_ack, effects);
+        let mut position = LogPosition::NONE;
+        if let Fetch::Message(Fetched { stored, .. }) = &fetched
+            && stored.at != LogPosition::NONE
+        {
+            if stored.sequence > state.noted && self.stores(stored.message.persistent()) {
+                // Exact at first; who gets many need not wait each time.
+                let ahead = state.gets_noted / GETS_EXACT;
+                state.gets_noted += 1;
+                let up_to = Sequence(stored.sequence.0.saturating_add(ahead));
+                let up_to = within_reach.map_or(stored.sequence, |within_reach| {
+                    up_to.min(within_reach).max(stored.sequence)
+                });
+                state.noted = up_to;
+                state.noted_at = self.log.append_delivered(self.id, up_to);
+            }
+            position = state.noted_at;
+        }
+        (fetched, position)
     }
 
     fn carry_out(self: &Arc<Self>, state: &mut State, after: &mut Aftermath) -> LogPosition {
@@ -510,6 +532,7 @@ impl QueueCell {
                 effects,
                 burying,
                 looking,
+                measuring,
                 ..
             } = state;
             burying.extend(effects.dead.iter().map(|(stored, _)| stored.clone()));
@@ -524,6 +547,9 @@ impl QueueCell {
             }
             if effects.unfinished && !std::mem::replace(looking, true) {
                 self.paging.request(self, Job::Resume);
+            }
+            if effects.unmeasured && !std::mem::replace(measuring, true) {
+                self.paging.request(self, Job::Measure);
             }
             let mut again = false;
             for consumer in effects.starved.drain(..) {

@@ -8,7 +8,7 @@ use mamba_types::LogPosition;
 
 use super::{
     Aftermath, QueueCell, State,
-    arrival::{Arrival, Enqueued},
+    arrival::{Arrival, Enqueued, Source},
 };
 use crate::deduplication::Id;
 
@@ -54,13 +54,15 @@ impl QueueCell {
             }
             admitted.push(arrival);
             if !all_fit {
-                self.take_in(state, admitted.drain(..), &seen, enqueued, after);
+                let outcome = (&mut *enqueued, &mut *after);
+                self.take_in(state, admitted.drain(..), Source::Publisher(&seen), outcome);
                 self.noted(state, &seen, enqueued);
                 seen.clear();
             }
         }
         if !admitted.is_empty() {
-            self.take_in(state, admitted.drain(..), &seen, enqueued, after);
+            let outcome = (&mut *enqueued, &mut *after);
+            self.take_in(state, admitted.drain(..), Source::Publisher(&seen), outcome);
             self.noted(state, &seen, enqueued);
         }
     }
