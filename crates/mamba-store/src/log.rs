@@ -476,29 +476,21 @@ impl Log {
 
     /// Says that messages are in `queue`. Returns the position to wait for before confirming them.
     pub fn append_enqueued(&self, queue: QueueId, runs: &[EnqueuedRun]) -> LogPosition {
-        let waited_for = runs.iter().any(|run| !run.volatile);
-        let urgency = if waited_for {
-            Urgency::Now
-        } else {
-            Urgency::Soon
-        };
-        self.enqueue(queue, runs, urgency)
-    }
-
-    /// The same for messages that are safe elsewhere in the log as long as nobody says that they have
-    /// [moved on](Log::append_moved_on): nobody waits for it.
-    pub fn append_moved_in(&self, queue: QueueId, runs: &[EnqueuedRun]) -> LogPosition {
-        self.enqueue(queue, runs, Urgency::Soon)
-    }
-
-    fn enqueue(&self, queue: QueueId, runs: &[EnqueuedRun], urgency: Urgency) -> LogPosition {
         let synced = self.synced();
         let mut staging = self.shared.staging.lock();
         for run in runs {
             debug_assert!(run.count > 0 && run.at != LogPosition::NONE);
             staging.push_enqueued(&item_of(queue, run, None), synced);
         }
-        self.done(staging, urgency)
+        let waited_for = runs.iter().any(|run| !run.volatile);
+        self.done(
+            staging,
+            if waited_for {
+                Urgency::Now
+            } else {
+                Urgency::Soon
+            },
+        )
     }
 
     /// Says that messages are in `queue`, like [`Log::append_enqueued`], and that the ids they came with have been seen: after a

@@ -34,19 +34,6 @@ impl Enqueued {
     };
 }
 
-/// Where a batch comes from.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Source<'a> {
-    /// Somebody publishes it, with these ids to be remembered.
-    Publisher(&'a [Seen]),
-    /// It was safe in the log before, and nobody waits for its new place there.
-    WaitingRoom,
-}
-
-impl Source<'_> {
-    pub(super) const PLAIN: Self = Self::Publisher(&[]);
-}
-
 /// A message for [`QueueCell::enqueue`].
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
@@ -105,14 +92,14 @@ impl QueueCell {
         } else if all_fit {
             let arrivals = arrivals.drain(..);
             let outcome = (&mut enqueued, &mut after);
-            self.take_in(&mut state, arrivals, Source::PLAIN, outcome);
+            self.take_in(&mut state, arrivals, &[], outcome);
         } else {
             // Whether there is room for a message depends on where the one before it went.
             for arrival in arrivals.drain(..) {
                 if state.queue.admits(1, body_len(&arrival)) {
                     let arrivals = std::iter::once(arrival);
                     let outcome = (&mut enqueued, &mut after);
-                    self.take_in(&mut state, arrivals, Source::PLAIN, outcome);
+                    self.take_in(&mut state, arrivals, &[], outcome);
                 } else {
                     enqueued.rejected.push(arrival.item);
                     Self::refuse(&state, arrival, &mut after.dead);
@@ -138,7 +125,7 @@ impl QueueCell {
         self: &Arc<Self>,
         state: &mut State,
         arrivals: impl ExactSizeIterator<Item = Arrival>,
-        source: Source<'_>,
+        seen: &[Seen],
         (enqueued, after): (&mut Enqueued, &mut Aftermath),
     ) {
         self.stats.published(arrivals.len() as u64);
@@ -169,10 +156,10 @@ impl QueueCell {
             arrival.incoming
         }));
         if !runs.list.is_empty() {
-            let position = match source {
-                Source::Publisher([]) => self.log.append_enqueued(self.id, &runs.list),
-                Source::Publisher(seen) => self.log.append_seen(self.id, &runs.list, seen),
-                Source::WaitingRoom => self.log.append_moved_in(self.id, &runs.list),
+            let position = if seen.is_empty() {
+                self.log.append_enqueued(self.id, &runs.list)
+            } else {
+                self.log.append_seen(self.id, &runs.list, seen)
             };
             enqueued.position = enqueued.position.max(position);
         }

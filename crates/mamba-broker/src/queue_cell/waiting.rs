@@ -22,7 +22,7 @@ use mamba_types::{
 
 use super::{
     Aftermath, Arrival, QueueCell, State,
-    arrival::{Enqueued, Source},
+    arrival::Enqueued,
     journal::{Runs, state_run},
     narrow, paged_run, settled_of,
 };
@@ -440,7 +440,7 @@ impl QueueCell {
         }
         let arrivals = arrivals.into_iter();
         let outcome = (&mut enqueued, &mut after);
-        self.take_in(&mut state, arrivals, Source::WaitingRoom, outcome);
+        self.take_in(&mut state, arrivals, &[], outcome);
         let mut room = self.room.lock();
         self.settle_waiting(settled);
         room.open().left(rest, body_bytes, again);
