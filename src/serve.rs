@@ -160,11 +160,7 @@ fn announce(broker: &Broker, listeners: &[Listener]) -> io::Result<()> {
     broker.store().lock().publish(&lines)
 }
 
-async fn run(
-    config: &Config,
-    stop_with_stdin: bool,
-    logger: Logger,
-) -> Result<(), StartError> {
+async fn run(config: &Config, stop_with_stdin: bool, logger: Logger) -> Result<(), StartError> {
     let started = Instant::now();
     let tls = config
         .tls
