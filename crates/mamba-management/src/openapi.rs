@@ -24,9 +24,12 @@ pub(crate) fn document(_: &Request<'_>) -> Outcome {
         "openapi": "3.1.0",
         "info": {"title": "MambaMQ management API", "version": env!("CARGO_PKG_VERSION")},
         "servers": [{"url": "/api"}],
-        "security": [{"basic": []}],
+        "security": [{"basic": []}, {"bearer": []}],
         "components": {
-            "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}},
+            "securitySchemes": {
+                "basic": {"type": "http", "scheme": "basic"},
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            },
             "schemas": schemas::components(),
         },
         "paths": paths,
