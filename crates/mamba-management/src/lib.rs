@@ -17,6 +17,7 @@ mod connections;
 mod definitions;
 mod exchanges;
 mod health;
+mod history;
 mod limits;
 mod messages;
 mod openapi;
@@ -31,6 +32,7 @@ mod request;
 mod routes;
 mod server;
 mod stall;
+mod time;
 mod users;
 mod vhosts;
 
