@@ -57,6 +57,10 @@ pub(crate) enum Command {
     Store(StoreArgs),
     /// Take the definitions of the running node out as JSON, or add some to it
     Definitions(DefinitionsArgs),
+    /// Publish messages from arguments, files, standard input or lines of JSON
+    Publish(Box<mamba_shell::PublishArgs>),
+    /// Write messages of a queue to standard output or files
+    Consume(Box<mamba_shell::ConsumeArgs>),
     /// Put load on any AMQP 0-9-1 broker and measure it
     Perf(Box<mamba_perf::Args>),
     /// Manage the broker on this machine as with rabbitmqctl: users, virtual hosts, permissions, limits, policies

@@ -2,6 +2,7 @@
 //! control socket of a broker on this machine. Arguments, output and exit codes are rabbitmqctl's.
 
 mod definitions;
+mod node;
 mod output;
 mod parameters;
 mod policies;
@@ -272,13 +273,14 @@ type Part = (
     fn(&mut Node, &Invocation) -> Done,
 );
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     (&tenants::COMMANDS, tenants::perform),
     (&policies::COMMANDS, policies::perform),
     (&topology::COMMANDS, topology::perform),
     (&queues::COMMANDS, queues::perform),
     (&parameters::COMMANDS, parameters::perform),
     (&definitions::COMMANDS, definitions::perform),
+    (&node::COMMANDS, node::perform),
 ];
 
 /// How a command is called; `None` if there is none of that name.

@@ -2,6 +2,7 @@
 //!
 //! Assembles the other crates and knows nothing of AMQP methods. Start reading at [`serve`].
 
+mod audit;
 mod backup;
 mod cli;
 mod config;
@@ -101,6 +102,8 @@ fn main() -> ExitCode {
                 .map(|config| config.store.data_dir)
                 .map_err(|error| format!("the configuration is not valid\n{error}"))
         }),
+        Command::Publish(arguments) => mamba_shell::publish(&arguments),
+        Command::Consume(arguments) => mamba_shell::consume(&arguments),
         Command::Perf(arguments) => mamba_perf::run(*arguments),
         Command::Generate(arguments) => match shell::generate(&arguments) {
             Ok(text) => print(&text),

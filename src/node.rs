@@ -10,9 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mamba_broker::{Broker, BrokerConfig};
-use mamba_management::Listener;
-use mamba_server::{Server, ServerConfig, tls::Tls};
+use mamba_broker::{Broker, BrokerConfig, oauth::Tokens};
+use mamba_management::{CertificateFile, Listener};
+use mamba_server::{
+    Server, ServerConfig,
+    tls::{Holder, Tls},
+};
 use mamba_store::{OpenError, RecoveryReport};
 
 use crate::{
@@ -26,9 +29,9 @@ use crate::{
 ///
 /// # Errors
 /// When the folder or its data cannot be used.
-pub(crate) fn open(config: &Config) -> Result<Arc<Broker>, OpenError> {
+pub(crate) fn open(config: &Config, tokens: Option<Arc<Tokens>>) -> Result<Arc<Broker>, OpenError> {
     let broker = Broker::open(
-        broker_config(config),
+        broker_config(config, tokens),
         RandomState::new().hash_one(std::process::id()),
         mamba_server::unix_ms(),
     )?;
@@ -77,7 +80,7 @@ pub(crate) fn bind(
     .map_err(|error| explain_listen(error.address, &error.source))
 }
 
-fn broker_config(config: &Config) -> BrokerConfig {
+fn broker_config(config: &Config, tokens: Option<Arc<Tokens>>) -> BrokerConfig {
     let Store {
         data_dir,
         sync,
@@ -111,7 +114,9 @@ fn broker_config(config: &Config) -> BrokerConfig {
         default_vhost: config.auth.default_vhost.clone(),
         anonymous_user: Some(config.auth.anonymous_user.clone()).filter(|user| !user.is_empty()),
         loopback_users: config.auth.loopback_users.clone(),
+        event_vhost: config.events.enabled.then(|| config.events.vhost.clone()),
         seed_new_node: config.node.load_definitions.as_os_str().is_empty(),
+        tokens,
     }
 }
 
@@ -120,6 +125,7 @@ pub(crate) fn managed(
     config: &Config,
     identity: &Identity,
     listeners: Vec<Listener>,
+    tls: Option<Arc<Tls>>,
     started: Instant,
 ) -> mamba_management::Node {
     let data_dir = config.store.data_dir.clone();
@@ -144,6 +150,16 @@ pub(crate) fn managed(
                 resident_file_bytes: readings.resident_file_bytes,
                 disk_free_bytes: readings.disk_free_bytes,
             }
+        }),
+        certificates: Box::new(move || {
+            let expiries = tls.as_ref().map(|tls| tls.expiries());
+            let files = expiries.iter().flat_map(|expiries| expiries.iter());
+            let file = |expiry: &mamba_server::tls::Expiry| CertificateFile {
+                path: expiry.path.clone(),
+                of_authorities: expiry.of == Holder::Authorities,
+                not_after: expiry.not_after.clone(),
+            };
+            files.map(file).collect()
         }),
     }
 }

@@ -13,10 +13,12 @@ use std::{
     time::Duration,
 };
 
+use mamba_broker::oauth::Tokens;
 use mamba_broker::{Alarms, Broker};
 use mamba_management::{Listener, Listening};
 use mamba_server::{
     control::Control,
+    oauth::{KeyFileError, keep_keys},
     tls::{Tls, TlsError},
 };
 use mamba_store::{LogStatus, OpenError};
@@ -29,12 +31,14 @@ use tokio::{
 };
 
 use crate::{
-    EXIT_FAILURE, complain,
+    EXIT_FAILURE,
+    audit::AuditFile,
+    complain,
     config::{
-        Config, LogFormat,
+        Config, LogFormat, Oauth2,
         value::{ListenAddress, OptionalListen},
     },
-    logging,
+    logging::{self, Logger},
     metrics::{self, Identity, http::Endpoint},
     node, process, supervisor,
 };
@@ -43,6 +47,7 @@ use crate::{
 const AMQP: &str = "amqp";
 const AMQPS: &str = "amqp/ssl";
 const HTTP: &str = "http";
+const HTTPS: &str = "https";
 const PROMETHEUS: &str = "http/prometheus";
 
 /// How often memory and disk are compared with their alarm thresholds.
@@ -53,7 +58,16 @@ const GRACE_MARGIN: Duration = Duration::from_secs(5);
 
 /// Runs the broker until it is asked to stop.
 pub(crate) fn serve(config: &Config, stop_with_stdin: bool) -> ExitCode {
-    logging::start(&config.logging);
+    let logger = match logging::start(&config.logging) {
+        Ok(logger) => logger,
+        Err(error) => {
+            let path = config.logging.audit_file.display();
+            complain(&format!(
+                "cannot open the audit log {path}: {error}; the broker's user needs write permission there, see logging.audit_file"
+            ));
+            return ExitCode::from(EXIT_FAILURE);
+        }
+    };
     let fds = process::raise_fd_limit();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -74,7 +88,7 @@ pub(crate) fn serve(config: &Config, stop_with_stdin: bool) -> ExitCode {
         .build()
         .map_err(StartError::System)
         .and_then(|runtime| {
-            let result = runtime.block_on(run(config, stop_with_stdin));
+            let result = runtime.block_on(run(config, stop_with_stdin, logger));
             // What still runs had its time; nothing it could do would reach a client or the disk.
             runtime.shutdown_timeout(Duration::from_secs(1));
             result
@@ -106,6 +120,8 @@ enum StartError {
     Address(String),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
     #[error(
         "the operating system refused threads or signals: {0}; raise the limits of the broker's user"
     )]
@@ -128,6 +144,7 @@ fn announce(broker: &Broker, listeners: &[Listener]) -> io::Result<()> {
         let name = match listener.protocol {
             AMQPS => "amqps",
             HTTP => "management",
+            HTTPS => "management_tls",
             PROMETHEUS => "metrics",
             other => other,
         };
@@ -141,7 +158,7 @@ fn announce(broker: &Broker, listeners: &[Listener]) -> io::Result<()> {
     broker.store().lock().publish(&lines)
 }
 
-async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
+async fn run(config: &Config, stop_with_stdin: bool, logger: Logger) -> Result<(), StartError> {
     let started = Instant::now();
     let tls = config
         .tls
@@ -149,21 +166,30 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
         .map(Tls::load)
         .transpose()?
         .map(Arc::new);
-    let mut requests =
-        StopRequests::new(stop_with_stdin, tls.clone()).map_err(StartError::System)?;
-    let broker = node::open(config)?;
+    let tokens = config.oauth2.tokens()?.map(Arc::new);
+    let reloaded = Reloaded {
+        tls: tls.clone(),
+        tokens: tokens.clone().map(|tokens| (tokens, config.oauth2.clone())),
+        audit: logger.audit,
+    };
+    let mut requests = StopRequests::new(stop_with_stdin, reloaded).map_err(StartError::System)?;
+    let broker = node::open(config, tokens.clone())?;
     node::load_definitions(&broker, config).map_err(StartError::Definitions)?;
 
     let addresses = resolve_all(&config.listeners.amqp)?;
     let tls_addresses = resolve_all(&config.listeners.amqps)?;
-    let server =
-        node::bind(&broker, config, addresses, tls_addresses, tls).map_err(StartError::Address)?;
-    let management = bind_management(config).await?;
+    let server = node::bind(&broker, config, addresses, tls_addresses, tls.clone())
+        .map_err(StartError::Address)?;
+    let management = bind_management(config, tls.as_ref()).await?;
     let endpoint = bind_metrics(config).await?;
-    let management_address = management.as_ref().and_then(|it| it.local_address().ok());
+    let (http_address, https_address) = (management.local_address(), management.secured_address());
     let metrics_address = endpoint.as_ref().and_then(|it| it.local_address().ok());
     let (amqp, amqps) = (server.local_addresses(), server.tls_addresses());
-    let pages = [(HTTP, management_address), (PROMETHEUS, metrics_address)];
+    let pages = [
+        (HTTP, http_address),
+        (HTTPS, https_address),
+        (PROMETHEUS, metrics_address),
+    ];
     let listeners: Vec<Listener> = amqp
         .iter()
         .map(|address| (AMQP, Some(*address)))
@@ -192,18 +218,29 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
         config.clone(),
         identity.clone(),
     ));
-    let management_task = management.map(|management| {
-        let node = node::managed(config, &identity, listeners.clone(), started.into_std());
+    let managed = http_address.or(https_address).is_some();
+    let management_task = managed.then(|| {
+        let node = node::managed(
+            config,
+            &identity,
+            listeners.clone(),
+            tls,
+            started.into_std(),
+        );
         tokio::spawn(management.run(Arc::clone(&broker), node, stopping.clone()))
     });
+    if let (Some(tokens), Some(source)) = (tokens, config.oauth2.source()) {
+        tokio::spawn(keep_keys(tokens, source, stopping.clone()));
+    }
     let metrics_task = endpoint.map(|endpoint| {
         let folder = config.store.data_dir.clone();
         let source = metrics::Source::new(Arc::clone(&broker), identity, folder, started);
         let write = move |wanted: &_, page: &mut _| source.write(wanted, page);
         tokio::spawn(endpoint.run(Arc::new(write), stopping.clone()))
     });
-    let control_task = bind_control(config)
-        .map(|control| tokio::spawn(control.run(Arc::clone(&broker), stopping.clone())));
+    let control_task = bind_control(config).map(|control| {
+        tokio::spawn(control.run(Arc::clone(&broker), logger.set_level, stopping.clone()))
+    });
     let mut serving = tokio::spawn(server.run(stopping));
 
     for address in &amqp {
@@ -212,8 +249,11 @@ async fn run(config: &Config, stop_with_stdin: bool) -> Result<(), StartError> {
     for address in &amqps {
         tracing::info!(%address, "AMQP listener with TLS ready");
     }
-    if let Some(address) = management_address {
+    if let Some(address) = http_address {
         tracing::info!(%address, "management API ready below /api");
+    }
+    if let Some(address) = https_address {
+        tracing::info!(%address, "management API with TLS ready below /api");
     }
     if let Some(address) = metrics_address {
         tracing::info!(%address, "metrics ready at /metrics");
@@ -295,12 +335,19 @@ fn bind_control(config: &Config) -> Option<Control> {
         .ok()
 }
 
-async fn bind_management(config: &Config) -> Result<Option<Listening>, StartError> {
-    let Some(addresses) = page_addresses(&config.management.listen)? else {
-        return Ok(None);
-    };
-    let bound = Listening::bind(&addresses).await;
-    bound.map(Some).map_err(|error| unbound(&addresses, &error))
+async fn bind_management(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Listening, StartError> {
+    let mut listening = Listening::default();
+    if let Some(addresses) = page_addresses(&config.management.listen)? {
+        let bound = listening.bind(&addresses).await;
+        bound.map_err(|error| unbound(&addresses, &error))?;
+    }
+    let addresses = page_addresses(&config.management.tls_listen)?;
+    if let (Some(addresses), Some(tls)) = (addresses, tls.cloned()) {
+        let handshakes = Box::new(move || tls.acceptor());
+        let bound = listening.bind_secured(&addresses, handshakes).await;
+        bound.map_err(|error| unbound(&addresses, &error))?;
+    }
+    Ok(listening)
 }
 
 async fn bind_metrics(config: &Config) -> Result<Option<Endpoint>, StartError> {
@@ -396,27 +443,18 @@ struct StopRequests {
     interrupt: Signal,
     hangup: Signal,
     stdin_closed: Option<oneshot::Receiver<()>>,
-    /// What is read again at a SIGHUP.
-    tls: Option<Arc<Tls>>,
+    reloaded: Reloaded,
 }
 
-impl StopRequests {
-    fn new(stop_with_stdin: bool, tls: Option<Arc<Tls>>) -> io::Result<Self> {
-        let stdin_closed = if stop_with_stdin {
-            Some(stdin_end()?)
-        } else {
-            None
-        };
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            stdin_closed,
-            tls,
-        })
-    }
+/// What is read or opened again at a SIGHUP.
+struct Reloaded {
+    tls: Option<Arc<Tls>>,
+    tokens: Option<(Arc<Tokens>, Oauth2)>,
+    audit: Option<Arc<AuditFile>>,
+}
 
-    /// Reads the certificates again.
+impl Reloaded {
+    /// Does each; what cannot be had stays as it was.
     fn reload(&self) {
         supervisor::reloading();
         match self.tls.as_ref().map(|tls| tls.reload()) {
@@ -428,7 +466,38 @@ impl StopRequests {
             ),
             Some(Err(error)) => tracing::error!("SIGHUP: certificates stay as they were: {error}"),
         }
+        if let Some((tokens, config)) = &self.tokens {
+            match config.file_keys() {
+                Ok(keys) => {
+                    tracing::info!(keys = keys.len(), "SIGHUP: keys for tokens read again");
+                    tokens.reload(keys);
+                }
+                Err(error) => {
+                    tracing::error!("SIGHUP: keys for tokens stay as they were: {error}");
+                }
+            }
+        }
+        if let Some(Err(error)) = self.audit.as_ref().map(|audit| audit.reopen()) {
+            tracing::error!(%error, "SIGHUP: the audit log cannot be opened again and stays as it was");
+        }
         supervisor::ready();
+    }
+}
+
+impl StopRequests {
+    fn new(stop_with_stdin: bool, reloaded: Reloaded) -> io::Result<Self> {
+        let stdin_closed = if stop_with_stdin {
+            Some(stdin_end()?)
+        } else {
+            None
+        };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            stdin_closed,
+            reloaded,
+        })
     }
 
     /// Waits for the next request; says what it was.
@@ -447,7 +516,7 @@ impl StopRequests {
                     self.stdin_closed = None;
                     return "standard input closed";
                 }
-                _ = self.hangup.recv() => self.reload(),
+                _ = self.hangup.recv() => self.reloaded.reload(),
             }
         }
     }

@@ -37,13 +37,20 @@ use support::*;
 
 /// A stuck client or broker fails the test after this.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What waits for its time is given up for lost after this.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 const PUBLISHERS: u64 = 3;
 /// The publisher number of the worker that declares and deletes.
 const BUILDER: u64 = 100;
 /// The publisher number of messages that only look whether a binding exists.
 const PROBE: u64 = 101;
+/// Messages that are said again after a crash.
+const REPEATED_MAX: usize = 500;
+/// The publisher number of the one that says everything twice.
+const REPEATER: u64 = 102;
 const FAN_OUT: &str = "crash.fan";
 const DIRECT: &str = "crash.direct";
+const LATER: &str = "crash.later";
 const MARKER: &str = "crash.marker";
 
 /// What is special about a queue.
@@ -56,12 +63,16 @@ enum Nature {
     Purged,
     /// Its consumer does not ack.
     AutoAck,
+    /// Its consumers may have filters.
+    Filtered,
+    /// It takes each message once, and one publisher says everything twice.
+    Once,
     /// Its dead letters go to another queue of the group that begins with this one. Whatever happens in between, each message is in
     /// one of them, or in two after a crash.
     Moving(u8),
 }
 
-const SHARED: [(&str, Nature); 10] = [
+const SHARED: [(&str, Nature); 15] = [
     ("crash.classic", Nature::Classic),
     ("crash.many", Nature::Classic),
     ("crash.quorum", Nature::Quorum),
@@ -72,12 +83,24 @@ const SHARED: [(&str, Nature); 10] = [
     ("crash.wait", Nature::Moving(WORK)),
     ("crash.short", Nature::Moving(SHORT)),
     ("crash.dead", Nature::Moving(SHORT)),
+    ("crash.retry", Nature::Moving(RETRY)),
+    ("crash.failed", Nature::Moving(RETRY)),
+    ("crash.late", Nature::Moving(LATE)),
+    ("crash.filtered", Nature::Filtered),
+    ("crash.once", Nature::Once),
 ];
 /// What is rejected here waits in the next queue for its time to pass, and comes back.
 const WORK: u8 = 6;
 /// What is too much here goes to the next queue.
 const SHORT: u8 = 8;
+/// What comes back here waits before it is tried again, and goes to the next queue after some times.
+const RETRY: u8 = 10;
+/// What comes here was delayed on its way.
+const LATE: u8 = 12;
+const ONCE: u8 = 14;
 const FANNED: [u8; 4] = [0, 1, 2, 3];
+/// Kinds of messages that filters ask for: the remainder of a message's number.
+const KINDS: u64 = 3;
 /// Queues that come and go, numbered after the shared ones.
 const CHURNED: usize = 6;
 
@@ -120,6 +143,18 @@ fn declaration(queue: u8) -> AMQPClass {
         Nature::Moving(_) if queue == SHORT => {
             dead_letters_to(SHORT + 1, ("x-max-length", int(20)))
         }
+        Nature::Moving(_) if queue == RETRY => table([
+            ("x-dead-letter-exchange", text("")),
+            ("x-dead-letter-routing-key", text(&queue_name(RETRY + 1))),
+            ("x-delayed-retry-type", text("all")),
+            ("x-delayed-retry-min", int(5)),
+            ("x-delayed-retry-max", int(20)),
+            ("x-delivery-limit", int(3)),
+        ]),
+        Nature::Once => table([
+            ("x-message-deduplication", Value::Boolean(true)),
+            ("x-cache-size", int(1_000_000)),
+        ]),
         Nature::Quorum => table([
             ("x-queue-type", text("quorum")),
             ("x-delivery-limit", int(1_000_000)),
@@ -128,6 +163,11 @@ fn declaration(queue: u8) -> AMQPClass {
         _ => table([]),
     };
     queue_declare(&queue_name(queue), "durable", arguments)
+}
+
+/// Whether what is rejected here is gone: no other queue of its group gets it.
+fn ends_here(queue: u8) -> bool {
+    [SHORT + 1, RETRY + 1, LATE].contains(&queue)
 }
 
 fn churned() -> impl Iterator<Item = u8> {
@@ -343,13 +383,22 @@ fn publisher(
                 (FAN_OUT, String::new(), FANNED.to_vec())
             } else {
                 let queue = u8::try_from(random.below(SHARED.len())).unwrap();
-                ("", queue_name(queue), vec![queue])
+                let exchange = if queue == LATE { LATER } else { "" };
+                (exchange, queue_name(queue), vec![queue])
             };
             let properties = if persistent {
                 persistent_with
             } else {
                 plain_with
             }(priority);
+            let properties = match nature(queues[0]) {
+                Nature::Filtered => properties.with_headers(table([("kind", kind_of(id))])),
+                _ if exchange == LATER => {
+                    let delay = i32::try_from(random.below(40)).unwrap();
+                    properties.with_headers(table([("x-delay", int(delay))]))
+                }
+                _ => properties,
+            };
             let at = shared.now();
             channel.publish_with(exchange, &key, "", &properties, body(id, size));
             octets += size;
@@ -402,6 +451,77 @@ fn publisher(
     }
 }
 
+fn kind_of(id: Id) -> Value {
+    int(i32::try_from(id.number() % KINDS).unwrap())
+}
+
+/// Says everything again that it said before, in order, then something new; everything with an id, and to the queue that takes
+/// each message once. Returns what it said and whether it was confirmed.
+fn repeater(
+    shared: &Shared,
+    address: std::net::SocketAddr,
+    seed: u64,
+    before: Vec<u64>,
+    first: u64,
+) -> Vec<Sent> {
+    let mut random = Random::new(seed);
+    let client = shared.connect(address);
+    let channel = client.unopened(1);
+    if !opens(&channel) {
+        return Vec::new();
+    }
+    let mut sent: Vec<Sent> = Vec::new();
+    let fresh = u64::try_from(random.below(300)).unwrap();
+    for number in before.into_iter().chain(first..first + fresh) {
+        let id = Id::new(REPEATER, number);
+        let known = int(i32::try_from(number).unwrap());
+        let headers = table([("x-deduplication-header", known)]);
+        let at = shared.now();
+        // The size follows from the number: it is the same message.
+        let size = BODY_MIN + usize::try_from(number % 700).unwrap();
+        channel.publish_with(
+            "",
+            &queue_name(ONCE),
+            "",
+            &persistent().with_headers(headers),
+            body(id, size),
+        );
+        sent.push(Sent {
+            id,
+            queues: vec![ONCE],
+            persistent: true,
+            priority: 0,
+            at,
+            confirm: None,
+        });
+    }
+    let mut oldest = 0;
+    while oldest < sent.len() {
+        let (tag, accepted) = match client.try_take(1, PATIENCE, |_| true) {
+            Ok(Event::Method(AMQPClass::Basic(basic::AMQPMethod::Ack(ack)))) => {
+                (ack.delivery_tag, true)
+            }
+            Ok(other) => {
+                shared.violation(format!("a confirm was due, {other:?} came"));
+                return sent;
+            }
+            Err(Silence::Closed) => return sent,
+            Err(Silence::Timeout) => {
+                shared.violation("the repeater waited for a confirm".to_owned());
+                return sent;
+            }
+        };
+        // Nothing is sent between: a confirm is for all up to it.
+        let last = usize::try_from(tag).unwrap();
+        for one in &mut sent[oldest..last.max(oldest)] {
+            one.confirm = Some(accepted);
+            shared.progressed(1);
+        }
+        oldest = oldest.max(last);
+    }
+    sent
+}
+
 /// Opens a channel with confirms, unless the crash comes before.
 fn opens(channel: &Channel) -> bool {
     channel.try_call(&channel_open()).is_ok() && channel.try_call(&confirm_select()).is_ok()
@@ -438,9 +558,15 @@ fn consumer(
         let prefetch = u16::try_from(random.below(200) + 1).unwrap();
         let quota = random.below(1500) + 20;
         let flags = if auto { "no_ack" } else { "" };
+        let wanted = (nature(queue) == Nature::Filtered && random.below(3) > 0)
+            .then(|| u64::try_from(random.below(3)).unwrap());
+        let arguments = wanted.map_or_else(
+            || table([]),
+            |kind| table([("x-filter", text(&format!("headers.kind = {kind}")))]),
+        );
         let subscribed = channel.try_call(&qos(prefetch, "")).is_ok()
             && channel
-                .try_call(&consume(&queue_name(queue), "c", flags, table([])))
+                .try_call(&consume(&queue_name(queue), "c", flags, arguments))
                 .is_ok();
         if !subscribed {
             return got;
@@ -466,6 +592,9 @@ fn consumer(
                     continue;
                 }
             };
+            if wanted.is_some_and(|kind| id.number() % KINDS != kind) {
+                shared.violation(format!("{id:?} came to a filter for {wanted:?}"));
+            }
             open.insert(content.tag, got.len());
             got.push(Got {
                 queue,
@@ -759,6 +888,8 @@ struct Oracle {
     violations: Vec<String>,
     delivered: u64,
     drained: u64,
+    /// What the queue that takes each message once has certainly taken.
+    taken: BTreeSet<Id>,
 }
 
 impl Oracle {
@@ -790,6 +921,34 @@ impl Oracle {
                 },
             );
         }
+    }
+
+    /// The repeater's: what was taken before is refused, and may be there from then.
+    fn repeated(&mut self, sent: &[Sent]) {
+        for one in sent {
+            if !self.taken.contains(&one.id) {
+                let received = self
+                    .entries
+                    .get(&(ONCE, one.id))
+                    .is_some_and(|entry| entry.received);
+                self.sent(one);
+                if let Some(entry) = self.entries.get_mut(&(ONCE, one.id)) {
+                    entry.received = received;
+                }
+            }
+            if one.confirm == Some(true) {
+                self.taken.insert(one.id);
+            }
+        }
+    }
+
+    /// Confirmed, and not settled since: it must be there.
+    fn due(&self, home: u8) -> BTreeSet<Id> {
+        self.entries
+            .iter()
+            .filter(|((of, _), entry)| *of == home && entry.promised && !entry.settled)
+            .map(|((_, id), _)| *id)
+            .collect()
     }
 
     fn built(&mut self, built: &[Built]) {
@@ -824,6 +983,9 @@ impl Oracle {
         let mut order: HashMap<(u64, u64, u8), u64> = HashMap::new();
         for one in &got {
             self.delivered += 1;
+            if one.queue == ONCE {
+                self.taken.insert(one.id);
+            }
             let key = (home(one.queue), one.id);
             let Some(entry) = self.entries.get_mut(&key) else {
                 self.violation(
@@ -834,11 +996,11 @@ impl Oracle {
                 continue;
             };
             if let Nature::Moving(_) = nature(one.queue) {
-                // It moves on by itself, and after a crash it may be in two of the queues.
+                // It moves on by itself, and after a crash it may be in two of the queues, or places of one.
                 entry.settled |= match one.done {
                     Done::Settled => true,
                     // Only the last queue has no dead letters.
-                    Done::Discarded => one.queue == SHORT + 1,
+                    Done::Discarded => ends_here(one.queue),
                     Done::Holds | Done::Returned(_) => false,
                 };
                 continue;
@@ -923,6 +1085,9 @@ impl Oracle {
                 continue;
             };
             let priority = entry.priority;
+            if queue == ONCE {
+                self.taken.insert(*id);
+            }
             if entry.received && !redelivered {
                 self.violation(
                     queue,
@@ -951,12 +1116,7 @@ impl Oracle {
     }
 
     fn nothing_is_lost(&mut self, queue: u8, seen: &BTreeSet<Id>, how: &str) {
-        let due: BTreeSet<Id> = self
-            .entries
-            .iter()
-            .filter(|((of, _), entry)| *of == queue && entry.promised && !entry.settled)
-            .map(|((_, id), _)| *id)
-            .collect();
+        let due = self.due(queue);
         let missing: Vec<Id> = due.difference(seen).copied().collect();
         for id in &missing {
             self.violation(queue, *id, "LOST: confirmed, never settled, and not there");
@@ -983,36 +1143,47 @@ fn drain_group(client: &Client, group: u8, oracle: &mut Oracle) {
         .map(queue_name)
         .collect();
     let mut all = Vec::new();
-    let mut take = |patience: Duration| match client.try_take(3, patience, |_| true) {
-        Ok(event @ Event::Content(..)) => {
-            let content = content(event).expect("a delivery");
-            match identify(&content.body) {
-                Ok(id) => all.push(id),
-                Err(why) => oracle.violations.push(format!("{}: {why}", names[0])),
+    let mut wrong = Vec::new();
+    let mut take =
+        |patience: Duration, all: &mut Vec<Id>| match client.try_take(3, patience, |_| true) {
+            Ok(event @ Event::Content(..)) => {
+                let content = content(event).expect("a delivery");
+                match identify(&content.body) {
+                    Ok(id) => all.push(id),
+                    Err(why) => wrong.push(format!("{}: {why}", names[0])),
+                }
+                channel.send(&ack(content.tag, ""));
+                true
             }
-            channel.send(&ack(content.tag, ""));
-            true
-        }
-        Err(Silence::Timeout) => false,
-        other => panic!("a delivery was due, {other:?} came"),
-    };
-    // The last one is the one that messages leave by themselves: once it is empty, nothing moves any more.
+            Err(Silence::Timeout) => false,
+            other => panic!("a delivery was due, {other:?} came"),
+        };
+    // The last one is the one that messages leave by themselves: once it is empty, nothing moves any more, but for what waits.
     let is_empty = || names.iter().rev().all(|name| channel.ready(name) == 0);
-    let deadline = Instant::now() + PATIENCE;
-    while !is_empty() {
-        assert!(Instant::now() < deadline, "{names:?} are never empty");
+    let due = oracle.due(group);
+    let begin = Instant::now();
+    let is_done = |all: &[Id]| {
+        let all: BTreeSet<Id> = all.iter().copied().collect();
+        is_empty() && (due.is_subset(&all) || begin.elapsed() > WAIT_MAX)
+    };
+    loop {
         for name in &names {
             channel.consume(name, name, "");
         }
-        while take(Duration::from_millis(100)) || !is_empty() {
-            assert!(Instant::now() < deadline, "{names:?} are never empty");
+        while take(Duration::from_millis(200), &mut all) || !is_empty() {
+            assert!(begin.elapsed() < PATIENCE, "{names:?} are never empty");
         }
         for name in &names {
             channel.call(&cancel(name, ""));
         }
         // All that was handed over came before that answer.
-        while take(Duration::from_millis(1)) {}
+        while take(Duration::from_millis(1), &mut all) {}
+        if is_done(&all) {
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{names:?} are never empty");
     }
+    oracle.violations.extend(wrong);
     channel.flow();
     client.put_persistent(MARKER, "drained");
     channel.close();
@@ -1258,6 +1429,8 @@ fn crashes(run: &mut Run, folder: PathBuf) {
     // The next number of each publisher; never used twice.
     let mut numbers: BTreeMap<u64, u64> = BTreeMap::new();
     let (mut clock, mut sessions, mut probe) = (0, 0, 0);
+    // What the repeater said last.
+    let mut repeated: Vec<u64> = Vec::new();
 
     run.configure();
     let mut node = start(folder);
@@ -1266,6 +1439,13 @@ fn crashes(run: &mut Run, folder: PathBuf) {
         let channel = client.channel(1);
         channel.call(&exchange_declare(FAN_OUT, "fanout", "durable", table([])));
         channel.call(&exchange_declare(DIRECT, "direct", "durable", table([])));
+        let delayed = table([("x-delayed-type", text("direct"))]);
+        channel.call(&exchange_declare(
+            LATER,
+            "x-delayed-message",
+            "durable",
+            delayed,
+        ));
         channel.queue(MARKER, "durable", table([("x-max-length", int(1))]));
         for queue in (0..).take(SHARED.len()) {
             channel.call(&declaration(queue));
@@ -1273,6 +1453,7 @@ fn crashes(run: &mut Run, folder: PathBuf) {
         for queue in FANNED {
             channel.bind(&queue_name(queue), FAN_OUT, "");
         }
+        channel.bind(&queue_name(LATE), LATER, &queue_name(LATE));
     }
     for round in 1..=run.rounds {
         let shared = Arc::new(Shared {
@@ -1299,6 +1480,12 @@ fn crashes(run: &mut Run, folder: PathBuf) {
                 }));
             }
         }
+        let repeater = {
+            let (shared, seed) = (Arc::clone(&shared), run.random.next());
+            let first = *numbers.entry(REPEATER).or_insert(1);
+            let before = std::mem::take(&mut repeated);
+            thread::spawn(move || repeater(&shared, address, seed, before, first))
+        };
         let builder = {
             let (shared, seed) = (Arc::clone(&shared), run.random.next());
             let first = *numbers.entry(BUILDER).or_insert(1);
@@ -1308,7 +1495,7 @@ fn crashes(run: &mut Run, folder: PathBuf) {
 
         // The crash comes after so much work, or when there is none left.
         let moment = u64::try_from(run.random.below(8000)).unwrap();
-        let workers = publishers.len() + consumers.len() + 1;
+        let workers = publishers.len() + consumers.len() + 2;
         let working = |publishers: &[JoinHandle<Vec<Sent>>], builder: bool| {
             !builder || publishers.iter().any(|one| !one.is_finished())
         };
@@ -1335,6 +1522,14 @@ fn crashes(run: &mut Run, folder: PathBuf) {
             .flat_map(|one| one.join().expect("a consumer failed"))
             .collect();
         let (built, known) = builder.join().expect("the builder failed");
+        let again = repeater.join().expect("the repeater failed");
+        repeated = again.iter().map(|one| one.id.number()).collect();
+        if let Some(last) = repeated.iter().max() {
+            let next = numbers.entry(REPEATER).or_insert(1);
+            *next = (*next).max(last + 1);
+        }
+        repeated.drain(..repeated.len().saturating_sub(REPEATED_MAX));
+        oracle.repeated(&again);
         topology = known;
         for sent in &sent {
             for one in sent {

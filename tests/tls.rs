@@ -452,3 +452,164 @@ fn a_trusted_proxy_without_a_header_is_refused() {
         Some(1.0)
     );
 }
+
+mod management {
+    use serde_json::Value;
+    use support::http::{self, Api};
+
+    use super::*;
+
+    /// The management API with TLS beside AMQP with TLS.
+    fn start(setup: &Setup, more: &str) -> Broker {
+        let file = setup.config(more);
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(
+            &file,
+            text + "\n[management]\ntls_listen = \"127.0.0.1:0\"\n",
+        )
+        .unwrap();
+        Broker::start(&["--config", &file])
+    }
+
+    fn api(address: SocketAddr) -> Api {
+        Api::new(address, "guest", "guest")
+    }
+
+    fn listeners(overview: &Value) -> Vec<(String, u16, bool)> {
+        let listeners = overview["listeners"].as_array().unwrap().iter();
+        let one = |listener: &Value| {
+            let port = listener["port"].as_u64().unwrap().try_into().unwrap();
+            let protocol = listener["protocol"].as_str().unwrap().to_owned();
+            (protocol, port, listener["tls"].as_bool().unwrap())
+        };
+        listeners.map(one).collect()
+    }
+
+    #[test]
+    fn answers_with_tls_and_says_so() {
+        let setup = Setup::new();
+        let broker = start(&setup, "");
+        let address = broker.management_tls();
+        for versions in [OLD, NEW] {
+            let tunnel = Tunnel {
+                versions,
+                ..setup.tunnel(None)
+            };
+            let overview = api(tunnel.open(address)).get("/overview");
+            assert_eq!(overview.status, 200);
+            let listeners = listeners(&overview.json());
+            assert!(listeners.contains(&("https".to_owned(), address.port(), true)));
+            assert!(listeners.contains(&("http".to_owned(), broker.management.port(), false)));
+            assert!(listeners.contains(&("amqp/ssl".to_owned(), broker.amqps().port(), true)));
+        }
+        // HTTP without TLS is not answered there.
+        let mut plain = http::connect(address);
+        plain
+            .write_all(b"GET /api/overview HTTP/1.1\r\nhost: x\r\n\r\n")
+            .unwrap();
+        let mut answer = Vec::new();
+        let _ = plain.read_to_end(&mut answer);
+        assert!(!answer.starts_with(b"HTTP"));
+        let api = api(setup.tunnel(None).open(address));
+        let status = |path: &str| api.get(&format!("/health/checks/{path}")).status;
+        for protocol in ["https", "http", "amqps", "amqp", "amqp091,https"] {
+            assert_eq!(
+                status(&format!("protocol-listener/{protocol}")),
+                200,
+                "{protocol}"
+            );
+        }
+        assert_eq!(status("protocol-listener/mqtt"), 503);
+        assert_eq!(status(&format!("port-listener/{}", address.port())), 200);
+        assert_eq!(status("port-listener/1"), 503);
+    }
+
+    #[test]
+    fn clients_certificates_are_asked_for_as_on_amqps() {
+        let setup = Setup::new();
+        let broker = start(&setup, &setup.asking("client_certificate_required = true"));
+        let pair = setup.authority.sign("client", &Subject::named("client"));
+        let known = setup.tunnel(Some(&pair)).open(broker.management_tls());
+        assert_eq!(api(known).get("/whoami").status, 200);
+        let mut unknown = http::connect(setup.tunnel(None).open(broker.management_tls()));
+        let _ = unknown.write_all(b"GET /api/overview HTTP/1.1\r\nhost: x\r\n\r\n");
+        let mut answer = Vec::new();
+        let _ = unknown.read_to_end(&mut answer);
+        assert!(!answer.starts_with(b"HTTP"));
+    }
+
+    #[test]
+    fn an_expiry_is_seen_before_it_comes_and_new_certificates_count_at_once() {
+        let setup = Setup::new();
+        let broker = start(&setup, &setup.asking(""));
+        let check = |within: &str| {
+            let answer = api(broker.management)
+                .get(&format!("/health/checks/certificate-expiration/{within}"));
+            (answer.status, answer.json())
+        };
+        assert_eq!(check("10/days").0, 200);
+        assert_eq!(check("10/YEARS").0, 200);
+        let (status, expiring) = check("3000/years");
+        assert_eq!(
+            (status, &expiring["reason"]),
+            (503, &Value::from("Certificates expiring"))
+        );
+        let protocols: Vec<&str> = expiring["expired"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["protocol"].as_str().unwrap())
+            .collect();
+        assert_eq!(protocols, ["amqp/ssl", "https"]);
+        let first = &expiring["expired"][0];
+        assert_eq!(
+            first["certfile"],
+            setup.server.certificate.to_str().unwrap()
+        );
+        assert!(
+            first["certfile_expires_on"][0]
+                .as_str()
+                .unwrap()
+                .contains(':')
+        );
+        for bad in ["x/days", "-1/days", "1/hours"] {
+            assert_eq!(check(bad).0, 400, "{bad}");
+        }
+        // The server's certificate is replaced by one that ended in 2020.
+        let subject = Subject {
+            hosts: &["localhost"],
+            expired: true,
+            ..Subject::named("localhost")
+        };
+        setup.authority.sign("server", &subject);
+        broker.hang_up();
+        eventually("the new certificate is seen", || check("0/days").0 == 503);
+        let (_, expired) = check("0/days");
+        assert_eq!(
+            expired["expired"][1]["certfile_expires_on"][0],
+            "2020-02-01 0:00:00"
+        );
+        assert_eq!(
+            expired["expired"][1]["cacertfile_expires_on"],
+            Value::Array(Vec::new())
+        );
+    }
+
+    #[test]
+    fn without_certificates_nothing_expires_and_nothing_listens() {
+        let broker = broker::shared();
+        let answer = api(broker.management).get("/health/checks/certificate-expiration/9000/years");
+        assert_eq!(answer.status, 200);
+        let missing = api(broker.management).get("/health/checks/protocol-listener/https");
+        assert_eq!(missing.status, 503);
+        let folder = broker::fresh_folder();
+        let file = folder.join("mambamq.toml");
+        fs::write(&file, "[management]\ntls_listen = \"127.0.0.1:0\"\n").unwrap();
+        let refusal = Broker::try_start_on(
+            broker::fresh_folder(),
+            &["--config", file.to_str().unwrap()],
+        );
+        let text = refusal.unwrap_err().text;
+        assert!(text.contains("tls.certificate is \"\", expected the path of a PEM file, because management.tls_listen is set"), "{text}");
+    }
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sort"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -162,6 +163,29 @@ func deliveryLimit() {
 		}
 		equal(death(channel, dead), []any{"x", "delivery_limit", int64(1)}, "letter")
 		get(channel.QueueDelete(queue, false, false, false))
+	})
+}
+
+func acknowledgementTimeout() {
+	onChannel(func(connection *amqp.Connection, channel *amqp.Channel) {
+		if platform, _ := connection.Properties["platform"].(string); !strings.HasPrefix(platform, "MambaMQ") {
+			skip("other brokers look once a minute")
+		}
+		other := channelOf(connection)
+		queue := exclusiveQueue(channel, amqp.Table{"x-consumer-timeout": int32(300)})
+		closed := channel.NotifyClose(make(chan *amqp.Error, 1))
+		deliveries := get(channel.Consume(queue, "", false, false, false, false, nil))
+		publish(other, queue, "late")
+		receive(deliveries, "the message nobody acknowledges")
+		select {
+		case reason := <-closed:
+			equal(reason.Code, 406, "reply code")
+			contains(reason.Reason, "delivery acknowledgement on channel", "reply text")
+		case <-time.After(wait):
+			check(false, "the channel was not closed")
+		}
+		again := receive(consume(other, queue, "", true), "the message that came back")
+		equal([]any{string(again.Body), again.Redelivered}, []any{"late", true}, "the message that came back")
 	})
 }
 

@@ -64,6 +64,7 @@ func main() {
 		{"delayed_messages", delayedMessages},
 		{"retries", retries},
 		{"consumer_filter", consumerFilter},
+		{"acknowledgement_timeout", acknowledgementTimeout},
 		{"tls", withTLS},
 		{"tls_external", withCertificate},
 		{"deduplication", deduplication},

@@ -683,6 +683,19 @@ onChannel('message_groups', async (channel, connection) => {
   }
 })
 
+onChannel('acknowledgement_timeout', async (channel, connection) => {
+  if (!connection.connection.serverProperties.platform.startsWith('MambaMQ')) skip('other brokers look once a minute')
+  const queue = await exclusiveQueue(channel, { arguments: { 'x-consumer-timeout': 300 } })
+  const other = await channelOf(connection)
+  const received = await collect(channel, queue)
+  publish(other, queue, 'late')
+  await eventually(() => channel.closed, 'the channel to be closed')
+  equal(bodies(received), ['late'], 'what nobody acknowledged')
+  contains(channel.errors, 'delivery acknowledgement on channel', 'error')
+  const [again] = await take(other, queue, 1)
+  equal([again.content.toString(), again.fields.redelivered], ['late', true], 'the message that came back')
+})
+
 onChannel('consumer_filter', async (channel) => {
   if (!channel.connection.serverProperties.platform.startsWith('MambaMQ')) skip("x-filter is MambaMQ's own")
   const { queue } = await channel.assertQueue('', { exclusive: true })

@@ -1,8 +1,12 @@
 """pika: blocking connections, and SelectConnection where confirms are asynchronous."""
+import base64
 import contextlib
 import datetime
 import decimal
 import functools
+import hashlib
+import hmac
+import json
 import os
 import ssl
 import time
@@ -928,6 +932,23 @@ def message_groups(channel):
 
 
 @on_channel
+def acknowledgement_timeout(channel):
+    if not channel.connection._impl.server_properties["platform"].startswith("MambaMQ"):
+        raise interop.Skip("other brokers look once a minute")
+    queue = exclusive_queue(channel, {"x-consumer-timeout": 300})
+    other = channel.connection.channel()
+    received, _ = collect(channel, queue)
+    publish(other, queue, b"late")
+    try:
+        serve(channel, lambda: channel.is_closed, "the channel to be closed")
+    except ChannelClosedByBroker:
+        pass
+    check(received and channel.is_closed and other.is_open, "the channel that holds the message has to be closed, no other")
+    [(method, _, body)] = take(other, queue, 1)
+    equal((body, method.redelivered), (b"late", True), "the message that came back")
+
+
+@on_channel
 def consumer_filter(channel):
     # `server_properties` belongs to the connection below the blocking one.
     if not channel.connection._impl.server_properties["platform"].startswith("MambaMQ"):
@@ -974,6 +995,41 @@ def tls():
 @scenario
 def tls_external():
     round_trip_with_tls(pika.credentials.ExternalCredentials(), True)
+
+
+def token(seconds, scope):
+    if "TOKEN_SECRET" not in os.environ:
+        raise Skip("no tokens here")
+
+    def part(octets):
+        return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+
+    claims = {"sub": "bob", "aud": "interop", "exp": time.time() + seconds, "scope": scope}
+    message = ".".join(part(json.dumps(value).encode()) for value in ({"alg": "HS256", "kid": "interop"}, claims))
+    secret = base64.urlsafe_b64decode(os.environ["TOKEN_SECRET"])
+    return f"{message}.{part(hmac.new(secret, message.encode(), hashlib.sha256).digest())}"
+
+
+@scenario
+def oauth_token():
+    everything = "interop.configure:*/* interop.write:*/* interop.read:*/*"
+    first = token(2, everything)
+    # It may be over by 30 seconds: clocks differ.
+    connection = pika.BlockingConnection(parameters(credentials=pika.PlainCredentials("", first)))
+    with contextlib.closing(connection):
+        channel = connection.channel()
+        queue = exclusive_queue(channel)
+        publish(channel, queue, b"by token")
+        equal(bodies(take(channel, queue, 1)), ["by token"], "messages")
+        connection.update_secret(token(600, "interop.read:*/*"), "the first one ends")
+        channel.queue_declare(queue, passive=True)
+        expect_channel_error(403, f"configure access to queue 'q' in vhost '/' refused for user 'bob'", lambda c: c.queue_declare("q"), connection)
+    over = pika.PlainCredentials("", token(-100, everything))
+    try:
+        pika.BlockingConnection(parameters(credentials=over))
+    except AMQPConnectionError:
+        return
+    check(False, "a token that is over let somebody in")
 
 
 @scenario

@@ -3,6 +3,7 @@
 //! `config/mambamq.toml` shows every key with its default, `docs/configuration.md` explains them. Every key can be set from the
 //! environment as `MAMBAMQ_<SECTION>__<KEY>`. An error names the key, where its value came from, what came and what was expected.
 
+mod oauth2;
 mod tls;
 pub(crate) mod value;
 
@@ -23,6 +24,7 @@ use toml::{Spanned, Table, Value, de::DeTable, de::DeValue};
 
 use crate::logging;
 
+pub(crate) use self::oauth2::Oauth2;
 use self::{
     tls::Tls,
     value::{ByteSize, ListenAddress, MessageMemory, OptionalListen, Threshold},
@@ -43,11 +45,23 @@ pub(crate) struct Config {
     pub(crate) memory: Memory,
     pub(crate) alarms: Alarms,
     pub(crate) auth: Auth,
+    pub(crate) events: Events,
+    pub(crate) oauth2: Oauth2,
     pub(crate) server_properties: ServerProperties,
     pub(crate) management: Management,
     pub(crate) metrics: Metrics,
     pub(crate) logging: Logging,
     pub(crate) shutdown: Shutdown,
+}
+
+/// Telling clients what happens on the node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Events {
+    /// Whether events are published.
+    pub(crate) enabled: bool,
+    /// The virtual host they are published in.
+    pub(crate) vhost: String,
 }
 
 /// Who this node is and how much of the machine it uses.
@@ -164,6 +178,7 @@ pub(crate) struct ServerProperties {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Management {
     pub(crate) listen: OptionalListen,
+    pub(crate) tls_listen: OptionalListen,
 }
 
 /// The Prometheus endpoint.
@@ -189,6 +204,10 @@ pub(crate) enum LogFormat {
 pub(crate) struct Logging {
     pub(crate) level: String,
     pub(crate) format: LogFormat,
+    /// Empty: none.
+    pub(crate) audit_file: PathBuf,
+    pub(crate) audit_file_size: ByteSize,
+    pub(crate) audit_files_max: usize,
 }
 
 /// How the broker ends.
@@ -334,6 +353,7 @@ impl Default for Management {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:15672".parse().expect("a constant address"),
+            tls_listen: OptionalListen::Off,
         }
     }
 }
@@ -351,6 +371,18 @@ impl Default for Logging {
         Self {
             level: "info".to_owned(),
             format: LogFormat::Text,
+            audit_file: PathBuf::new(),
+            audit_file_size: ByteSize(16 << 20),
+            audit_files_max: 8,
+        }
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            vhost: mamba_broker::broker::DEFAULT_VHOST.to_owned(),
         }
     }
 }
@@ -540,6 +572,20 @@ impl Config {
             range("memory.messages", size.0, 1 << 20, 64 << 30, "octets");
         }
         range(
+            "logging.audit_file_size",
+            self.logging.audit_file_size.0,
+            65_536,
+            1 << 40,
+            "octets",
+        );
+        range(
+            "logging.audit_files_max",
+            self.logging.audit_files_max as u64,
+            1,
+            1000,
+            "files",
+        );
+        range(
             "shutdown.grace_secs",
             self.shutdown.grace_secs,
             0,
@@ -603,7 +649,16 @@ impl Config {
             &format!("{level:?}"),
             "off, error, warn, info, debug or trace, or a list such as \"info,mamba_store=debug\"",
         );
-        problems.extend(self.tls.problems(!self.listeners.amqps.is_empty()));
+        let secured = [
+            ("listeners.amqps", !self.listeners.amqps.is_empty()),
+            (
+                "management.tls_listen",
+                self.management.tls_listen != OptionalListen::Off,
+            ),
+        ];
+        let secured = secured.into_iter().find(|(_, is_set)| *is_set);
+        problems.extend(self.tls.problems(secured.map(|(key, _)| key)));
+        problems.extend(self.oauth2.problems());
         problems
     }
 }

@@ -90,8 +90,11 @@ impl Tls {
         })
     }
 
-    /// What makes no sense: (key, what came, what was expected).
-    pub(crate) fn problems(&self, has_listeners: bool) -> Vec<(&'static str, String, String)> {
+    /// What makes no sense: (key, what came, what was expected). `needed_by` is a key that needs a certificate.
+    pub(crate) fn problems(
+        &self,
+        needed_by: Option<&'static str>,
+    ) -> Vec<(&'static str, String, String)> {
         let mut problems = Vec::new();
         let mut demand = |key, holds: bool, came: &str, expected: &str| {
             if !holds {
@@ -101,9 +104,12 @@ impl Tls {
         let is_set = |path: &Path| !path.as_os_str().is_empty();
         demand(
             "tls.certificate",
-            is_set(&self.certificate) || !has_listeners,
+            is_set(&self.certificate) || needed_by.is_none(),
             "\"\"",
-            "the path of a PEM file, because listeners.amqps is set",
+            &format!(
+                "the path of a PEM file, because {} is set",
+                needed_by.unwrap_or_default()
+            ),
         );
         demand(
             "tls.key",

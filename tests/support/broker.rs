@@ -167,9 +167,18 @@ impl Broker {
 
     /// The first listener with TLS.
     pub(crate) fn amqps(&self) -> SocketAddr {
+        self.listener("amqps ")
+    }
+
+    /// The management API with TLS.
+    pub(crate) fn management_tls(&self) -> SocketAddr {
+        self.listener("management_tls ")
+    }
+
+    fn listener(&self, key: &str) -> SocketAddr {
         let lock = fs::read_to_string(self.folder.join("node.lock")).unwrap();
-        let mut found = lock.lines().filter_map(|line| line.strip_prefix("amqps "));
-        found.next().expect("a TLS listener").parse().unwrap()
+        let mut found = lock.lines().filter_map(|line| line.strip_prefix(key));
+        found.next().expect("such a listener").parse().unwrap()
     }
 
     /// Sends SIGHUP and returns at once.

@@ -50,6 +50,14 @@ impl Api {
         }
     }
 
+    /// With a token.
+    pub(crate) fn bearer(address: SocketAddr, token: &str) -> Self {
+        Self {
+            address,
+            authorization: Some(format!("Bearer {token}")),
+        }
+    }
+
     /// As nobody.
     pub(crate) fn anonymous(address: SocketAddr) -> Self {
         Self {

@@ -27,6 +27,7 @@ pub(crate) mod ctl;
 pub(crate) mod expect;
 pub(crate) mod http;
 pub(crate) mod method;
+pub(crate) mod oauth;
 pub(crate) mod tls;
 
 pub(crate) use broker::{Broker, url};

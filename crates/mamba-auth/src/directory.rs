@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    oauth::{Token, VhostScopes},
     permission::{Permissions, Resource, Right, TopicPermissions, TopicRight},
     user::User,
 };
@@ -184,8 +185,10 @@ impl Directory {
             .get(vhost)
             .and_then(|users| users.get(&user.name));
         Some(Grants {
-            permissions: self.permissions(vhost, &user.name).cloned(),
-            topics: topics.cloned().unwrap_or_default(),
+            rights: Rights::Set {
+                permissions: self.permissions(vhost, &user.name).cloned(),
+                topics: topics.cloned().unwrap_or_default(),
+            },
             user,
             vhost: vhost.into(),
             generation: self.generation,
@@ -199,13 +202,35 @@ impl Directory {
 pub struct Grants {
     user: Arc<User>,
     vhost: Arc<str>,
-    permissions: Option<Arc<Permissions>>,
-    topics: Topics,
+    rights: Rights,
     generation: u64,
     answers: HashMap<(Right, bool, Box<str>), bool, foldhash::fast::FixedState>,
 }
 
+#[derive(Debug)]
+enum Rights {
+    /// What was set for a user.
+    Set {
+        permissions: Option<Arc<Permissions>>,
+        topics: Topics,
+    },
+    /// What a token says.
+    Token(VhostScopes),
+}
+
 impl Grants {
+    /// What a token allows in a virtual host. No change of the directory touches it.
+    #[must_use]
+    pub fn of_token(token: &Token, vhost: &str) -> Self {
+        Self {
+            user: Arc::clone(token.user()),
+            vhost: vhost.into(),
+            rights: Rights::Token(token.in_vhost(vhost)),
+            generation: 0,
+            answers: HashMap::default(),
+        }
+    }
+
     /// The user.
     #[must_use]
     pub const fn user(&self) -> &Arc<User> {
@@ -220,20 +245,29 @@ impl Grants {
 
     /// Takes everything away: the user is gone.
     pub fn revoke(&mut self) {
-        self.permissions = None;
+        self.rights = Rights::Set {
+            permissions: None,
+            topics: Topics::default(),
+        };
         self.answers.clear();
     }
 
     /// Whether the user may open the virtual host: any entry will do.
     #[must_use]
     pub const fn may_open(&self) -> bool {
-        self.permissions.is_some()
+        match &self.rights {
+            Rights::Set { permissions, .. } => permissions.is_some(),
+            Rights::Token(scopes) => scopes.may_open(),
+        }
     }
 
-    /// Whether there is any topic permission to ask for.
+    /// Whether there is any topic permission to ask for: a token has to name the topics it allows.
     #[must_use]
     pub fn has_topics(&self) -> bool {
-        !self.topics.is_empty()
+        match &self.rights {
+            Rights::Set { topics, .. } => !topics.is_empty(),
+            Rights::Token(_) => true,
+        }
     }
 
     /// Asks for one right.
@@ -266,18 +300,24 @@ impl Grants {
     }
 
     fn holds(&mut self, right: Right, resource: Resource<'_>) -> bool {
-        let Some(permissions) = &self.permissions else {
-            return false;
-        };
-        let (pattern, name) = (permissions.pattern(right), resource.name());
-        if pattern.is_trivial() {
-            return pattern.matches(name);
+        let name = resource.name();
+        if let Rights::Set { permissions, .. } = &self.rights {
+            match permissions.as_ref().map(|set| set.pattern(right)) {
+                None => return false,
+                Some(pattern) if pattern.is_trivial() => return pattern.matches(name),
+                Some(_) => {}
+            }
         }
         let key = (right, matches!(resource, Resource::Queue(_)), name.into());
         if let Some(answer) = self.answers.get(&key) {
             return *answer;
         }
-        let answer = pattern.matches(name);
+        let answer = match &self.rights {
+            Rights::Set { permissions, .. } => permissions
+                .as_ref()
+                .is_some_and(|set| set.pattern(right).matches(name)),
+            Rights::Token(scopes) => scopes.holds(right, resource),
+        };
         if self.answers.len() >= ANSWERS_MAX {
             self.answers.clear();
         }
@@ -285,20 +325,26 @@ impl Grants {
         answer
     }
 
-    /// Asks for a topic of an exchange of type topic; allowed where no topic permission is set for it.
+    /// Asks for a topic of an exchange of type topic; allowed where no topic permission is set for it, unless a token is asked.
     ///
     /// # Errors
     /// The text of the refusal.
     pub fn check_topic(&self, right: TopicRight, exchange: &str, key: &str) -> Result<(), String> {
-        match self.topics.get(exchange) {
-            Some(topics) if !topics.pattern(right).matches(key) => Err(format!(
-                "{} access to topic '{key}' in exchange '{exchange}' in vhost '{}' refused for user '{}'",
-                right.word(),
-                self.vhost,
-                self.user.name
-            )),
-            _ => Ok(()),
+        let holds = match &self.rights {
+            Rights::Set { topics, .. } => topics
+                .get(exchange)
+                .is_none_or(|topics| topics.pattern(right).matches(key)),
+            Rights::Token(scopes) => scopes.holds_topic(right, exchange, key),
+        };
+        if holds {
+            return Ok(());
         }
+        Err(format!(
+            "{} access to topic '{key}' in exchange '{exchange}' in vhost '{}' refused for user '{}'",
+            right.word(),
+            self.vhost,
+            self.user.name
+        ))
     }
 }
 

@@ -14,11 +14,17 @@ use std::{
 };
 
 use mamba_auth::{
-    Directory, Grants, HashAlgorithm, Limit, PasswordHash, Resource, Right, Throttle, TopicRight,
-    User, Verdict,
+    Attempts, Directory, Grants, HashAlgorithm, Limit, PasswordHash, Resource, Right, Throttle,
+    TopicRight, User, Verdict,
+    oauth::{Token, TokenRefused, looks_like_token},
 };
 use mamba_types::{SoftError, Violation};
 use parking_lot::{Mutex, RwLock};
+
+use crate::oauth::{Bell, Tokens, Verified};
+
+/// Generations of tokens' rights begin here, above all of the directory's.
+const TOKEN_GENERATIONS: u64 = 1 << 63;
 
 /// Why nobody was let in. The peer is told nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +41,50 @@ pub enum LoginRefused {
     /// The mechanism is not set up.
     #[error("the mechanism proves nobody here")]
     Nobody,
+    /// The password is a token that lets nobody in.
+    #[error(transparent)]
+    Token(#[from] TokenRefused),
+}
+
+/// Somebody who got in.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Who it is.
+    pub user: Arc<User>,
+    /// What it came with, if that was no password: then the directory knows nothing of it.
+    token: Option<Arc<Token>>,
+}
+
+impl Account {
+    /// A user of the directory.
+    #[must_use]
+    pub const fn internal(user: Arc<User>) -> Self {
+        Self { user, token: None }
+    }
+
+    fn of_token(token: Arc<Token>) -> Self {
+        Self {
+            user: Arc::clone(token.user()),
+            token: Some(token),
+        }
+    }
+
+    /// What it came with, unless it was a password.
+    #[must_use]
+    pub const fn token(&self) -> Option<&Arc<Token>> {
+        self.token.as_ref()
+    }
+}
+
+/// What becomes of an attempt to get in.
+#[derive(Clone, Debug)]
+pub enum Attempt {
+    /// It is this one.
+    In(Account),
+    /// Nobody.
+    Refused(LoginRefused),
+    /// Its key is being fetched: ask again when the bell has rung.
+    Later,
 }
 
 /// What a user has open.
@@ -50,20 +100,33 @@ pub(crate) struct Access {
     directory: RwLock<Directory>,
     generation: AtomicU64,
     throttle: Mutex<Throttle>,
+    /// By source, for whoever asks.
+    pub(crate) attempts: Mutex<Attempts>,
     usage: Mutex<HashMap<Arc<str>, Arc<Usage>>>,
     loopback_only: Vec<String>,
+    tokens: Option<Arc<Tokens>>,
+    /// Counts the identities made of tokens.
+    token_generation: AtomicU64,
     /// Verified when there is no such user, so that the answer takes as long.
     nobody: PasswordHash,
 }
 
 impl Access {
-    pub(crate) fn new(directory: Directory, loopback_only: Vec<String>, seed: u64) -> Self {
+    pub(crate) fn new(
+        directory: Directory,
+        loopback_only: Vec<String>,
+        tokens: Option<Arc<Tokens>>,
+        seed: u64,
+    ) -> Self {
         Self {
             generation: AtomicU64::new(directory.generation()),
             directory: RwLock::new(directory),
             throttle: Mutex::new(Throttle::new(seed)),
+            attempts: Mutex::default(),
             usage: Mutex::default(),
             loopback_only,
+            tokens,
+            token_generation: AtomicU64::new(TOKEN_GENERATIONS),
             nobody: PasswordHash::new(HashAlgorithm::Sha256, [0; 4], &seed.to_le_bytes()),
         }
     }
@@ -82,42 +145,83 @@ impl Access {
         outcome
     }
 
-    /// The user behind these credentials. `now_ms` is the time in milliseconds since 1970.
+    /// The user behind these credentials. `now_ms` is the time in milliseconds since 1970. Without a bell an unknown key of a token
+    /// is a refusal at once.
     pub(crate) fn login(
         &self,
         name: &[u8],
         password: &[u8],
         from: IpAddr,
         now_ms: u64,
-    ) -> Result<Arc<User>, LoginRefused> {
+        bell: Option<Bell>,
+    ) -> Attempt {
         if let Verdict::TooEarly(wait) = self.throttle.lock().admit(from, name, now_ms) {
-            return Err(LoginRefused::TooEarly(wait));
+            return Attempt::Refused(LoginRefused::TooEarly(wait));
         }
+        let tokens = self.tokens.as_ref();
+        let outcome = match tokens.filter(|_| looks_like_token(password)) {
+            Some(tokens) => match tokens.verify_or_fetch(password, now_ms, bell) {
+                Verified::True(token) => Ok(Account::of_token(token)),
+                Verified::Refused(reason) => Err(LoginRefused::Token(reason)),
+                Verified::Later => return Attempt::Later,
+            },
+            None => self.known(name, password).ok_or(LoginRefused::Wrong),
+        };
+        let outcome = outcome.and_then(|account| self.let_in(account, from));
+        let mut throttle = self.throttle.lock();
+        match outcome {
+            Ok(account) => {
+                throttle.succeeded(from, name, now_ms);
+                Attempt::In(account)
+            }
+            Err(reason) => {
+                if !matches!(reason, LoginRefused::Token(reason) if !reason.is_guess()) {
+                    throttle.failed(from, name, now_ms);
+                }
+                Attempt::Refused(reason)
+            }
+        }
+    }
+
+    /// The user of that name and password.
+    fn known(&self, name: &[u8], password: &[u8]) -> Option<Account> {
         let user = std::str::from_utf8(name)
             .ok()
             .and_then(|name| self.directory.read().user(name).cloned());
         let hash = user.as_ref().map_or(&self.nobody, |user| &user.password);
-        let outcome = match (hash.verify(password), user) {
-            (true, Some(user)) if self.may_come_from(&user.name, from) => Ok(user),
-            (true, Some(_)) => Err(LoginRefused::NotLocal),
-            _ => Err(LoginRefused::Wrong),
-        };
-        let mut throttle = self.throttle.lock();
-        if outcome.is_ok() {
-            throttle.succeeded(from, name, now_ms);
-        } else {
-            throttle.failed(from, name, now_ms);
-        }
-        outcome
+        let is_right = hash.verify(password);
+        user.filter(|_| is_right).map(Account::internal)
     }
 
     /// A user that needs no password, because the configuration or the transport vouches for it.
-    pub(crate) fn vouched_for(&self, name: &str, from: IpAddr) -> Result<Arc<User>, LoginRefused> {
+    pub(crate) fn vouched_for(&self, name: &str, from: IpAddr) -> Result<Account, LoginRefused> {
         let user = self.directory.read().user(name).cloned();
-        match user {
-            Some(user) if self.may_come_from(name, from) => Ok(user),
-            Some(_) => Err(LoginRefused::NotLocal),
-            None => Err(LoginRefused::Nobody),
+        let user = user.ok_or(LoginRefused::Nobody)?;
+        self.let_in(Account::internal(user), from)
+    }
+
+    fn let_in(&self, account: Account, from: IpAddr) -> Result<Account, LoginRefused> {
+        if self.may_come_from(&account.user.name, from) {
+            return Ok(account);
+        }
+        Err(LoginRefused::NotLocal)
+    }
+
+    /// The token that takes the place of another, or what is wrong with it.
+    pub(crate) fn renewed(&self, secret: &[u8], now_ms: u64, bell: Option<Bell>) -> Verified {
+        match &self.tokens {
+            Some(tokens) => tokens.verify_or_fetch(secret, now_ms, bell),
+            None => Verified::Refused(TokenRefused::UnknownKey),
+        }
+    }
+
+    /// Whether an account may open a virtual host.
+    pub(crate) fn may_open(&self, account: &Account, vhost: &str) -> bool {
+        match &account.token {
+            Some(token) => token.may_open(vhost),
+            None => {
+                self.read(|directory| directory.permissions(vhost, &account.user.name).is_some())
+            }
         }
     }
 
@@ -126,13 +230,24 @@ impl Access {
     }
 
     /// A connection's view of its user; `None` if the user is gone.
-    pub(crate) fn identity(self: &Arc<Self>, user: &str, vhost: &str) -> Option<Identity> {
-        let grants = self.directory.read().grants(vhost, user)?;
+    pub(crate) fn identity(self: &Arc<Self>, account: &Account, vhost: &str) -> Option<Identity> {
+        let (grants, source) = match &account.token {
+            Some(token) => {
+                let generation = self.token_generation.fetch_add(1, Ordering::Relaxed);
+                let source = Source::Token(Arc::clone(token), generation);
+                (Grants::of_token(token, vhost), source)
+            }
+            None => {
+                let grants = self.directory.read().grants(vhost, &account.user.name)?;
+                (grants, Source::Directory)
+            }
+        };
         Some(Identity {
             access: Arc::clone(self),
             name: Arc::clone(&grants.user().name),
             vhost: vhost.into(),
             grants: Mutex::new(grants),
+            source,
         })
     }
 
@@ -163,17 +278,50 @@ pub(crate) struct Identity {
     pub(crate) name: Arc<str>,
     vhost: Arc<str>,
     grants: Mutex<Grants>,
+    source: Source,
+}
+
+/// Where an identity has its rights from.
+#[derive(Debug)]
+enum Source {
+    Directory,
+    /// A token, with the generation of its rights: they never change, but another token may take its place.
+    Token(Arc<Token>, u64),
 }
 
 impl Identity {
-    /// Moves whenever any user's rights may have changed.
+    /// Moves whenever any user's rights may have changed; no two tokens have the same.
     pub(crate) fn generation(&self) -> u64 {
-        self.access.generation.load(Ordering::Relaxed)
+        match self.source {
+            Source::Directory => self.access.generation.load(Ordering::Relaxed),
+            Source::Token(_, generation) => generation,
+        }
+    }
+
+    /// What it came with, unless it was a password.
+    pub(crate) const fn token(&self) -> Option<&Arc<Token>> {
+        match &self.source {
+            Source::Directory => None,
+            Source::Token(token, _) => Some(token),
+        }
+    }
+
+    /// The same user with a new token.
+    ///
+    /// # Errors
+    /// When it is another user's.
+    pub(crate) fn renewed(&self, token: Arc<Token>) -> Result<Self, TokenRefused> {
+        let account = Account::of_token(token);
+        if account.user.name != self.name {
+            return Err(TokenRefused::OtherUser);
+        }
+        let identity = self.access.identity(&account, &self.vhost);
+        identity.ok_or(TokenRefused::OtherUser)
     }
 
     fn with<T>(&self, ask: impl FnOnce(&mut Grants) -> T) -> T {
         let mut grants = self.grants.lock();
-        if grants.generation() != self.generation() {
+        if matches!(self.source, Source::Directory) && grants.generation() != self.generation() {
             match self.access.directory.read().grants(&self.vhost, &self.name) {
                 Some(current) => *grants = current,
                 None => grants.revoke(),
@@ -231,6 +379,10 @@ impl Identity {
 
     /// A connection's place among its user's; the limit if all are taken.
     pub(crate) fn seat(&self) -> Result<UserSeat, u64> {
+        // Who comes with a token has no limits, and nobody is told when the last of that name has gone.
+        if self.token().is_some() {
+            return Ok(UserSeat::uncounted());
+        }
         let limit = self.with(|grants| grants.user().limits.connections_max);
         let usage = self.access.usage_of(&self.name);
         take(&usage.connections, limit)?;
@@ -268,7 +420,7 @@ pub(crate) struct UserSeat {
 }
 
 impl UserSeat {
-    /// A place that counts nowhere, for what the management does in a user's name.
+    /// A place that counts nowhere.
     pub(crate) fn uncounted() -> Self {
         let usage = Usage {
             connections: AtomicUsize::new(1),
@@ -320,14 +472,33 @@ mod tests {
                 },
             });
         }
-        Arc::new(Access::new(directory, vec!["guest".to_owned()], 1))
+        Arc::new(Access::new(directory, vec!["guest".to_owned()], None, 1))
+    }
+
+    fn login(
+        access: &Access,
+        name: &str,
+        password: &str,
+        from: &str,
+        now_ms: u64,
+    ) -> Result<(), LoginRefused> {
+        let from = from.parse().unwrap();
+        match access.login(name.as_bytes(), password.as_bytes(), from, now_ms, None) {
+            Attempt::In(_) => Ok(()),
+            Attempt::Refused(reason) => Err(reason),
+            Attempt::Later => panic!("there are no tokens"),
+        }
+    }
+
+    fn identity(access: &Arc<Access>) -> Identity {
+        let far = access.read(|directory| directory.user("far").cloned());
+        let far = Account::internal(far.unwrap());
+        access.identity(&far, "/").unwrap()
     }
 
     #[track_caller]
     fn check(name: &str, password: &str, from: &str, expected: Result<(), LoginRefused>) {
-        let from = from.parse().unwrap();
-        let outcome = access().login(name.as_bytes(), password.as_bytes(), from, 1);
-        assert_eq!(outcome.map(drop), expected);
+        assert_eq!(login(&access(), name, password, from, 1), expected);
     }
 
     #[test]
@@ -347,20 +518,18 @@ mod tests {
     #[test]
     fn guessing_is_slowed_down() {
         let access = access();
-        let from = "192.0.2.1".parse().unwrap();
+        let far = |password: &str, now_ms| login(&access, "far", password, "192.0.2.1", now_ms);
         for _ in 0..5 {
-            let wrong = access.login(b"far", b"x", from, 1000).unwrap_err();
-            assert_eq!(wrong, LoginRefused::Wrong);
+            assert_eq!(far("x", 1000), Err(LoginRefused::Wrong));
         }
-        let early = access.login(b"far", b"far", from, 1000).unwrap_err();
-        assert!(matches!(early, LoginRefused::TooEarly(_)));
-        assert!(access.login(b"far", b"far", from, 2000).is_ok());
+        assert!(matches!(far("far", 1000), Err(LoginRefused::TooEarly(_))));
+        assert_eq!(far("far", 2000), Ok(()));
     }
 
     #[test]
     fn a_change_reaches_who_is_there() {
         let access = access();
-        let identity = access.identity("far", "/").unwrap();
+        let identity = identity(&access);
         assert!(!identity.may_open());
         let write = |identity: &Identity| identity.check(Right::Write, Resource::Queue("q"));
         let all = Permissions::new(".*", ".*", ".*").unwrap();
@@ -376,7 +545,7 @@ mod tests {
     #[test]
     fn seats_are_given_back() {
         let access = access();
-        let identity = access.identity("far", "/").unwrap();
+        let identity = identity(&access);
         let mut seat = identity.seat().unwrap();
         assert_eq!(identity.seat().map(drop), Err(1));
         assert!(identity.take_channel(&mut seat).is_ok());

@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use mamba_routing::ExchangeKind;
 use mamba_session::SessionConfig;
 use mamba_store::{
     Checkpoint, DefinitionChange, OpenError, RealDisk, Recovered, RecoveryReport, Store,
@@ -26,7 +27,9 @@ use crate::{
     commit::Commit,
     connection::{Connection, Now, Origin},
     deaths::Deaths,
+    events::{EVENT_EXCHANGE, Events},
     metrics::{Counts, Deduplicator, Metrics, Snapshot},
+    oauth::Tokens,
     outbox::{ConsumerPort, Notice, Outbox},
     paging::Paging,
     queue_cell::{Ended, QueueCell},
@@ -81,6 +84,10 @@ pub struct BrokerConfig {
     pub anonymous_user: Option<String>,
     /// Users that may only log in from this machine.
     pub loopback_users: Vec<String>,
+    /// The virtual host that events are published in; `None`: there are none.
+    pub event_vhost: Option<String>,
+    /// What tokens are held against; `None`: there are only passwords.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 impl BrokerConfig {
@@ -103,6 +110,8 @@ impl BrokerConfig {
             seed_new_node: true,
             anonymous_user: None,
             loopback_users: vec!["guest".to_owned()],
+            event_vhost: None,
+            tokens: None,
         }
     }
 }
@@ -195,6 +204,7 @@ pub struct Broker {
     /// Held while definitions are imported.
     pub(crate) importing: Mutex<()>,
     pub(crate) global_parameters: RwLock<BTreeMap<String, serde_json::Value>>,
+    pub(crate) events: Option<Events>,
     connections: Mutex<HashMap<u64, Registered>>,
     replies: RwLock<HashMap<Arc<str>, ReplyTarget>>,
     next_connection: AtomicU64,
@@ -208,6 +218,14 @@ pub struct Broker {
     pub(crate) seed: u64,
     draws: AtomicU64,
     report: RecoveryReport,
+}
+
+/// Makes the exchange for events where they are published.
+fn declare_events(vhost: &Vhost, config: &BrokerConfig) {
+    if config.event_vhost.as_deref() == Some(&*vhost.name) {
+        let mut table = vhost.table.write();
+        table.predeclare_internal(EVENT_EXCHANGE, ExchangeKind::Topic);
+    }
 }
 
 /// A connection the node knows of.
@@ -283,13 +301,19 @@ impl Broker {
                 Arc::clone(&deaths),
                 unix_ms,
             ));
+            declare_events(&vhost, &config);
             vhost.recover(&store, own, &mut recovered);
             vhosts.insert(Arc::clone(&vhost.name), vhost);
         }
         for queue in vhosts.values().flat_map(|vhost| vhost.queues()) {
             queue.start();
         }
-        let access = Access::new(directory, config.loopback_users.clone(), seed);
+        let access = Access::new(
+            directory,
+            config.loopback_users.clone(),
+            config.tokens.clone(),
+            seed,
+        );
         Ok(Arc::new(Self {
             access: Arc::new(access),
             changing: Mutex::default(),
@@ -302,6 +326,7 @@ impl Broker {
                     .map(|parameter| (parameter.name, parameter.value))
                     .collect(),
             ),
+            events: config.event_vhost.clone().map(Events::new),
             metrics: Metrics::default(),
             session_config: Self::session_config(&config, &[]),
             external_session_config: Self::session_config(&config, &["EXTERNAL"]),
@@ -324,7 +349,7 @@ impl Broker {
     }
 
     pub(crate) fn new_vhost(&self, name: &str, settings: VhostSettings, unix_ms: u64) -> Vhost {
-        Vhost::new(
+        let vhost = Vhost::new(
             name,
             settings,
             self.seed,
@@ -332,7 +357,9 @@ impl Broker {
             Arc::clone(&self.paging),
             Arc::clone(&self.deaths),
             unix_ms,
-        )
+        );
+        declare_events(&vhost, &self.config);
+        vhost
     }
 
     /// What recovery met at the start.
@@ -620,6 +647,20 @@ impl Broker {
             Some(reason) => tracing::warn!(reason, "alarm: publishing connections are blocked"),
             None => tracing::info!("alarm is over: publishing connections go on"),
         }
+        let before = Alarms::from_bits(before);
+        for (source, was, is) in [
+            ("memory", before.memory, alarms.memory),
+            ("disk", before.disk, alarms.disk),
+        ] {
+            if was != is {
+                let name = if is { "alarm.set" } else { "alarm.cleared" };
+                self.tell(name, |event| {
+                    event
+                        .text("source", source)
+                        .text("node", &self.config.node_name);
+                });
+            }
+        }
         self.for_each_outbox(Outbox::ring);
     }
 
@@ -772,7 +813,10 @@ impl Broker {
         }
         let ended = queue.end(allowed)?;
         self.timers.remove(queue.id);
-        let mut definitions = vhost.changes_of(&table.remove_queue(&queue.name));
+        let removed = table.remove_queue(&queue.name);
+        self.tell_removed(&vhost, &removed);
+        self.tell_queue_gone(queue);
+        let mut definitions = vhost.changes_of(&removed);
         if queue.declaration.durable {
             definitions.push(DefinitionChange::delete(&vhost.queue_definition(queue)));
         }

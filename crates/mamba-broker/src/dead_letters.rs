@@ -276,7 +276,7 @@ impl Kind {
 }
 
 /// The publish's key and those of CC; BCC was removed when it came.
-fn routing_keys<'a>(message: &'a Message, properties: &Properties<'a>) -> Vec<&'a [u8]> {
+pub(crate) fn routing_keys<'a>(message: &'a Message, properties: &Properties<'a>) -> Vec<&'a [u8]> {
     let more = properties
         .headers
         .and_then(|headers| table_get(headers, b"CC"))

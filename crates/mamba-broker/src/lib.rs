@@ -6,6 +6,7 @@
 
 mod access;
 mod arguments;
+pub mod audit;
 pub mod broker;
 mod commit;
 pub mod connection;
@@ -14,11 +15,14 @@ mod death;
 pub mod deaths;
 pub mod deduplication;
 pub mod definitions;
+pub mod events;
 pub mod exchange_stats;
 mod filter;
 mod lazy_properties;
 pub mod metrics;
+pub mod oauth;
 pub mod outbox;
+mod own;
 mod pacing;
 mod paging;
 pub mod parameters;
@@ -33,7 +37,7 @@ mod transport;
 pub mod vhost;
 mod views;
 
-pub use access::LoginRefused;
+pub use access::{Account, Attempt, LoginRefused};
 pub use broker::{Alarms, Broker, BrokerConfig};
 pub use connection::{Connection, Direct, Now};
 pub use metrics::Snapshot;

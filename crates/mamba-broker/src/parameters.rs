@@ -111,6 +111,7 @@ impl Broker {
             name: name.to_owned(),
             value: value.clone(),
         });
+        self.tell_parameter(Some(vhost), component, name, Some(&value));
         let key = (component.to_owned(), name.to_owned());
         let before = known.parameters.write().insert(key, value);
         self.keep(changing, vec![put])?;
@@ -142,6 +143,7 @@ impl Broker {
             .write()
             .remove(&key)
             .ok_or(TenantError::NoSuchParameter)?;
+        self.tell_parameter(Some(vhost), component, name, None);
         let delete = DefinitionChange::delete(&ParameterDefinition {
             vhost: vhost.to_owned(),
             component: key.0,

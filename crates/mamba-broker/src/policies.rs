@@ -116,6 +116,7 @@ impl Broker {
         let (name, scope) = (policy.name().to_owned(), policy.scope());
         let put = DefinitionChange::put(&policy_definition(vhost, &policy));
         let new = self.change_policies(vhost, unix_ms, vec![put], |policies| {
+            self.tell_policy_set(vhost, &policy);
             Ok(policies.set(policy).is_none())
         })?;
         tracing::info!(vhost, policy = name, ?scope, new, "policy set");
@@ -133,6 +134,7 @@ impl Broker {
         let puts = definitions.map(|definition| DefinitionChange::put(&definition));
         self.change_policies(vhost, unix_ms, puts.collect(), |policies| {
             for policy in new {
+                self.tell_policy_set(vhost, &policy);
                 policies.set(policy);
             }
             Ok(())
@@ -164,7 +166,27 @@ impl Broker {
                 .ok_or(TenantError::NoSuchParameter)
         })?;
         tracing::info!(vhost, policy = name, ?scope, "policy cleared");
+        let told = match scope {
+            Scope::Policy => "policy.cleared",
+            Scope::OperatorPolicy => "operator.policy.cleared",
+        };
+        self.tell(told, |event| {
+            event.text("name", name).text("vhost", vhost).actor();
+        });
         Ok(())
+    }
+
+    fn tell_policy_set(&self, vhost: &str, policy: &Policy) {
+        self.tell("policy.set", |event| {
+            event
+                .text("name", policy.name())
+                .text("vhost", vhost)
+                .text("pattern", policy.pattern().text())
+                .json("definition", &json!(policy.definition()))
+                .json("priority", &json!(policy.priority_json()))
+                .text("apply-to", policy.apply_to().name())
+                .actor();
+        });
     }
 
     fn change_policies<R>(

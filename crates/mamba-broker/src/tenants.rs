@@ -21,10 +21,11 @@ use parking_lot::MutexGuard;
 use serde_json::{Map, Value};
 
 use crate::{
-    access::LoginRefused,
+    access::Attempt,
     broker::{Broker, BrokerConfig, Changes},
     commit::CommitState,
     metrics::Counts,
+    oauth::Bell,
     vhost::{Vhost, VhostSettings},
 };
 
@@ -164,20 +165,19 @@ impl Broker {
         self.access.connections_of(name)
     }
 
-    /// The user behind these credentials, for whoever lets in by name and password. `now_ms` is the time in
-    /// milliseconds since 1970.
-    ///
-    /// # Errors
-    /// Why not; to be logged, not to be told.
+    /// Who is behind these credentials, for whoever lets in by name and password or token. `now_ms` is the time in milliseconds
+    /// since 1970; without a bell an unknown key of a token is a refusal at once. The reason of one is to be logged, not to be told.
+    #[must_use]
     pub fn authenticate(
         &self,
         name: &str,
         password: &str,
         from: IpAddr,
         now_ms: u64,
-    ) -> Result<Arc<User>, LoginRefused> {
+        bell: Option<Bell>,
+    ) -> Attempt {
         self.access
-            .login(name.as_bytes(), password.as_bytes(), from, now_ms)
+            .login(name.as_bytes(), password.as_bytes(), from, now_ms, bell)
     }
 
     /// Adds a user without permissions.
@@ -203,6 +203,10 @@ impl Broker {
             limits: UserLimits::default(),
         };
         tracing::info!(user = name, "user added");
+        self.tell_user("user.created", name);
+        if user.tags.iter().next().is_some() {
+            self.tell_tags(&user);
+        }
         self.keep_user(changing, user)
     }
 
@@ -227,6 +231,12 @@ impl Broker {
             limits: before.as_ref().map(|user| user.limits).unwrap_or_default(),
         };
         tracing::info!(user = name, new = before.is_none(), "user set");
+        let told = match &before {
+            None => "user.created",
+            Some(_) => "user.password.changed",
+        };
+        self.tell_user(told, name);
+        self.tell_tags(&user);
         self.keep_user(changing, user)?;
         Ok(before.is_none())
     }
@@ -261,6 +271,7 @@ impl Broker {
         let closed =
             self.close_connections_of(|user, _| user == name, &format!("user '{name}' is deleted"));
         tracing::info!(user = name, connections = closed, "user deleted");
+        self.tell_user("user.deleted", name);
         self.keep(changing, changes)
     }
 
@@ -273,9 +284,15 @@ impl Broker {
         name: &str,
         password: NewPassword<'_>,
     ) -> Result<(), TenantError> {
+        let told = match &password {
+            NewPassword::Disabled => "user.password.cleared",
+            NewPassword::Plain(_) | NewPassword::Hashed(_) => "user.password.changed",
+        };
         let password = self.hashed(password)?;
+        self.change_user(name, |user| user.password = password)?;
         tracing::info!(user = name, "password changed");
-        self.change_user(name, |user| user.password = password)
+        self.tell_user(told, name);
+        Ok(())
     }
 
     /// Replaces a user's tags.
@@ -283,7 +300,10 @@ impl Broker {
     /// # Errors
     /// [`TenantError::NoSuchUser`].
     pub fn set_user_tags(&self, name: &str, tags: Tags) -> Result<(), TenantError> {
-        self.change_user(name, |user| user.tags = tags)
+        self.change_user(name, |user| {
+            user.tags = tags;
+            self.tell_tags(user);
+        })
     }
 
     /// Changes a user's limits. What is open beyond a new limit stays.
@@ -295,7 +315,18 @@ impl Broker {
         name: &str,
         change: impl FnOnce(&mut UserLimits),
     ) -> Result<(), TenantError> {
-        self.change_user(name, |user| change(&mut user.limits))
+        self.change_user(name, |user| {
+            change(&mut user.limits);
+            let limits = user_limits_json(&user.limits);
+            let told = match limits.is_empty() {
+                true => "user.limits.cleared",
+                false => "user.limits.set",
+            };
+            self.tell(told, |event| {
+                event.text("name", "limits").text("username", name);
+                event.fields(&limits).actor();
+            });
+        })
     }
 
     fn change_user(&self, name: &str, change: impl FnOnce(&mut User)) -> Result<(), TenantError> {
@@ -306,6 +337,21 @@ impl Broker {
         let mut user = User::clone(&user);
         change(&mut user);
         self.keep_user(changing, user)
+    }
+
+    fn tell_user(&self, told: &'static str, name: &str) {
+        self.tell(told, |event| {
+            event.text("name", name).actor();
+        });
+    }
+
+    fn tell_tags(&self, user: &User) {
+        self.tell("user.tags.set", |event| {
+            event
+                .text("name", &user.name)
+                .texts("tags", user.tags.iter())
+                .actor();
+        });
     }
 
     fn keep_user(&self, changing: MutexGuard<'_, ()>, user: User) -> Result<(), TenantError> {
@@ -379,6 +425,15 @@ impl Broker {
         self.access
             .change(|directory| directory.put_permissions(vhost, user, permissions));
         tracing::info!(user, vhost, configure, write, read, "permissions set");
+        self.tell("permission.created", |event| {
+            event
+                .text("user", user)
+                .text("vhost", vhost)
+                .text("configure", configure)
+                .text("write", write)
+                .text("read", read)
+                .actor();
+        });
         self.keep(changing, vec![change])
     }
 
@@ -393,6 +448,9 @@ impl Broker {
             .change(|directory| directory.remove_permissions(vhost, user));
         if removed {
             tracing::info!(user, vhost, "permissions cleared");
+            self.tell("permission.deleted", |event| {
+                event.text("user", user).text("vhost", vhost).actor();
+            });
             let definition = PermissionDefinition {
                 vhost: vhost.to_owned(),
                 user: user.to_owned(),
@@ -439,6 +497,15 @@ impl Broker {
         self.access
             .change(|directory| directory.put_topic_permissions(vhost, user, exchange, topics));
         tracing::info!(user, vhost, exchange, write, read, "topic permissions set");
+        self.tell("topic.permission.created", |event| {
+            event
+                .text("user", user)
+                .text("vhost", vhost)
+                .text("exchange", exchange)
+                .text("write", write)
+                .text("read", read)
+                .actor();
+        });
         self.keep(changing, vec![change])
     }
 
@@ -465,6 +532,9 @@ impl Broker {
             exchanges = removed.len(),
             "topic permissions cleared"
         );
+        self.tell("topic.permission.deleted", |event| {
+            event.text("user", user).text("vhost", vhost).actor();
+        });
         let changes = removed.iter().map(|exchange| {
             DefinitionChange::delete(&TopicPermissionDefinition {
                 vhost: vhost.to_owned(),
@@ -513,9 +583,24 @@ impl Broker {
         let change = DefinitionChange::put(&vhost.definition(&settings));
         // Handed to the disk before clients can know of it: what they declare in it comes after it.
         let pending = self.store.0.definitions().begin(vec![change]);
+        if self.tells() {
+            for exchange in vhost.exchanges() {
+                self.tell_exchange_made(&vhost, &exchange);
+            }
+        }
         self.vhosts.write().insert(Arc::clone(&vhost.name), vhost);
         drop(changing);
         tracing::info!(vhost = name, "virtual host added");
+        self.tell("vhost.created", |event| {
+            let default = settings.default_queue_type.as_deref();
+            event
+                .text("name", name)
+                .text("description", &settings.description)
+                .texts("tags", settings.tags.iter().map(String::as_str))
+                .text("default_queue_type", default.unwrap_or("classic"))
+                .flag("tracing", settings.tracing)
+                .actor();
+        });
         pending.wait()?;
         Ok(true)
     }
@@ -535,6 +620,17 @@ impl Broker {
         change(&mut settings);
         let settings = checked(settings)?;
         let put = DefinitionChange::put(&vhost.definition(&settings));
+        if settings.limits != vhost.settings().limits {
+            let limits = vhost_limits_json(&settings.limits);
+            let told = match limits.is_empty() {
+                true => "vhost.limits.cleared",
+                false => "vhost.limits.set",
+            };
+            self.tell(told, |event| {
+                event.text("name", "limits").text("vhost", name);
+                event.fields(&limits).actor();
+            });
+        }
         vhost.set_settings(settings);
         self.keep(changing, vec![put])
     }
@@ -562,9 +658,15 @@ impl Broker {
             let Ok(ended) = queue.end(|_| Ok::<(), Infallible>(()));
             self.timers.remove(queue.id);
             table.remove_queue(&queue.name);
+            self.tell_queue_gone(queue);
             changes.forget.push((queue.id, ended));
         }
         let commit = self.commit(changes);
+        if self.tells() {
+            for exchange in table.exchanges() {
+                self.tell_exchange_gone(&vhost, &exchange.spec().name);
+            }
+        }
         drop(table);
         self.access.change(|directory| directory.remove_vhost(name));
         drop(changing);
@@ -579,6 +681,9 @@ impl Broker {
             connections = closed,
             "virtual host deleted"
         );
+        self.tell("vhost.deleted", |event| {
+            event.text("name", name).actor();
+        });
         // Whatever was handed over before is decided once this is.
         self.store.0.definitions().flush();
         match commit.map(|commit| commit.state()) {
@@ -623,6 +728,7 @@ impl Broker {
             value,
         };
         let change = DefinitionChange::put(&definition);
+        self.tell_parameter(None, "global", name, Some(&definition.value));
         let before = self
             .global_parameters
             .write()
@@ -642,6 +748,7 @@ impl Broker {
             .write()
             .remove(name)
             .ok_or(TenantError::NoSuchParameter)?;
+        self.tell_parameter(None, "global", name, None);
         let definition = GlobalParameterDefinition {
             name: name.to_owned(),
             value,

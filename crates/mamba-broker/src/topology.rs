@@ -87,6 +87,7 @@ impl Broker {
                     let id = self.store.0.definitions().next_queue_id();
                     vhost.remember_for(exchange.spec(), id);
                 }
+                self.tell_exchange_made(vhost, exchange.spec());
                 durable.then(|| vhost.exchange_definition(exchange.spec()))
             }
         };
@@ -113,6 +114,7 @@ impl Broker {
             store.log().clone(),
         );
         table.add_queue(QueueRef(Arc::clone(&cell)));
+        self.tell_queue_made(&cell);
         let changes = if cell.declaration.durable {
             vec![DefinitionChange::put(&vhost.queue_definition(&cell))]
         } else {
@@ -142,7 +144,11 @@ impl Broker {
             Destination::Exchange(_) => false,
         };
         let durable = table.is_durable(&binding, queue_durable);
-        Ok(match table.bind(binding.clone())? {
+        let bound = table.bind(binding.clone())?;
+        if bound == Bound::New {
+            self.tell_binding("binding.created", vhost, &binding);
+        }
+        Ok(match bound {
             Bound::New if durable => {
                 let definition = vhost.binding_definition(&binding);
                 self.commit(vec![DefinitionChange::put(&definition)])

@@ -64,6 +64,8 @@ pub struct Vhost {
     /// What was published to exchanges, once something was. Changed under the table's lock.
     exchange_stats: RwLock<HashMap<Arc<str>, Arc<ExchangeStats>>>,
     settings: RwLock<Arc<VhostSettings>>,
+    /// [`VhostSettings::tracing`], for whoever asks often.
+    traced: AtomicBool,
     policies: RwLock<Arc<PolicySet>>,
     /// Held while policies are applied to what is there: the last one to hold it applies the latest.
     pub(crate) applying: Mutex<()>,
@@ -100,6 +102,7 @@ impl Vhost {
             table: RwLock::new(RoutingTable::new(name, seed)),
             ids: RwLock::default(),
             exchange_stats: RwLock::default(),
+            traced: AtomicBool::new(settings.tracing),
             settings: RwLock::new(Arc::new(settings)),
             policies: RwLock::default(),
             applying: Mutex::default(),
@@ -121,7 +124,13 @@ impl Vhost {
     }
 
     pub(crate) fn set_settings(&self, settings: VhostSettings) {
+        self.traced.store(settings.tracing, Ordering::Relaxed);
         *self.settings.write() = Arc::new(settings);
+    }
+
+    /// Whether copies of its messages go to the trace exchange.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.traced.load(Ordering::Relaxed)
     }
 
     /// Its policies and operator policies.
@@ -209,7 +218,8 @@ impl Vhost {
     }
 
     /// All queues, in no particular order.
-    pub(crate) fn queues_unsorted(&self) -> Vec<Arc<QueueCell>> {
+    #[must_use]
+    pub fn queues_unsorted(&self) -> Vec<Arc<QueueCell>> {
         let table = self.table.read();
         let queues = table.queue_handles().map(|queue| Arc::clone(&queue.0));
         queues.collect()

@@ -1,13 +1,34 @@
 //! What operators see of virtual hosts, exchanges and bindings.
 
+use std::net::IpAddr;
+
+use mamba_auth::{Count, Ending, Source};
 use mamba_routing::{Binding, Destination, ExchangeSpec};
 
-use crate::{broker::Broker, vhost::Vhost};
+use crate::{access::Account, broker::Broker, vhost::Vhost};
 
 impl Broker {
-    /// Whether a user has permissions in a virtual host.
+    /// Whether an account has permissions in a virtual host.
     #[must_use]
-    pub fn may_open(&self, user: &str, vhost: &str) -> bool {
+    pub fn may_open(&self, account: &Account, vhost: &str) -> bool {
+        self.access.may_open(account, vhost)
+    }
+
+    /// Counts an attempt to log in.
+    pub fn note_attempt(&self, from: IpAddr, user: &str, protocol: &'static str, ending: Ending) {
+        let mut attempts = self.access.attempts.lock();
+        attempts.note(from, user, protocol, ending);
+    }
+
+    /// Attempts to log in by source; the longest silent ones are forgotten.
+    #[must_use]
+    pub fn attempts(&self) -> Vec<(Source, Count)> {
+        self.access.attempts.lock().list()
+    }
+
+    /// Whether permissions are set for a user in a virtual host.
+    #[must_use]
+    pub fn has_permissions(&self, user: &str, vhost: &str) -> bool {
         self.access
             .read(|directory| directory.permissions(vhost, user).is_some())
     }

@@ -1,13 +1,17 @@
 //! Who asks, and what they may ask for (`spec: http-api §1, semantics §21`).
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hyper::header::HeaderValue;
-use mamba_auth::User;
-use mamba_broker::Broker;
+use mamba_auth::{Ending, oauth::looks_like_token};
+use mamba_broker::{Account, Attempt, Broker, LoginRefused, audit};
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{answer::Refusal, request::is_monitor};
+
+/// How long a request waits for the key of its token.
+const KEYS_TIME: Duration = Duration::from_secs(6);
 
 /// What a request needs its user to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,32 +32,56 @@ pub(crate) enum Access {
     Administrator,
 }
 
-/// The user behind an `Authorization` header. `now_ms` is the time in milliseconds since 1970.
+/// Who is behind an `Authorization` header: a name with a password or token, or a token alone. Waits for the key of a token if it has
+/// to be fetched. `now_ms` is the time in milliseconds since 1970.
 ///
 /// # Errors
 /// 401, whatever is wrong: only the log knows.
-pub(crate) fn authenticate(
+pub(crate) async fn authenticate(
     broker: &Broker,
     header: Option<&HeaderValue>,
     from: IpAddr,
     now_ms: u64,
-) -> Result<Arc<User>, Refusal> {
+) -> Result<Account, Refusal> {
     let header = header.ok_or_else(Refusal::no_credentials)?;
     let (name, password) = credentials(header.as_bytes()).ok_or_else(Refusal::wrong_credentials)?;
-    broker
-        .authenticate(&name, &password, from, now_ms)
-        .map_err(|reason| {
-            tracing::warn!(user = name, peer = %from, %reason, "management login refused");
-            match reason {
-                mamba_broker::LoginRefused::NotLocal => {
-                    Refusal::denied("User can only log in via localhost")
-                }
-                _ => Refusal::wrong_credentials(),
-            }
-        })
+    let (rings, rung) = oneshot::channel::<()>();
+    let bell = Box::new(move || drop(rings));
+    let mut attempt = broker.authenticate(&name, &password, from, now_ms, Some(bell));
+    if matches!(attempt, Attempt::Later) {
+        // It rings by going away.
+        let _ = timeout(KEYS_TIME, rung).await;
+        attempt = broker.authenticate(&name, &password, from, now_ms, None);
+    }
+    let reason = match attempt {
+        Attempt::In(account) => {
+            broker.note_attempt(from, &account.user.name, "http", Ending::Succeeded);
+            return Ok(account);
+        }
+        Attempt::Refused(reason) => reason,
+        Attempt::Later => return Err(Refusal::wrong_credentials()),
+    };
+    let user = if looks_like_token(name.as_bytes()) {
+        "(a token)"
+    } else {
+        &name
+    };
+    broker.note_attempt(from, user, "http", Ending::Failed);
+    tracing::warn!(target: audit::TARGET, user, peer = %from, protocol = "http", result = "refused", %reason, "management login refused");
+    Err(match reason {
+        LoginRefused::NotLocal => Refusal::denied("User can only log in via localhost"),
+        _ => Refusal::wrong_credentials(),
+    })
 }
 
+/// A token needs no name.
 fn credentials(header: &[u8]) -> Option<(String, String)> {
+    if let Some((scheme, token)) = header.split_at_checked(7)
+        && scheme.eq_ignore_ascii_case(b"bearer ")
+    {
+        let token = String::from_utf8(token.trim_ascii().to_vec()).ok()?;
+        return Some((String::new(), token));
+    }
     let (scheme, rest) = header.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;
@@ -69,10 +97,11 @@ fn credentials(header: &[u8]) -> Option<(String, String)> {
 /// 401 saying what is missing.
 pub(crate) fn check(
     broker: &Broker,
-    user: &User,
+    account: &Account,
     access: Access,
     vhost: Option<&str>,
 ) -> Result<(), Refusal> {
+    let user = &account.user;
     let tags = &user.tags;
     let manages = ["management", "policymaker", "monitoring", "administrator"];
     if !manages.iter().any(|tag| tags.contains(tag)) {
@@ -99,7 +128,7 @@ pub(crate) fn check(
     }
     // A virtual host that is not there is the handler's affair.
     match vhost.filter(|vhost| broker.vhost(vhost).is_some()) {
-        Some(vhost) if !is_monitor(user) && !broker.may_open(&user.name, vhost) => Err(
+        Some(vhost) if !is_monitor(user) && !broker.may_open(account, vhost) => Err(
             Refusal::denied("User not authorised to access virtual host"),
         ),
         _ => Ok(()),
@@ -126,7 +155,9 @@ mod tests {
         check("Basic Z3Vlc3Q=", None);
         check("Basic !!!", None);
         check("Basic /////w==", None);
-        check("Bearer Z3Vlc3Q6Z3Vlc3Q=", None);
+        check("Bearer a.b.c", Some(("", "a.b.c")));
+        check("bearer  a.b.c ", Some(("", "a.b.c")));
+        check("Digest a.b.c", None);
         check("", None);
     }
 }

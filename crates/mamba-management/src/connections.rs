@@ -31,7 +31,7 @@ fn visible(
     let monitor = request.is_monitor();
     Ok(request.broker().connection_views(|view| {
         let login = view.login.as_ref();
-        let own = monitor || login.is_some_and(|(user, _)| *user == request.user.name);
+        let own = monitor || login.is_some_and(|(user, _)| *user == request.user().name);
         let here = vhost
             .as_ref()
             .is_none_or(|vhost| login.is_some_and(|(_, name)| *name == vhost.name));
@@ -152,7 +152,7 @@ fn known(request: &Request<'_>) -> Result<ConnectionView, Refusal> {
     let own = view
         .login
         .as_ref()
-        .is_some_and(|(user, _)| *user == request.user.name);
+        .is_some_and(|(user, _)| *user == request.user().name);
     if own || request.is_monitor() {
         Ok(view)
     } else {
@@ -175,8 +175,8 @@ pub(crate) fn close(request: &Request<'_>) -> Outcome {
     let own = view
         .login
         .as_ref()
-        .is_some_and(|(user, _)| *user == request.user.name);
-    if !own && !request.user.tags.administrator() {
+        .is_some_and(|(user, _)| *user == request.user().name);
+    if !own && !request.user().tags.administrator() {
         return Err(Refusal::denied("User not authorised to access object"));
     }
     close_with_reason(request, &view);
@@ -185,7 +185,7 @@ pub(crate) fn close(request: &Request<'_>) -> Outcome {
 
 fn close_with_reason(request: &Request<'_>, view: &ConnectionView) {
     let reason = request.reason.as_deref().unwrap_or(DEFAULT_REASON);
-    tracing::info!(connection = view.id, peer = %view.peer, reason, by = %request.user.name, "connection closed by an operator");
+    tracing::info!(connection = view.id, peer = %view.peer, reason, by = %request.user().name, "connection closed by an operator");
     // Gone meanwhile is as good.
     let _ = request.broker().close_connection(view.id, reason);
 }
@@ -206,8 +206,8 @@ pub(crate) fn of_user(request: &Request<'_>) -> Outcome {
 }
 
 pub(crate) fn close_of_user(request: &Request<'_>) -> Outcome {
-    let own = *request.user.name == *request.name("user");
-    if !own && !request.user.tags.administrator() {
+    let own = *request.user().name == *request.name("user");
+    if !own && !request.user().tags.administrator() {
         return Err(Refusal::denied("Not administrator user"));
     }
     for view in of_path_user(request)? {

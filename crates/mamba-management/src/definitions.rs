@@ -30,6 +30,6 @@ pub(crate) fn import(request: &Request<'_>) -> Outcome {
         .broker()
         .import_definitions(&request.body, vhost, now_ms)
         .map_err(|refused| Refusal::bad(refused.to_string()))?;
-    tracing::info!(user = %request.user.name, vhost, objects = imported.objects, "definitions imported over the management API");
+    tracing::info!(user = %request.user().name, vhost, objects = imported.objects, "definitions imported over the management API");
     Ok(Answer::Done)
 }

@@ -7,6 +7,9 @@ use crate::{
     request::Request,
 };
 
+/// A day, in seconds.
+const DAY_SECS: i64 = 86_400;
+
 fn well() -> Outcome {
     Ok(Answer::Json(json!({"status": "ok"})))
 }
@@ -135,15 +138,98 @@ pub(crate) fn protocol_listener(request: &Request<'_>) -> Outcome {
     Ok(Answer::Json(json!({"status": "ok", "protocol": asked})))
 }
 
-/// No listener has a certificate yet, so none expires.
+/// Certificates of TLS listeners, and of the authorities clients' certificates are held against.
 pub(crate) fn certificates(request: &Request<'_>) -> Outcome {
-    if request.name("within").parse::<u32>().is_err() {
-        return Err(Refusal::bad("Invalid expiration period"));
+    let within: i64 = request
+        .name("within")
+        .parse()
+        .ok()
+        .filter(|within| *within >= 0)
+        .ok_or_else(|| Refusal::bad("Invalid expiration value."))?;
+    let seconds = match request.name("unit").to_ascii_lowercase().as_str() {
+        "days" => DAY_SECS,
+        "weeks" => 7 * DAY_SECS,
+        "months" => 365 * DAY_SECS / 12,
+        "years" => 365 * DAY_SECS,
+        _ => {
+            return Err(Refusal::bad(
+                "Time unit not recognised. Supported units: days, weeks, months, years.",
+            ));
+        }
+    };
+    let now = i64::try_from(request.now.unix_ms / 1000).unwrap_or(i64::MAX);
+    let until = now.saturating_add(within.saturating_mul(seconds));
+    let files = (request.node().certificates)();
+    let ending = |of_authorities: bool| -> Vec<String> {
+        let files = files
+            .iter()
+            .filter(|file| file.of_authorities == of_authorities);
+        files
+            .flat_map(|file| file.not_after.iter())
+            .filter(|ends| **ends < until)
+            .map(|ends| date(*ends))
+            .collect()
+    };
+    let (server, authorities) = (ending(false), ending(true));
+    let path = |of_authorities: bool| {
+        let mut files = files.iter();
+        let file = files.find(|file| file.of_authorities == of_authorities);
+        file.map(|file| file.path.display().to_string())
+    };
+    let secured = |protocol: &str| matches!(protocol, "amqp/ssl" | "https");
+    let expired: Vec<Value> = request
+        .node()
+        .listeners
+        .iter()
+        .filter(|listener| secured(listener.protocol))
+        .map(|listener| {
+            json!({
+                "node": request.node().name, "protocol": listener.protocol,
+                "interface": listener.address.ip().to_string(), "port": listener.address.port(),
+                "certfile": path(false), "cacertfile": path(true),
+                "certfile_expires_on": server, "cacertfile_expires_on": authorities,
+            })
+        })
+        .collect();
+    if expired.is_empty() || (server.is_empty() && authorities.is_empty()) {
+        return well();
     }
-    if !["days", "weeks", "months", "years"].contains(&request.name("unit")) {
-        return Err(Refusal::bad(
-            "Time unit not recognised. Supported units: days, weeks, months, years.",
-        ));
+    Ok(Answer::Unwell(json!({
+        "status": "failed", "reason": "Certificates expiring", "expired": expired,
+    })))
+}
+
+/// A time in seconds since 1970 as the reference broker writes it: `2030-01-31 9:05:00`.
+fn date(seconds: i64) -> String {
+    let (days, second) = (seconds.div_euclid(DAY_SECS), seconds.rem_euclid(DAY_SECS));
+    // Years that begin with March end with the day that is sometimes not there.
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day_of_month = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    let year = year + era * 400 + next;
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year}-{month:02}-{day_of_month:02} {hour}:{minute:02}:{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn dates() {
+        assert_eq!(date(0), "1970-01-01 0:00:00");
+        assert_eq!(date(951_782_400), "2000-02-29 0:00:00");
+        assert_eq!(date(1_709_164_799), "2024-02-28 23:59:59");
+        assert_eq!(date(1_735_689_600), "2025-01-01 0:00:00");
+        assert_eq!(date(4_102_444_799), "2099-12-31 23:59:59");
+        assert_eq!(date(-1), "1969-12-31 23:59:59");
     }
-    well()
 }

@@ -36,4 +36,4 @@ mod time;
 mod users;
 mod vhosts;
 
-pub use server::{Listener, Listening, Node, Readings};
+pub use server::{CertificateFile, Handshakes, Listener, Listening, Node, Readings};

@@ -95,7 +95,7 @@ pub(crate) fn users(request: &Request<'_>) -> Outcome {
 
 pub(crate) fn user(request: &Request<'_>) -> Outcome {
     let name = request.name("user");
-    if *request.user.name != *name && !request.user.tags.administrator() {
+    if *request.user().name != *name && !request.user().tags.administrator() {
         return Err(Refusal::denied("Not administrator user"));
     }
     let user = request.broker().user(name).ok_or_else(Refusal::missing)?;

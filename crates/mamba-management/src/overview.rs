@@ -185,14 +185,14 @@ fn add_visible_totals(
     let mut stats = Map::new();
     request.rates().add_stats(
         &mut stats,
-        Object::user(&request.user.name),
+        Object::user(&request.user().name),
         request.now.unix_ms,
         &sum.gauges(),
         &sum.stats,
         &request.query.windows()?,
     );
     add_totals(fields, stats);
-    let user = &request.user.name;
+    let user = &request.user().name;
     let own = request
         .broker()
         .connection_views(|view| view.login.as_ref().is_some_and(|(owner, _)| owner == user));
@@ -215,7 +215,7 @@ fn listeners(request: &Request<'_>) -> Value {
     let shown = node.listeners.iter().map(|listener| {
         json!({
             "node": node.name, "protocol": listener.protocol, "ip_address": listener.address.ip().to_string(),
-            "port": listener.address.port(), "socket_opts": {}, "tls": listener.protocol == "amqp/ssl",
+            "port": listener.address.port(), "socket_opts": {}, "tls": matches!(listener.protocol, "amqp/ssl" | "https"),
         })
     });
     shown.collect()
@@ -225,7 +225,7 @@ fn contexts(request: &Request<'_>, with_node: bool) -> Value {
     let node = request.node();
     let pages = node.listeners.iter().filter_map(|listener| {
         let description = match listener.protocol {
-            "http" => "RabbitMQ Management",
+            "http" | "https" => "RabbitMQ Management",
             "http/prometheus" => "RabbitMQ Prometheus",
             _ => return None,
         };
@@ -249,7 +249,7 @@ pub(crate) fn set_cluster_name(request: &Request<'_>) -> Outcome {
     let fields = request.fields()?;
     fields.require(&["name"])?;
     let name = fields.mandatory_text("name")?;
-    tracing::info!(name, user = %request.user.name, "cluster renamed");
+    tracing::info!(name, user = %request.user().name, "cluster renamed");
     request
         .broker()
         .set_global_parameter(CLUSTER_NAME, name.into())?;
@@ -430,7 +430,14 @@ pub(crate) fn auth_attempts(request: &Request<'_>) -> Outcome {
 
 pub(crate) fn auth_attempts_by_source(request: &Request<'_>) -> Outcome {
     check_node(request)?;
-    Ok(Answer::Json(json!([])))
+    let rows = request.broker().attempts().into_iter().map(|(source, count)| {
+        json!({
+            "remote_address": source.address.to_string(), "username": source.user, "protocol": source.protocol,
+            "auth_attempts": count.succeeded + count.failed, "auth_attempts_failed": count.failed,
+            "auth_attempts_succeeded": count.succeeded,
+        })
+    });
+    Ok(Answer::Json(rows.collect()))
 }
 
 pub(crate) fn feature_flags(_: &Request<'_>) -> Outcome {

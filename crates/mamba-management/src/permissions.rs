@@ -81,7 +81,7 @@ pub(crate) fn put(request: &Request<'_>) -> Outcome {
     let fields = request.fields()?;
     fields.require(&["configure", "write", "read"])?;
     let text = |key| fields.mandatory_text(key);
-    let new = !request.broker().may_open(user, vhost);
+    let new = !request.broker().has_permissions(user, vhost);
     request
         .broker()
         .set_permissions(

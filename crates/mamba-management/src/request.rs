@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use mamba_auth::User;
-use mamba_broker::{Broker, Now, connection::Direct, vhost::Vhost};
+use mamba_broker::{Account, Broker, Now, connection::Direct, vhost::Vhost};
 use mamba_types::Violation;
 use serde_json::{Map, Value, json};
 
@@ -19,7 +19,7 @@ use crate::{
 pub(crate) struct Request<'a> {
     pub(crate) management: &'a Arc<Management>,
     /// Who asks.
-    pub(crate) user: Arc<User>,
+    pub(crate) account: Account,
     /// Names in the path, decoded.
     pub(crate) names: Vec<(&'static str, String)>,
     pub(crate) query: &'a Query,
@@ -34,6 +34,10 @@ pub(crate) struct Request<'a> {
 impl Request<'_> {
     pub(crate) fn broker(&self) -> &Arc<Broker> {
         &self.management.broker
+    }
+
+    pub(crate) fn user(&self) -> &User {
+        &self.account.user
     }
 
     pub(crate) fn node(&self) -> &Node {
@@ -69,12 +73,12 @@ impl Request<'_> {
 
     /// Whether the user sees everybody's.
     pub(crate) fn is_monitor(&self) -> bool {
-        is_monitor(&self.user)
+        is_monitor(self.user())
     }
 
     /// Whether the user sees what is in this virtual host.
     pub(crate) fn sees(&self, vhost: &str) -> bool {
-        self.is_monitor() || self.broker().may_open(&self.user.name, vhost)
+        self.is_monitor() || self.broker().may_open(&self.account, vhost)
     }
 
     /// The virtual hosts the user sees, by name; only that of the path if it names one.
@@ -100,9 +104,9 @@ impl Request<'_> {
             return Err(Refusal::no_vhost());
         }
         self.broker()
-            .direct(&self.user.name, vhost, self.peer, self.now)
+            .direct(&self.account, vhost, self.peer, self.now)
             .map_err(|violation: Violation| {
-                tracing::info!(user = %self.user.name, vhost, reason = %violation, "management request refused");
+                tracing::info!(user = %self.user().name, vhost, reason = %violation, "management request refused");
                 Refusal::denied("Access refused.")
             })
     }

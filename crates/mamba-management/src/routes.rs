@@ -116,7 +116,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     get("/whoami", Management, users::whoami, "The user who asks"),
     get("/auth", Anybody, overview::auth, "How to log in"),
     get("/auth/attempts/{node}", Monitoring, overview::auth_attempts, "Logins by protocol"),
-    get("/auth/attempts/{node}/source", Monitoring, overview::auth_attempts_by_source, "Logins by source; not kept"),
+    get("/auth/attempts/{node}/source", Monitoring, overview::auth_attempts_by_source, "Logins by source: address, user and protocol"),
     get("/auth/hash_password/{password}", Administrator, users::hash_password, "A password's hash with a fresh salt"),
     get("/feature-flags", Management, overview::feature_flags, "Feature flags"),
     get("/deprecated-features", Management, overview::deprecated_features, "Deprecated features"),

@@ -23,13 +23,15 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mamba_broker::{Broker, Now};
+use mamba_broker::{Account, Broker, Now, audit, events::Acting};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     access,
@@ -55,6 +57,8 @@ const HEADER_TIME: Duration = Duration::from_secs(30);
 const BODY_TIME: Duration = Duration::from_secs(60);
 /// How long a client may leave an answer unread.
 const STALL_TIME: Duration = Duration::from_secs(60);
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// Octets of a connection's buffer, and so of the longest header.
 const BUFFER_BYTES: usize = 65_536;
 /// Pause after an accept that failed for want of descriptors or memory.
@@ -86,6 +90,8 @@ pub struct Node {
     pub started: Instant,
     /// Reads what the operating system says.
     pub readings: Box<dyn Fn() -> Readings + Send + Sync>,
+    /// The certificates in use, file by file; every TLS listener has them all.
+    pub certificates: Box<dyn Fn() -> Vec<CertificateFile> + Send + Sync>,
 }
 
 impl std::fmt::Debug for Node {
@@ -111,10 +117,21 @@ pub struct Readings {
     pub disk_free_bytes: u64,
 }
 
+/// A file with certificates.
+#[derive(Clone, Debug)]
+pub struct CertificateFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether they are of authorities that sign clients' certificates, and not the server's.
+    pub of_authorities: bool,
+    /// When each of them ends, in seconds since 1970.
+    pub not_after: Vec<i64>,
+}
+
 /// Something the node listens on.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// `amqp`, `http`, `http/prometheus`.
+    /// `amqp`, `amqp/ssl`, `http`, `https`, `http/prometheus`.
     pub protocol: &'static str,
     /// Where.
     pub address: SocketAddr,
@@ -135,10 +152,22 @@ pub(crate) struct Logins {
     pub(crate) failed: AtomicU64,
 }
 
-/// The bound socket.
-#[derive(Debug)]
+/// Does handshakes with the certificates of the moment.
+pub type Handshakes = Box<dyn Fn() -> TlsAcceptor + Send + Sync>;
+
+/// The bound sockets.
+#[derive(Default)]
 pub struct Listening {
-    listener: TcpListener,
+    plain: Option<TcpListener>,
+    secured: Option<(TcpListener, Handshakes)>,
+}
+
+impl std::fmt::Debug for Listening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listening")
+            .field("plain", &self.plain)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What bounds the work.
@@ -149,22 +178,61 @@ struct Bounds {
 }
 
 impl Listening {
-    /// Binds to the first of these addresses that can be bound. Call it inside a tokio runtime.
+    /// Listens for HTTP on the first of these addresses that can be bound. Call it inside a tokio runtime.
     ///
     /// # Errors
     /// What the system said about the last one.
-    pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Self> {
-        Ok(Self {
-            listener: TcpListener::bind(addresses).await?,
-        })
+    pub async fn bind(&mut self, addresses: &[SocketAddr]) -> io::Result<()> {
+        self.plain = Some(TcpListener::bind(addresses).await?);
+        Ok(())
     }
 
-    /// Where it listens.
+    /// The same for HTTPS.
     ///
     /// # Errors
-    /// What the system said.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// What the system said about the last address.
+    pub async fn bind_secured(
+        &mut self,
+        addresses: &[SocketAddr],
+        handshakes: Handshakes,
+    ) -> io::Result<()> {
+        self.secured = Some((TcpListener::bind(addresses).await?, handshakes));
+        Ok(())
+    }
+
+    /// Where it listens for HTTP.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.plain.as_ref()?.local_addr().ok()
+    }
+
+    /// Where it listens for HTTPS.
+    #[must_use]
+    pub fn secured_address(&self) -> Option<SocketAddr> {
+        self.secured.as_ref()?.0.local_addr().ok()
+    }
+
+    /// The next connection, with what does its handshake.
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr, Option<TlsAcceptor>)> {
+        let plain = async {
+            match &self.plain {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        let secured = async {
+            match &self.secured {
+                Some((listener, _)) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            accepted = plain => accepted.map(|(stream, peer)| (stream, peer, None)),
+            accepted = secured => accepted.map(|(stream, peer)| {
+                let acceptor = self.secured.as_ref().map(|(_, handshakes)| handshakes());
+                (stream, peer, acceptor)
+            }),
+        }
     }
 
     /// Answers until `stop` becomes true.
@@ -189,17 +257,14 @@ impl Listening {
                 let Ok(place) = Arc::clone(&bounds.connections).acquire_owned().await else {
                     return;
                 };
-                match self.listener.accept().await {
-                    Ok((stream, peer)) => {
+                match self.accept().await {
+                    Ok((stream, peer, acceptor)) => {
                         let (management, bounds) = (Arc::clone(&management), Arc::clone(&bounds));
-                        serving.spawn(serve(
-                            stream,
-                            peer,
-                            management,
-                            bounds,
-                            stopping.clone(),
-                            place,
-                        ));
+                        let stopping = stopping.clone();
+                        serving.spawn(async move {
+                            let _place = place;
+                            serve(stream, peer, acceptor, management, bounds, stopping).await;
+                        });
                     }
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 }
@@ -238,12 +303,33 @@ async fn sample(management: Arc<Management>) {
 async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    management: Arc<Management>,
+    bounds: Arc<Bounds>,
+    stop: watch::Receiver<bool>,
+) {
+    let _ = stream.set_nodelay(true);
+    let Some(acceptor) = acceptor else {
+        return converse(stream, peer, management, bounds, stop).await;
+    };
+    match timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => converse(stream, peer, management, bounds, stop).await,
+        Ok(Err(error)) => {
+            tracing::info!(%peer, %error, "management connection refused in its TLS handshake");
+        }
+        Err(_) => {
+            tracing::info!(%peer, "management connection refused: its TLS handshake took too long");
+        }
+    }
+}
+
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: SocketAddr,
     management: Arc<Management>,
     bounds: Arc<Bounds>,
     mut stop: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
 ) {
-    let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let (management, bounds) = (Arc::clone(&management), Arc::clone(&bounds));
         async move { Ok::<_, Infallible>(answer(request, peer, &management, &bounds).await) }
@@ -297,17 +383,25 @@ async fn answer(
         Found::Moved(location) => return crate::answer::moved(location),
         Found::Nothing => return respond(Err(Refusal::missing()), &query),
     };
-    match prepare(&head, body, peer, management, bounds, endpoint, &names).await {
-        Ok((user, body, held)) => {
+    let changes = !matches!(head.method, Method::GET | Method::HEAD);
+    let account = match identify(&head, peer, management, endpoint).await {
+        Ok(account) => account,
+        Err(refusal) => return respond(Err(refusal), &query),
+    };
+    let user = Arc::clone(&account.user);
+    let response = match prepare(&head, body, management, bounds, endpoint, &account, &names).await
+    {
+        Ok((body, held)) => {
             let reason = head.headers.get(HeaderName::from_static("x-reason"));
             let reason = reason.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
             // Closed only with the process.
             let place = bounds.requests.acquire().await;
             let management = Arc::clone(management);
             let work = move || {
+                let _acting = Acting::as_user(&account.user.name);
                 let request = Request {
                     management: &management,
-                    user,
+                    account,
                     names,
                     query: &query,
                     body,
@@ -327,39 +421,53 @@ async fn answer(
             })
         }
         Err(refusal) => respond(Err(refusal), &query),
+    };
+    if changes {
+        let (method, path) = (&head.method, head.uri.path());
+        let status = response.status().as_u16();
+        let result = if status < 400 { "ok" } else { "refused" };
+        tracing::info!(target: audit::TARGET, user = %user.name, %peer, %method, path, status, result, "management request");
     }
+    response
 }
 
-/// Everything before the handler: who asks, whether it may, and the body.
+/// Who asks.
+async fn identify(
+    head: &hyper::http::request::Parts,
+    peer: SocketAddr,
+    management: &Management,
+    endpoint: &Endpoint,
+) -> Result<Account, Refusal> {
+    if endpoint.access == access::Access::Anybody {
+        return Ok(Account::internal(routes::nobody()));
+    }
+    let header = head.headers.get(AUTHORIZATION);
+    let outcome = access::authenticate(&management.broker, header, peer.ip(), now().unix_ms).await;
+    if header.is_some() {
+        management.logins.count(outcome.is_ok());
+    }
+    outcome
+}
+
+/// Everything else before the handler: whether it may, and the body.
 async fn prepare(
     head: &hyper::http::request::Parts,
     body: Incoming,
-    peer: SocketAddr,
-    management: &Arc<Management>,
+    management: &Management,
     bounds: &Bounds,
     endpoint: &Endpoint,
+    account: &Account,
     names: &[(&'static str, String)],
-) -> Result<(Arc<mamba_auth::User>, Bytes, Option<OwnedSemaphorePermit>), Refusal> {
-    let broker = &management.broker;
-    let user = if endpoint.access == access::Access::Anybody {
-        routes::nobody()
-    } else {
-        let header = head.headers.get(AUTHORIZATION);
-        let outcome = access::authenticate(broker, header, peer.ip(), now().unix_ms);
-        if header.is_some() {
-            management.logins.count(outcome.is_ok());
-        }
-        let user = outcome?;
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
+    if endpoint.access != access::Access::Anybody {
         let vhost = names.iter().find(|(name, _)| *name == "vhost");
         let vhost = vhost.map(|(_, value)| value.as_str());
-        access::check(broker, &user, endpoint.access, vhost)?;
-        user
-    };
-    if matches!(head.method, Method::GET | Method::HEAD) {
-        return Ok((user, Bytes::new(), None));
+        access::check(&management.broker, account, endpoint.access, vhost)?;
     }
-    let (octets, held) = read_body(&head.headers, body, bounds).await?;
-    Ok((user, octets, held))
+    if matches!(head.method, Method::GET | Method::HEAD) {
+        return Ok((Bytes::new(), None));
+    }
+    read_body(&head.headers, body, bounds).await
 }
 
 impl Logins {

@@ -12,7 +12,7 @@ use crate::{
 
 pub(crate) fn whoami(request: &Request<'_>) -> Outcome {
     Ok(Answer::Json(json!({
-        "name": *request.user.name, "tags": tags(&request.user), "is_internal_user": true,
+        "name": *request.user().name, "tags": tags(request.user()), "is_internal_user": request.account.token().is_none(),
     })))
 }
 

@@ -48,7 +48,7 @@ pub(crate) struct Totals {
 impl Totals {
     pub(crate) fn of(vhost: &Vhost) -> Self {
         let mut sum = Self::default();
-        for queue in vhost.queues() {
+        for queue in vhost.queues_unsorted() {
             let counts = queue.counts();
             // What came is counted where it was published: a message may go to many queues.
             let stats = MessageStats {
@@ -169,8 +169,10 @@ pub(crate) fn put(request: &Request<'_>) -> Outcome {
     read(&fields, &mut wanted)?;
     let new = broker.add_vhost(name, wanted.clone())?;
     if new {
-        // Whoever makes a virtual host may work in it.
-        broker.set_permissions(name, &request.user.name, ".*", ".*", ".*")?;
+        // Whoever makes a virtual host may work in it; a token says itself where.
+        if request.account.token().is_none() {
+            broker.set_permissions(name, &request.user().name, ".*", ".*", ".*")?;
+        }
     } else {
         broker.change_vhost(name, |settings| {
             let limits = settings.limits;

@@ -1,18 +1,10 @@
-//! The options of the load generator, and the checked plan made from them.
+//! The options of the load generator, as they are given.
+//!
+//! Names and letters are those that users of RabbitMQ's PerfTest and of lavinmqperf know, where these two agree.
+
+use std::str::FromStr;
 
 use clap::{Args as ClapArgs, ValueEnum};
-
-use crate::error::Error;
-use crate::uri::Uri;
-use crate::verify::{STAMP_SIZE, STREAMS_MAX};
-use crate::wire::{ShortStr, Value};
-
-const DEFAULT_DURATION_SECS: f64 = 10.0;
-const WORKERS_MAX: usize = 4096;
-const QUEUES_MAX: usize = 1_000_000;
-const WINDOW_MAX: u64 = 1 << 22;
-/// Octets of a message body, at most: what brokers accept.
-const SIZE_MAX: usize = 512 * 1024 * 1024;
 
 /// Generate load on an AMQP 0-9-1 broker and measure it.
 ///
@@ -21,16 +13,15 @@ const SIZE_MAX: usize = 512 * 1024 * 1024;
 /// consumer may be two processes, but must run on one machine.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
+    /// What to measure.
+    #[arg(value_name = "MODE", value_enum, default_value_t)]
+    pub(crate) mode: Mode,
     /// Broker: amqp://user:password@host:port/vhost, percent-encoded where needed.
-    #[arg(
-        long,
-        short = 'u',
-        default_value = "amqp://guest:guest@localhost:5672/%2F"
-    )]
+    #[arg(long, default_value = "amqp://guest:guest@localhost:5672/%2F")]
     pub(crate) uri: String,
 
     /// Number of publishers, each with a connection of its own [default: 1]
-    #[arg(long, short = 'x', value_name = "N")]
+    #[arg(long, alias = "producers", short = 'x', value_name = "N")]
     pub(crate) publishers: Option<usize>,
     /// Number of consumers, each with a connection of its own [default: 1]
     #[arg(long, short = 'y', value_name = "N")]
@@ -46,16 +37,35 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) queues: usize,
     /// Queue name; with several queues the prefix to which -1, -2, ... is added.
-    #[arg(long, value_name = "NAME", default_value = "mamba-perf")]
+    #[arg(long, short = 'u', value_name = "NAME", default_value = "mamba-perf")]
     pub(crate) queue: String,
+    /// Names of several queues: %d, or %03d with zeros in front, stands for the numbers from --queue-pattern-from to -to.
+    #[arg(long, value_name = "PATTERN", conflicts_with_all = ["queue", "queues"])]
+    pub(crate) queue_pattern: Option<String>,
+    /// First number of --queue-pattern.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        requires = "queue_pattern"
+    )]
+    pub(crate) queue_pattern_from: usize,
+    /// Last number of --queue-pattern.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        requires = "queue_pattern"
+    )]
+    pub(crate) queue_pattern_to: usize,
     /// Kind of queue (x-queue-type); quorum makes it durable.
     #[arg(long, value_name = "TYPE")]
     pub(crate) queue_type: Option<QueueType>,
     /// Argument of queue.declare; whole numbers, true and false are recognised. Repeatable.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, alias = "queue-args", value_name = "KEY=VALUE")]
     pub(crate) queue_arg: Vec<String>,
     /// Argument of basic.consume, such as "x-filter=priority IS NULL"; whole numbers, true and false are recognised. Repeatable.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, alias = "consumer-args", value_name = "KEY=VALUE")]
     pub(crate) consumer_arg: Vec<String>,
     /// Declare queues and exchange durable.
     #[arg(long)]
@@ -71,34 +81,47 @@ pub struct Args {
     pub(crate) keep: bool,
 
     /// Exchange to publish to; the default exchange if left out.
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(long, short = 'e', value_name = "NAME", default_value = "")]
     pub(crate) exchange: String,
     /// Declare the exchange with this type: direct, fanout, topic, headers, ...
-    #[arg(long, value_name = "TYPE", requires = "exchange")]
+    #[arg(
+        long,
+        alias = "type",
+        short = 't',
+        value_name = "TYPE",
+        requires = "exchange"
+    )]
     pub(crate) exchange_type: Option<String>,
+    /// Every queue gets every message: through a fanout exchange that is declared, and deleted at the end.
+    #[arg(long, conflicts_with_all = ["exchange_type", "routing_key"])]
+    pub(crate) fan_out: bool,
     /// Routing key of all messages; the queue's name if left out.
-    #[arg(long, value_name = "KEY", requires = "exchange")]
+    #[arg(long, short = 'k', value_name = "KEY", requires = "exchange")]
     pub(crate) routing_key: Option<String>,
     /// Binding key of all queues; the routing key if left out.
     #[arg(long, value_name = "KEY", requires = "exchange")]
     pub(crate) binding_key: Option<String>,
 
-    /// Body size in octets; a list (16,1000) is cycled through.
+    /// Body size in octets; a list is cycled through for each queue: 16,1000 in turn, 16x9,1000 nine small ones for each large one.
     #[arg(
         long,
         short = 's',
-        value_name = "OCTETS",
+        value_name = "OCTETS[xN]",
         value_delimiter = ',',
         default_value = "16"
     )]
-    pub(crate) size: Vec<usize>,
+    pub(crate) size: Vec<Share>,
     /// Persistent messages (delivery mode 2) on durable queues.
     #[arg(long)]
     pub(crate) persistent: bool,
+    /// The same as --persistent or --mandatory. Repeatable.
+    #[arg(long, short = 'f', value_name = "FLAG")]
+    pub(crate) flag: Vec<Flag>,
     /// Message property such as priority=5 or content_type=text/plain. Repeatable.
     #[arg(
         long = "properties",
         visible_alias = "property",
+        alias = "message-properties",
         value_name = "KEY=VALUE"
     )]
     pub(crate) properties: Vec<String>,
@@ -109,65 +132,97 @@ pub struct Args {
     #[arg(long)]
     pub(crate) mandatory: bool,
     /// Confirms: at most N messages unconfirmed per publisher; 0 publishes without confirms.
-    #[arg(long, short = 'c', value_name = "N", default_value_t = 0)]
+    #[arg(
+        long,
+        alias = "confirm",
+        short = 'c',
+        value_name = "N",
+        default_value_t = 0
+    )]
     pub(crate) confirm_window: u64,
     /// Transactions: commit after every N messages.
     #[arg(
         long,
+        alias = "ptxsize",
+        short = 'm',
         value_name = "N",
         default_value_t = 0,
         conflicts_with = "confirm_window"
     )]
     pub(crate) tx: u64,
-    /// Messages (or churn operations) per second and publisher; as fast as possible if left out.
-    #[arg(long, short = 'r', value_name = "PER_SECOND")]
+    /// Messages per second and publisher (churn: operations per second and worker) [default: as fast as possible; latency: 1000]
+    #[arg(long, alias = "publish-rate", short = 'r', value_name = "PER_SECOND")]
     pub(crate) rate: Option<f64>,
+    /// Messages per second and consumer, at most: a slow consumer, which leaves the rest to the broker.
+    #[arg(long, alias = "consumer-rate", short = 'R', value_name = "PER_SECOND")]
+    pub(crate) consume_rate: Option<f64>,
 
     /// Consume without acknowledgements.
-    #[arg(long, conflicts_with = "ack_every")]
+    #[arg(long, alias = "autoack", conflicts_with = "ack_every")]
     pub(crate) auto_ack: bool,
     /// Acknowledge every N messages with one ack (multiple).
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(
+        long,
+        alias = "multi-ack-every",
+        short = 'A',
+        value_name = "N",
+        default_value_t = 1
+    )]
     pub(crate) ack_every: u64,
     /// Prefetch count per consumer; 0 for no limit.
-    #[arg(long, short = 'q', value_name = "N", default_value_t = 0)]
+    #[arg(
+        long,
+        alias = "qos",
+        short = 'q',
+        value_name = "N",
+        default_value_t = 0
+    )]
     pub(crate) prefetch: u16,
 
-    /// Measure latency; needs bodies of at least 8 octets.
+    /// Measure latency in any mode with messages; needs bodies of at least 8 octets.
     #[arg(long)]
     pub(crate) latency: bool,
     /// Check that every message arrives once and in order; needs bodies of at least 16 octets.
     #[arg(long)]
     pub(crate) verify: bool,
 
-    /// Seconds to measure, after the warm-up [default: 10, or unlimited with --messages]
-    #[arg(long, short = 'z', value_name = "SECS")]
+    /// Seconds to measure, after the warm-up; for counts, to hold what was made [default: 10; unlimited with --messages and for counts]
+    #[arg(long, alias = "time", short = 'z', value_name = "SECS")]
     pub(crate) duration: Option<f64>,
     /// Seconds to run before measuring.
     #[arg(long, value_name = "SECS", default_value_t = 0.0)]
     pub(crate) warmup: f64,
-    /// Stop after N messages in all (published, or consumed with --consume-only).
-    #[arg(long, short = 'C', value_name = "N")]
+    /// Stop after N messages in all (published, or consumed with --consume-only), or N operations [default for backlog: 1000000]
+    #[arg(long, alias = "pmessages", short = 'C', value_name = "N")]
     pub(crate) messages: Option<u64>,
     /// Seconds without progress after which waiting for the last messages ends.
     #[arg(long, value_name = "SECS", default_value_t = 10.0)]
     pub(crate) drain_timeout: f64,
 
-    /// Open N idle connections with a channel and hold them; alone or beside other load.
+    /// Hold N idle connections, each with a channel, beside the load.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) connections_idle: usize,
-    /// Open and close, declare and delete, or bind and unbind, in place of messages.
-    #[arg(long, value_name = "WHAT", conflicts_with_all = ["publishers", "consumers"])]
-    pub(crate) churn: Option<Churn>,
-    /// Number of workers that churn, each with a connection of its own.
+    /// Number of connections or queues that connection-count and queue-count make [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<usize>,
+    /// Channels that connection-count opens on each connection.
     #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) churn_workers: usize,
+    pub(crate) channels: u16,
+    /// Number of workers for churn and counts, each with a connection of its own [default: 1; connection-count: 8]
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// Shell command that backlog runs between filling and draining: it has to restart the broker.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) restart: Option<String>,
+    /// Seconds that the broker may take to be back.
+    #[arg(long, value_name = "SECS", default_value_t = 120.0)]
+    pub(crate) restart_timeout: f64,
     /// Heartbeat interval in seconds, 0 for none; the broker's offer if left out.
     #[arg(long, value_name = "SECS")]
     pub(crate) heartbeat: Option<u16>,
 
-    /// Print one JSON object at the end in place of text.
-    #[arg(long)]
+    /// Print one JSON object at the end in place of text; the lines per second go to standard error.
+    #[arg(long, short = 'j')]
     pub(crate) json: bool,
     /// No line per second.
     #[arg(long)]
@@ -182,382 +237,72 @@ pub(crate) enum QueueType {
     Stream,
 }
 
-/// What is made and unmade over and over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Churn {
-    /// Connect, log in, open a channel, close.
-    Connection,
-    /// Open and close a channel.
-    Channel,
-    /// Declare and delete a queue (--durable for durable ones).
-    Queue,
+/// What a run does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Publish and consume, as fast as possible or at a --rate.
+    #[default]
+    Throughput,
+    /// Publish at a --rate, whatever the broker does, and measure how long messages take.
+    Latency,
+    /// Open --count connections and hold them.
+    ConnectionCount,
+    /// Connect, log in, open a channel and close, over and over.
+    ConnectionChurn,
+    /// Open and close channels.
+    ChannelChurn,
+    /// Declare --count queues, hold them, delete them.
+    QueueCount,
+    /// Declare and delete queues (--durable for durable ones).
+    QueueChurn,
     /// Bind a queue to an exchange and unbind it.
-    Bind,
+    BindChurn,
+    /// Subscribe to a queue and cancel.
+    ConsumerChurn,
+    /// Fill queues with confirmed persistent messages, --restart the broker, drain them.
+    Backlog,
 }
 
-/// Options that were found to make sense.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) uri: Uri,
-    pub(crate) publishers: usize,
-    pub(crate) consumers: usize,
-    pub(crate) queues: Vec<Queue>,
-    pub(crate) queue_arguments: Vec<(ShortStr, Value)>,
-    pub(crate) consumer_arguments: Vec<(ShortStr, Value)>,
-    pub(crate) durable: bool,
-    pub(crate) exchange: ShortStr,
-    pub(crate) exchange_type: Option<ShortStr>,
-    /// Where messages go; publishers share these out.
-    pub(crate) targets: Vec<Target>,
-    /// Whether every queue gets every message.
-    pub(crate) fan_out: bool,
-    pub(crate) properties: Properties,
-    pub(crate) window: u64,
-    pub(crate) duration_secs: Option<f64>,
-    /// The options whose values are used as they are.
-    pub(crate) args: Args,
+impl Mode {
+    /// The word on the command line.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// Whether messages move.
+    pub(crate) fn is_load(self) -> bool {
+        matches!(self, Self::Throughput | Self::Latency | Self::Backlog)
+    }
 }
 
-/// A queue of the run.
-#[derive(Clone, Debug)]
-pub(crate) struct Queue {
-    pub(crate) name: String,
-    pub(crate) wire_name: ShortStr,
-    pub(crate) binding_key: ShortStr,
+/// Flags of messages, as PerfTest names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Flag {
+    Persistent,
+    Mandatory,
 }
 
-/// A routing key to publish with.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
-    pub(crate) routing_key: ShortStr,
+/// A body size in octets, and how many messages of a round have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) size: usize,
+    pub(crate) count: usize,
 }
 
-/// The properties of all messages.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Properties {
-    pub(crate) content_type: Option<ShortStr>,
-    pub(crate) content_encoding: Option<ShortStr>,
-    pub(crate) headers: Option<Vec<(ShortStr, Value)>>,
-    pub(crate) delivery_mode: Option<u8>,
-    pub(crate) priority: Option<u8>,
-    pub(crate) correlation_id: Option<ShortStr>,
-    pub(crate) reply_to: Option<ShortStr>,
-    pub(crate) expiration: Option<ShortStr>,
-    pub(crate) message_id: Option<ShortStr>,
-    pub(crate) timestamp: Option<u64>,
-    pub(crate) kind: Option<ShortStr>,
-    pub(crate) user_id: Option<ShortStr>,
-    pub(crate) app_id: Option<ShortStr>,
-}
+impl FromStr for Share {
+    type Err = String;
 
-impl Plan {
-    /// Checks the options against each other.
-    pub(crate) fn new(args: Args) -> Result<Self, Error> {
-        let uri = Uri::parse(&args.uri)?;
-        let load = args.connections_idle == 0 && args.churn.is_none()
-            || args.publish_only
-            || args.consume_only;
-        let count = |given: Option<usize>, off: bool| match (given, off) {
-            (_, true) => 0,
-            (Some(count), _) => count,
-            (None, _) => usize::from(load),
-        };
-        let publishers = count(args.publishers, args.consume_only);
-        let consumers = count(args.consumers, args.publish_only);
-        demand(
-            publishers <= WORKERS_MAX && consumers <= WORKERS_MAX,
-            format!("at most {WORKERS_MAX} publishers and {WORKERS_MAX} consumers"),
-        )?;
-        demand(
-            publishers + consumers + args.connections_idle > 0 || args.churn.is_some(),
-            "nothing to do: no publisher, no consumer",
-        )?;
-        demand(
-            (1..=QUEUES_MAX).contains(&args.queues),
-            format!("--queues is from 1 to {QUEUES_MAX}"),
-        )?;
-        check_sizes(&args)?;
-        demand(
-            args.confirm_window <= WINDOW_MAX,
-            format!("--confirm-window is at most {WINDOW_MAX}"),
-        )?;
-        demand(
-            args.rate.is_none_or(|rate| rate.is_finite() && rate > 0.0),
-            "--rate is above 0",
-        )?;
-        demand(args.ack_every > 0, "--ack-every is at least 1")?;
-        demand(
-            args.prefetch == 0 || args.auto_ack || args.ack_every <= u64::from(args.prefetch),
-            "--ack-every is at most --prefetch; otherwise the consumer would wait for ever",
-        )?;
-        for (name, secs) in [
-            ("--duration", args.duration.unwrap_or(1.0)),
-            ("--drain-timeout", args.drain_timeout),
-        ] {
-            demand(secs > 0.0 && secs < 1e8, format!("{name} is above 0"))?;
-        }
-        demand(
-            (0.0..1e8).contains(&args.warmup),
-            "--warmup is not negative",
-        )?;
-
-        let exchange = ShortStr::new("--exchange", &args.exchange)?;
-        let exchange_type = args
-            .exchange_type
-            .as_deref()
-            .map(|kind| ShortStr::new("--exchange-type", kind))
-            .transpose()?;
-        let queues = queues(&args)?;
-        let targets = match &args.routing_key {
-            Some(key) => vec![Target {
-                routing_key: ShortStr::new("--routing-key", key)?,
-            }],
-            None => queues
-                .iter()
-                .map(|queue| Target {
-                    routing_key: queue.wire_name.clone(),
-                })
-                .collect(),
-        };
-        demand(
-            !args.verify || publishers.saturating_mul(targets.len()) <= STREAMS_MAX,
-            format!("--verify takes at most {STREAMS_MAX} publishers times queues"),
-        )?;
-        let fan_out = args.routing_key.is_some() || args.exchange_type.as_deref() == Some("fanout");
-        let mut queue_arguments = pairs("--queue-arg", &args.queue_arg)?;
-        if let Some(kind) = args.queue_type {
-            let kind = match kind {
-                QueueType::Classic => "classic",
-                QueueType::Quorum => "quorum",
-                QueueType::Stream => "stream",
-            };
-            let name = ShortStr::new("--queue-arg", "x-queue-type")?;
-            queue_arguments.push((name, Value::Text(kind.to_owned())));
-        }
-        let mut consumer_arguments = pairs("--consumer-arg", &args.consumer_arg)?;
-        if matches!(args.queue_type, Some(QueueType::Stream)) {
-            let name = ShortStr::new("--consumer-arg", "x-stream-offset")?;
-            consumer_arguments.push((name, Value::Text("first".to_owned())));
-        }
-        let duration_secs = match (args.duration, args.messages) {
-            (None, Some(_)) => None,
-            (given, _) => Some(given.unwrap_or(DEFAULT_DURATION_SECS)),
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (size, count) = text.split_once('x').unwrap_or((text, "1"));
+        let number = |digits: &str| {
+            digits
+                .parse()
+                .map_err(|_| format!("{digits:?} is not a number"))
         };
         Ok(Self {
-            uri,
-            publishers,
-            consumers,
-            queues,
-            queue_arguments,
-            consumer_arguments,
-            durable: args.durable
-                || args.persistent
-                || matches!(args.queue_type, Some(QueueType::Quorum | QueueType::Stream)),
-            exchange,
-            exchange_type,
-            targets,
-            fan_out,
-            properties: properties(&args)?,
-            window: args.confirm_window,
-            duration_secs,
-            args,
+            size: number(size)?,
+            count: number(count)?,
         })
-    }
-
-    /// Whether bodies carry a stamp.
-    pub(crate) fn stamped(&self) -> bool {
-        self.args.latency || self.args.verify
-    }
-}
-
-/// Shares `items` out among `workers`: the indices that belong to `worker`. With more workers than items, several workers
-/// share one.
-pub(crate) fn share(worker: usize, workers: usize, items: usize) -> Vec<usize> {
-    if workers >= items {
-        vec![worker % items]
-    } else {
-        (worker..items).step_by(workers).collect()
-    }
-}
-
-fn check_sizes(args: &Args) -> Result<(), Error> {
-    let smallest = args.size.iter().copied().min().unwrap_or(0);
-    let largest = args.size.iter().copied().max().unwrap_or(0);
-    demand(!args.size.is_empty(), "--size needs a number")?;
-    demand(
-        largest <= SIZE_MAX,
-        format!("--size is at most {SIZE_MAX} octets"),
-    )?;
-    demand(
-        !args.latency || smallest >= 8 || args.consume_only,
-        "--latency needs bodies of at least 8 octets (--size)",
-    )?;
-    demand(
-        !args.verify || smallest >= STAMP_SIZE || args.consume_only,
-        "--verify needs bodies of at least 16 octets (--size)",
-    )
-}
-
-fn queues(args: &Args) -> Result<Vec<Queue>, Error> {
-    let key = args
-        .binding_key
-        .as_deref()
-        .or(args.routing_key.as_deref())
-        .map(|key| ShortStr::new("--binding-key", key))
-        .transpose()?;
-    (1..=args.queues)
-        .map(|number| {
-            let name = match args.queues {
-                1 => args.queue.clone(),
-                _ => format!("{}-{number}", args.queue),
-            };
-            let wire_name = ShortStr::new("--queue", &name)?;
-            Ok(Queue {
-                binding_key: key.clone().unwrap_or_else(|| wire_name.clone()),
-                name,
-                wire_name,
-            })
-        })
-        .collect()
-}
-
-fn properties(args: &Args) -> Result<Properties, Error> {
-    let mut properties = Properties {
-        delivery_mode: args.persistent.then_some(2),
-        ..Properties::default()
-    };
-    if !args.header.is_empty() {
-        properties.headers = Some(pairs("--header", &args.header)?);
-    }
-    for pair in &args.properties {
-        let (key, value) = split("--properties", pair)?;
-        let text = || ShortStr::new("--properties", value).map(Some);
-        match key.replace('-', "_").as_str() {
-            "content_type" => properties.content_type = text()?,
-            "content_encoding" => properties.content_encoding = text()?,
-            "delivery_mode" => properties.delivery_mode = Some(number(pair, value)?),
-            "priority" => properties.priority = Some(number(pair, value)?),
-            "correlation_id" => properties.correlation_id = text()?,
-            "reply_to" => properties.reply_to = text()?,
-            "expiration" => properties.expiration = text()?,
-            "message_id" => properties.message_id = text()?,
-            "timestamp" => properties.timestamp = Some(number(pair, value)?),
-            "type" => properties.kind = text()?,
-            "user_id" => properties.user_id = text()?,
-            "app_id" => properties.app_id = text()?,
-            _ => {
-                return Err(Error::Options(format!(
-                    "--properties {pair}: there is no property {key:?}; expected content_type, content_encoding, \
-                     delivery_mode, priority, correlation_id, reply_to, expiration, message_id, timestamp, type, \
-                     user_id or app_id"
-                )));
-            }
-        }
-    }
-    Ok(properties)
-}
-
-fn number<T: std::str::FromStr>(pair: &str, value: &str) -> Result<T, Error> {
-    value.parse().map_err(|_| {
-        Error::Options(format!(
-            "--properties {pair}: {value:?} is not a number in range"
-        ))
-    })
-}
-
-fn pairs(option: &str, texts: &[String]) -> Result<Vec<(ShortStr, Value)>, Error> {
-    texts
-        .iter()
-        .map(|text| {
-            let (key, value) = split(option, text)?;
-            Ok((ShortStr::new(option, key)?, Value::infer(value)))
-        })
-        .collect()
-}
-
-fn split<'a>(option: &str, text: &'a str) -> Result<(&'a str, &'a str), Error> {
-    text.split_once('=')
-        .ok_or_else(|| Error::Options(format!("{option} {text}: expected KEY=VALUE")))
-}
-
-fn demand(holds: bool, text: impl Into<String>) -> Result<(), Error> {
-    if holds {
-        Ok(())
-    } else {
-        Err(Error::Options(text.into()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn plan(options: &str) -> Result<Plan, Error> {
-        let words = std::iter::once("perf").chain(options.split_whitespace());
-        Plan::new(Cli::try_parse_from(words).unwrap().args)
-    }
-
-    #[test]
-    fn defaults() {
-        let plan = plan("").unwrap();
-        assert_eq!((plan.publishers, plan.consumers), (1, 1));
-        assert_eq!(plan.queues[0].name, "mamba-perf");
-        assert_eq!(plan.duration_secs, Some(10.0));
-        assert!(!plan.durable && !plan.stamped() && !plan.fan_out);
-    }
-
-    #[test]
-    fn sides() {
-        let sides = |options| {
-            let plan = plan(options).unwrap();
-            (plan.publishers, plan.consumers)
-        };
-        assert_eq!(sides("--publish-only --publishers 3"), (3, 0));
-        assert_eq!(sides("--consume-only"), (0, 1));
-        assert_eq!(sides("--connections-idle 5"), (0, 0));
-        assert_eq!(sides("--connections-idle 5 --publishers 2"), (2, 0));
-        assert_eq!(sides("--churn queue"), (0, 0));
-    }
-
-    #[test]
-    fn names_and_targets() {
-        let spread = plan("--queues 2 --queue q").unwrap();
-        assert_eq!(spread.queues[1].name, "q-2");
-        assert_eq!(spread.targets.len(), 2);
-        let shared = plan("--queues 2 --exchange e --routing-key k").unwrap();
-        assert_eq!(shared.targets.len(), 1);
-        assert!(shared.fan_out);
-    }
-
-    #[test]
-    fn contradictions() {
-        for options in [
-            "--latency --size 4",
-            "--verify --size 8",
-            "--ack-every 10 --prefetch 5",
-            "--publishers 0 --consumers 0",
-            "--queues 0",
-            "--rate 0",
-            "--properties nonsense=1",
-            "--properties priority=256",
-            "--header x",
-            "--uri http://x",
-        ] {
-            assert!(plan(options).is_err(), "{options}");
-        }
-    }
-
-    #[test]
-    fn sharing() {
-        assert_eq!(share(0, 1, 3), [0, 1, 2]);
-        assert_eq!(share(1, 2, 5), [1, 3]);
-        assert_eq!(share(3, 4, 2), [1]);
     }
 }

@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use crate::args::{Plan, Properties};
 use crate::error::Error;
+use crate::plan::{Plan, Properties};
 use crate::transport::CHANNEL;
 use crate::wire::{FRAME_BODY, FRAME_HEADER, frame, id, method};
 
@@ -38,8 +38,9 @@ pub(crate) struct Entry {
 impl Block {
     /// Encodes messages for the plan's targets with the indices `targets`.
     pub(crate) fn new(plan: &Plan, targets: &[usize], payload_max: usize) -> Result<Self, Error> {
-        let sizes = &plan.args.size;
-        let period = lcm(targets.len(), sizes.len());
+        let sizes = &plan.sizes;
+        // Every target gets every size.
+        let period = targets.len() * sizes.len();
         let mut block = Self {
             octets: Vec::new(),
             entries: Vec::new(),
@@ -48,7 +49,7 @@ impl Block {
         loop {
             for number in 0..period {
                 let target = number % targets.len();
-                let size = sizes[number % sizes.len()];
+                let size = sizes[number / targets.len()];
                 block.push(plan, targets[target], target, size, payload_max);
                 if block.octets.len() > BLOCK_SIZE_MAX {
                     return Err(Error::Options(
@@ -182,10 +183,33 @@ fn content_header(out: &mut Vec<u8>, properties: &Properties, body_size: usize) 
     });
 }
 
-fn lcm(first: usize, second: usize) -> usize {
-    let (mut low, mut high) = (first, second);
-    while low != 0 {
-        (low, high) = (high % low, low);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::plan;
+
+    #[test]
+    fn every_target_gets_every_size() {
+        let plan = plan("--queues 2 --size 16,1000").unwrap();
+        let block = Block::new(&plan, &[0, 1], 131_064).unwrap();
+        let found: Vec<(usize, usize)> = block
+            .entries
+            .iter()
+            .map(|entry| (entry.target, entry.body_size))
+            .collect();
+        assert_eq!(found[..4], [(0, 16), (1, 16), (0, 1000), (1, 1000)]);
+        assert!(found.chunks(4).all(|round| round == &found[..4]));
     }
-    first / high * second
+
+    #[test]
+    fn batches_stay_within_limit_and_write() {
+        let plan = plan("--size 50000").unwrap();
+        let block = Block::new(&plan, &[0], 4088).unwrap();
+        assert_eq!(block.batch(0, 1), 0..1);
+        let batch = block.batch(0, u64::MAX);
+        assert!(block.span(&batch).len() <= 2 * WRITE_SIZE, "{batch:?}");
+        // A body in several frames: 13 of them, each with 8 octets around it.
+        let entry = block.entries[0];
+        assert_eq!(entry.end - entry.body, 50_000 + 12 * 8 + 1);
+    }
 }

@@ -1,12 +1,14 @@
 //! A consumer: one thread, one connection, one channel, one or more queues.
 
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::args::{Plan, share};
-use crate::clock::now_ns;
+use crate::clock::{MILLISECOND, now_ns};
 use crate::error::Error;
+use crate::plan::{Plan, share};
 use crate::stats::{Counters, Recorder};
 use crate::transport::{CHANNEL, READ_TIMEOUT_NS, Transport, Wishes, refuse_close};
 use crate::verify::{STAMP_SIZE, STREAMS_MAX, Seen, parts};
@@ -19,6 +21,8 @@ use crate::worker::{Control, Event, Reporter, Stage};
 const READ_BUFFER_SIZE: usize = 256 * 1024;
 /// Octets of acks that may wait for the socket before we stop reading deliveries.
 const PENDING_ACKS_MAX: usize = 1024 * 1024;
+/// The longest sleep of a consumer that has to slow down, and the most it may make good at once, in nanoseconds.
+const PACE_NS: u64 = 50 * MILLISECOND;
 
 /// What a consumer saw: the plan's queue, and by stream what came from it.
 pub(crate) type SeenByQueue = Vec<(usize, Vec<Seen>)>;
@@ -52,6 +56,7 @@ pub(crate) fn run(
             ..Acks::default()
         },
         tally: Tally::default(),
+        pace: plan.args.consume_rate.map(Pace::new),
         counters,
         reporter: reporter.clone(),
     };
@@ -70,6 +75,8 @@ struct Consumer<'a> {
     delivery: Delivery,
     acks: Acks,
     tally: Tally,
+    /// Absent when messages are taken as they come.
+    pace: Option<Pace>,
     counters: Arc<Counters>,
     reporter: Reporter,
 }
@@ -131,8 +138,13 @@ impl Consumer<'_> {
             return Ok(());
         }
         self.subscribe(&mut transport)?;
+        // Whether the rate left frames in the buffer.
+        let mut more = false;
         while !control.stopped() {
-            let received = if transport.outbound.len() > PENDING_ACKS_MAX {
+            self.slow_down(control, &mut transport)?;
+            let received = if more {
+                0
+            } else if transport.outbound.len() > PENDING_ACKS_MAX {
                 // The broker takes no acks: let it, before there are more.
                 transport.wait(true, READ_TIMEOUT_NS)?;
                 0
@@ -140,7 +152,8 @@ impl Consumer<'_> {
                 transport.receive_within(READ_TIMEOUT_NS)?
             };
             let now = now_ns();
-            if received > 0 {
+            if received > 0 || more {
+                more = false;
                 let mut histogram = latency.as_ref().map(Recorder::batch);
                 while let Some(frame) = transport.inbound.next_frame()? {
                     self.frame(
@@ -149,6 +162,10 @@ impl Consumer<'_> {
                         now,
                         histogram.as_deref_mut(),
                     )?;
+                    if self.must_wait() {
+                        more = true;
+                        break;
+                    }
                 }
             } else {
                 self.acks.settle(&mut transport.outbound, &mut self.tally);
@@ -162,6 +179,30 @@ impl Consumer<'_> {
         self.tally.publish(&self.counters, now_ns());
         transport.close();
         Ok(())
+    }
+
+    #[inline]
+    fn must_wait(&mut self) -> bool {
+        self.pace
+            .as_mut()
+            .is_some_and(|pace| pace.wait_ns(now_ns()) > 0)
+    }
+
+    /// Waits until the rate allows another message. The broker notices as with any slow consumer: the socket fills up.
+    fn slow_down(&mut self, control: &Control, transport: &mut Transport) -> Result<(), Error> {
+        let Some(pace) = &mut self.pace else {
+            return Ok(());
+        };
+        loop {
+            let wait_ns = pace.wait_ns(now_ns());
+            if wait_ns == 0 || control.stopped() {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_nanos(wait_ns.min(PACE_NS)));
+            // Nobody looks at what comes in, so that silence says nothing.
+            transport.look_away();
+            transport.keep_alive(now_ns(), true)?;
+        }
     }
 
     fn subscribe(&self, transport: &mut Transport) -> Result<(), Error> {
@@ -248,6 +289,9 @@ impl Consumer<'_> {
         self.content = Content::Idle;
         let delivery = &self.delivery;
         self.tally.consumed += 1;
+        if let Some(pace) = &mut self.pace {
+            pace.spend();
+        }
         self.tally.bytes += delivery.size;
         self.tally.redelivered += u64::from(delivery.redelivered);
         if self.stamped {
@@ -340,6 +384,33 @@ impl Delivery {
     }
 }
 
+/// When a consumer with a rate may take its next message.
+struct Pace {
+    interval_ns: u64,
+    due_ns: u64,
+}
+
+impl Pace {
+    fn new(per_second: f64) -> Self {
+        let interval = Duration::from_secs_f64(1.0 / per_second);
+        Self {
+            interval_ns: u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX),
+            due_ns: 0,
+        }
+    }
+
+    /// Takes a message's time.
+    fn spend(&mut self) {
+        self.due_ns = self.due_ns.saturating_add(self.interval_ns);
+    }
+
+    /// Nanoseconds until the next message; time in which none came is not made good, but for [`PACE_NS`].
+    fn wait_ns(&mut self, now: u64) -> u64 {
+        self.due_ns = self.due_ns.max(now.saturating_sub(PACE_NS));
+        self.due_ns.saturating_sub(now)
+    }
+}
+
 impl Acks {
     /// Acknowledges what is pending, with one ack.
     fn settle(&mut self, out: &mut Vec<u8>, tally: &mut Tally) {
@@ -394,4 +465,27 @@ fn observe(seen: &mut SeenByQueue, subscription: usize, word: Option<u64>) -> Re
     }
     streams[stream].observe(sequence);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_spreads_messages_and_forgives_a_little() {
+        let now = 1_000 * MILLISECOND;
+        let mut pace = Pace::new(100.0);
+        assert_eq!(pace.wait_ns(now), 0);
+        // Five are due from the time that may be made good, the sixth takes its own.
+        (0..5).for_each(|_| pace.spend());
+        assert_eq!(pace.wait_ns(now), 0);
+        pace.spend();
+        assert_eq!(pace.wait_ns(now), 10 * MILLISECOND);
+        assert_eq!(pace.wait_ns(now + 4 * MILLISECOND), 6 * MILLISECOND);
+        // A long time without messages does not add up.
+        let later = now + 10_000 * MILLISECOND;
+        assert_eq!(pace.wait_ns(later), 0);
+        (0..6).for_each(|_| pace.spend());
+        assert_eq!(pace.wait_ns(later), 10 * MILLISECOND);
+    }
 }

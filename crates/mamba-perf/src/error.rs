@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::uri::UriError;
+
 /// Why a run, or one of its connections, failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -10,10 +12,8 @@ pub(crate) enum Error {
     Options(String),
 
     /// The address in `--uri` is not one we can use.
-    #[error(
-        "cannot use the address {uri:?}: {problem}; expected amqp://user:password@host:port/vhost"
-    )]
-    Uri { uri: String, problem: String },
+    #[error(transparent)]
+    Uri(#[from] UriError),
 
     /// No TCP connection.
     #[error("cannot connect to {address}: {source}; is a broker listening there? (see --uri)")]

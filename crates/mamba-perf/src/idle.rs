@@ -5,6 +5,7 @@
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -14,21 +15,26 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
-use crate::args::Plan;
 use crate::clock::{MILLISECOND, SECOND, now_ns};
 use crate::error::Error;
-use crate::report::{duration, per_second, percentiles_json, seconds};
+use crate::plan::Plan;
+use crate::report::{self, duration, per_second, percentiles_json, progress, seconds};
 use crate::stats::histogram;
 use crate::transport::{Transport, Wishes, close_frame};
 use crate::wire::HEARTBEAT_FRAME;
 
-/// Threads that open connections; a login is mostly waiting.
-const OPENERS: usize = 8;
 /// Descriptors that the process needs for other things.
 const SPARE_DESCRIPTORS: u64 = 128;
 /// How often the sockets are looked at, in nanoseconds.
 const LOOK_NS: u64 = 2 * SECOND;
 const REPORT_NS: u64 = 10 * SECOND;
+
+/// Opens `--count` connections and holds them for `--duration`, or until interrupted; true when none was lost.
+pub(crate) fn count(plan: &Plan, interrupted: &AtomicBool) -> Result<bool, Error> {
+    let wanted = plan.args.count.unwrap_or(0);
+    let idle = Idle::open(plan, wanted, plan.args.channels, interrupted)?;
+    Ok(idle.hold(plan, interrupted))
+}
 
 /// Open connections and the thread that keeps them alive.
 pub(crate) struct Idle {
@@ -40,12 +46,16 @@ pub(crate) struct Idle {
 }
 
 impl Idle {
-    /// Opens the connections that the plan asks for; fails if one of them cannot be opened.
-    pub(crate) fn open(plan: &Plan, interrupted: &AtomicBool) -> Result<Self, Error> {
-        let wanted = plan.args.connections_idle;
+    /// Opens `wanted` connections with so many channels each; fails if one of them cannot be opened.
+    pub(crate) fn open(
+        plan: &Plan,
+        wanted: usize,
+        channels: u16,
+        interrupted: &AtomicBool,
+    ) -> Result<Self, Error> {
         allow_descriptors(wanted)?;
         let started_ns = now_ns();
-        let (sockets, times, heartbeat_ns) = open_all(plan, wanted, interrupted)?;
+        let (sockets, times, heartbeat_ns) = open_all(plan, wanted, channels, interrupted)?;
         let elapsed_ns = now_ns() - started_ns;
         let opened = sockets.len();
         let count = u64::try_from(opened).unwrap_or(u64::MAX);
@@ -57,11 +67,7 @@ impl Idle {
             duration(times.value_at_percentile(99.0)),
             duration(times.max()),
         );
-        if plan.args.json {
-            eprintln!("note: {line}");
-        } else {
-            println!("{line}");
-        }
+        progress(&plan.args, &line);
         let stop = Arc::new(AtomicBool::new(false));
         let open = Arc::new(AtomicUsize::new(opened));
         let keeper = {
@@ -74,15 +80,17 @@ impl Idle {
             keeper,
             opened,
             summary: json!({
+                "mode": plan.args.mode.name(),
                 "opened": opened,
+                "channels_each": channels,
+                "rate": per_second(count, elapsed_ns),
                 "open_secs": seconds(elapsed_ns),
                 "open_latency_ns": percentiles_json(&times),
             }),
         })
     }
 
-    /// Holds the connections for `--duration`, or until interrupted; true when none was lost.
-    pub(crate) fn hold(self, plan: &Plan, interrupted: &AtomicBool) -> bool {
+    fn hold(self, plan: &Plan, interrupted: &AtomicBool) -> bool {
         let started_ns = now_ns();
         let end_ns = plan.args.duration.map_or(u64::MAX, |secs| {
             started_ns + u64::try_from(Duration::from_secs_f64(secs).as_nanos()).unwrap_or(u64::MAX)
@@ -93,20 +101,19 @@ impl Idle {
             thread::sleep(Duration::from_nanos(50 * MILLISECOND));
             if now_ns() > report_ns {
                 report_ns += REPORT_NS;
-                if !plan.args.json && !plan.args.quiet {
-                    println!(
-                        "{:8.1} s  {} connections open",
-                        seconds(now_ns() - started_ns),
-                        self.open.load(Ordering::Relaxed)
-                    );
-                }
+                let line = format!(
+                    "{:8.1} s  {} connections open",
+                    seconds(now_ns() - started_ns),
+                    self.open.load(Ordering::Relaxed)
+                );
+                progress(&plan.args, &line);
             }
         }
+        let opened = self.opened;
         let lost = self.end();
-        if plan.args.json {
-            summary["lost"] = lost.into();
-            println!("{summary}");
-        }
+        summary["lost"] = lost.into();
+        let text = format!("{opened} connections were open, {lost} of them lost\n");
+        report::outcome(&plan.args, &summary, &text);
         lost == 0
     }
 
@@ -127,7 +134,12 @@ impl Idle {
 
 type Opened = (Vec<TcpStream>, hdrhistogram::Histogram<u64>, u64);
 
-fn open_all(plan: &Plan, wanted: usize, interrupted: &AtomicBool) -> Result<Opened, Error> {
+fn open_all(
+    plan: &Plan,
+    wanted: usize,
+    channels: u16,
+    interrupted: &AtomicBool,
+) -> Result<Opened, Error> {
     let wishes = Wishes {
         name: "mambamq perf idle",
         heartbeat_secs: plan.args.heartbeat,
@@ -136,16 +148,19 @@ fn open_all(plan: &Plan, wanted: usize, interrupted: &AtomicBool) -> Result<Open
     let result = Mutex::new((Vec::with_capacity(wanted), histogram(), 0));
     let failure = Mutex::new(None);
     let next = AtomicUsize::new(0);
+    let (sender, ended): (Sender<()>, Receiver<()>) = channel();
     thread::scope(|scope| {
-        for _ in 0..OPENERS.min(wanted) {
-            scope.spawn(|| {
+        for _ in 0..plan.workers.min(wanted) {
+            let sender = sender.clone();
+            let (result, failure, next, wishes) = (&result, &failure, &next, &wishes);
+            scope.spawn(move || {
                 while next.fetch_add(1, Ordering::Relaxed) < wanted
                     && !interrupted.load(Ordering::Relaxed)
                     && failure.lock().is_none()
                 {
                     let began_ns = now_ns();
-                    let opened = Transport::open(&plan.uri, &wishes).and_then(|mut transport| {
-                        transport.open_channel()?;
+                    let opened = Transport::open(&plan.uri, wishes).and_then(|mut transport| {
+                        transport.open_channels(channels)?;
                         Ok(transport.into_idle())
                     });
                     match opened {
@@ -160,7 +175,27 @@ fn open_all(plan: &Plan, wanted: usize, interrupted: &AtomicBool) -> Result<Open
                         }
                     }
                 }
+                drop(sender);
             });
+        }
+        drop(sender);
+        // Nobody sends: the end of all senders is what is waited for.
+        let (started_ns, mut last) = (now_ns(), (now_ns(), 0));
+        while let Err(RecvTimeoutError::Timeout) =
+            ended.recv_timeout(Duration::from_nanos(20 * MILLISECOND))
+        {
+            let now = now_ns();
+            if now < last.0 + SECOND {
+                continue;
+            }
+            let open = result.lock().1.len();
+            let line = format!(
+                "{:8.1} s  connections opened {:>9.0}/s  {open} so far",
+                seconds(now - started_ns),
+                per_second(open - last.1, now - last.0)
+            );
+            progress(&plan.args, &line);
+            last = (now, open);
         }
     });
     let (sockets, times, heartbeat_ns) = result.into_inner();

@@ -16,6 +16,7 @@
 )]
 
 mod args;
+mod backlog;
 mod block;
 mod churn;
 mod clock;
@@ -24,12 +25,13 @@ mod error;
 mod idle;
 mod load;
 mod outstanding;
+mod plan;
 mod publisher;
 mod report;
 mod stats;
 mod topology;
 mod transport;
-mod uri;
+pub mod uri;
 mod verify;
 mod wire;
 mod worker;
@@ -41,6 +43,10 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 pub use args::Args;
+
+use args::Mode;
+use churn::Operation;
+use plan::Plan;
 
 /// Runs the load that `args` describe, and prints lines and a summary on standard output, problems on standard error.
 ///
@@ -59,7 +65,7 @@ pub fn run(args: Args) -> ExitCode {
             );
         }
     }
-    match args::Plan::new(args).and_then(|plan| carry_out(plan, &interrupted)) {
+    match Plan::new(args).and_then(|plan| carry_out(plan, &interrupted)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -70,22 +76,22 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 /// Runs what the plan asks for; true when all went well.
-fn carry_out(plan: args::Plan, interrupted: &Arc<AtomicBool>) -> Result<bool, error::Error> {
+fn carry_out(plan: Plan, interrupted: &Arc<AtomicBool>) -> Result<bool, error::Error> {
     let idle = match plan.args.connections_idle {
         0 => None,
-        _ => Some(idle::Idle::open(&plan, interrupted)?),
+        wanted => Some(idle::Idle::open(&plan, wanted, 1, interrupted)?),
     };
-    let loaded = if let Some(churn) = plan.args.churn {
-        Some(churn::run(&plan, churn, interrupted))
-    } else if plan.publishers + plan.consumers > 0 {
-        Some(load::run(plan.clone(), interrupted)?)
-    } else {
-        None
+    let churn = |operation| churn::run(&plan, operation, interrupted);
+    let fine = match plan.args.mode {
+        Mode::Throughput | Mode::Latency => load::run(plan.clone(), interrupted)?,
+        Mode::Backlog => backlog::run(&plan, interrupted)?,
+        Mode::ConnectionCount => idle::count(&plan, interrupted)?,
+        Mode::QueueCount => churn::count_queues(&plan, interrupted),
+        Mode::ConnectionChurn => churn(Operation::Connection),
+        Mode::ChannelChurn => churn(Operation::Channel),
+        Mode::QueueChurn => churn(Operation::Queue),
+        Mode::BindChurn => churn(Operation::Bind),
+        Mode::ConsumerChurn => churn(Operation::Consumer),
     };
-    Ok(match (loaded, idle) {
-        (Some(fine), None) => fine,
-        (Some(fine), Some(idle)) => idle.end() == 0 && fine,
-        (None, Some(idle)) => idle.hold(&plan, interrupted),
-        (None, None) => true,
-    })
+    Ok(idle.is_none_or(|idle| idle.end() == 0) && fine)
 }

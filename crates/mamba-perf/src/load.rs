@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use crate::args::Plan;
+use crate::args::Mode;
 use crate::clock::{MILLISECOND, SECOND, cpu_ns, now_ns};
 use crate::consumer::{self, SeenByQueue};
 use crate::error::Error;
+use crate::plan::Plan;
 use crate::publisher::{self, Sent};
-use crate::report::{Summary, line, seconds};
+use crate::report::{self, Summary, line, seconds};
 use crate::stats::{Collector, Counters, Recorder, Totals};
 use crate::topology;
 use crate::verify::{Fingerprint, Seen, Verdict};
@@ -24,8 +25,34 @@ use crate::worker::{Control, Event, Reporter, Stage};
 const TICK_NS: u64 = 20 * MILLISECOND;
 const THREAD_STACK_SIZE: usize = 256 * 1024;
 
-/// Runs the plan; true when all went well.
+/// How a run ended.
+pub(crate) struct Outcome {
+    /// Whether all went well.
+    pub(crate) fine: bool,
+    /// For programs, and for people; absent when not even the connections stood.
+    pub(crate) report: Option<(Json, String)>,
+    /// From the first message to the last, warm-up included.
+    pub(crate) overall: Totals,
+    /// What each publisher sent, for verification.
+    pub(crate) sent: Vec<Sent>,
+}
+
+/// Runs the plan and prints the outcome; true when all went well.
 pub(crate) fn run(plan: Plan, interrupted: &Arc<AtomicBool>) -> Result<bool, Error> {
+    let args = plan.args.clone();
+    let outcome = perform(plan, None, interrupted)?;
+    if let Some((json, text)) = &outcome.report {
+        report::outcome(&args, json, text);
+    }
+    Ok(outcome.fine)
+}
+
+/// Runs the plan. What consumers get is compared with `sent_before` if an earlier run published it.
+pub(crate) fn perform(
+    plan: Plan,
+    sent_before: Option<Vec<Sent>>,
+    interrupted: &Arc<AtomicBool>,
+) -> Result<Outcome, Error> {
     let found = topology::create(&plan)?;
     if found > 0 && plan.publishers > 0 {
         eprintln!(
@@ -34,12 +61,12 @@ pub(crate) fn run(plan: Plan, interrupted: &Arc<AtomicBool>) -> Result<bool, Err
     }
     let mut run = Run::start(plan, interrupted.clone())?;
     run.direct();
-    let fine = run.finish();
+    let mut outcome = run.finish(sent_before);
     if let Err(error) = topology::remove(&run.control.plan) {
         eprintln!("cannot delete the queues: {error}");
-        return Ok(false);
+        outcome.fine = false;
     }
-    Ok(fine)
+    Ok(outcome)
 }
 
 struct Run {
@@ -181,13 +208,16 @@ impl Run {
             None => u64::MAX,
         };
         self.pump_until(end_ns, Self::is_done);
-        if self.control.plan.duration_secs.is_some() && now_ns() >= end_ns {
+        self.control.stop_publishing();
+        let plan = &self.control.plan;
+        let latency = plan.args.mode == Mode::Latency;
+        // The messages that are late belong to the latencies.
+        if plan.duration_secs.is_some() && now_ns() >= end_ns && !latency {
             self.end_measure(now_ns());
         }
-        self.control.stop_publishing();
         // Confirms that are still out, and with --messages or --verify all that is on its way.
         let plan = &self.control.plan;
-        if plan.args.verify || plan.args.messages.is_some() {
+        if plan.args.verify || plan.args.messages.is_some() || latency {
             self.drain();
         }
         self.end_measure(self.last_progress());
@@ -239,7 +269,13 @@ impl Run {
             return self.published == plan.publishers;
         }
         let limit = plan.args.messages.unwrap_or(u64::MAX);
-        self.totals().consumed >= limit
+        self.totals().consumed >= limit || plan.args.mode == Mode::Backlog && self.is_stuck()
+    }
+
+    /// Whether nothing moved for as long as `--drain-timeout` allows.
+    fn is_stuck(&self) -> bool {
+        let since_ns = self.last_progress().max(self.started_ns);
+        now_ns() > since_ns + nanoseconds(self.control.plan.args.drain_timeout)
     }
 
     /// Waits until everything published is consumed, or nothing more comes.
@@ -347,30 +383,19 @@ impl Run {
             "consumed": change.consumed,
             "acked": change.acked,
         }));
-        let args = &self.control.plan.args;
-        if !args.json && !args.quiet {
-            let collector = if self.latency.is_active() {
-                &self.latency
-            } else {
-                &self.confirm_latency
-            };
-            let latency = collector.is_active().then_some(&collector.interval);
-            println!(
-                "{}",
-                line(
-                    &self.control.plan,
-                    at_ns,
-                    ns,
-                    &change,
-                    latency,
-                    self.measure.warming_up
-                )
-            );
-        }
+        let collector = if self.latency.is_active() {
+            &self.latency
+        } else {
+            &self.confirm_latency
+        };
+        let latency = collector.is_active().then_some(&collector.interval);
+        let plan = &self.control.plan;
+        let line = line(plan, at_ns, ns, &change, latency, self.measure.warming_up);
+        report::progress(&plan.args, &line);
     }
 
-    /// Waits for the workers, judges and prints the outcome; true when all went well.
-    fn finish(&mut self) -> bool {
+    /// Waits for the workers and judges.
+    fn finish(&mut self, sent_before: Option<Vec<Sent>>) -> Outcome {
         self.control.stop();
         let sent: Vec<Sent> = std::mem::take(&mut self.publishers)
             .into_iter()
@@ -386,15 +411,21 @@ impl Run {
             }
         }
         if self.started_ns == 0 {
-            return false;
+            return Outcome {
+                fine: false,
+                report: None,
+                overall: Totals::default(),
+                sent,
+            };
         }
         self.end_measure(now_ns());
         let interrupted = self.interrupted.load(Ordering::Relaxed);
         let plan = &self.control.plan;
         // Only a run that came to its end knows what should have arrived.
         let complete = !interrupted && self.failures.is_empty();
+        let known = sent_before.as_ref().unwrap_or(&sent);
         let verdict = (plan.args.verify && plan.consumers > 0)
-            .then(|| judge(plan, complete.then_some(&sent), &seen));
+            .then(|| judge(plan, complete.then_some(known), &seen));
         let to = self.measure.to.unwrap_or_default();
         let summary = Summary {
             plan,
@@ -410,12 +441,13 @@ impl Run {
             failures: &self.failures,
             interrupted,
         };
-        if plan.args.json {
-            println!("{}", summary.json());
-        } else {
-            print!("{}", summary.text());
+        summary.warn_of_overload();
+        Outcome {
+            fine: self.failures.is_empty() && verdict.is_none_or(|verdict| verdict.is_fine()),
+            report: Some((summary.json(), summary.text())),
+            overall: summary.overall,
+            sent,
         }
-        self.failures.is_empty() && verdict.is_none_or(|verdict| verdict.is_fine())
     }
 }
 

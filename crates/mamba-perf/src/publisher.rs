@@ -6,11 +6,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::args::{Plan, share};
 use crate::block::Block;
 use crate::clock::{SECOND, now_ns};
 use crate::error::Error;
 use crate::outstanding::Outstanding;
+use crate::plan::{Plan, share};
 use crate::stats::{Counters, Recorder};
 use crate::transport::{CHANNEL, READ_TIMEOUT_NS, Transport, Wishes, refuse_close};
 use crate::verify::{Fingerprint, STAMP_SIZE, numbered};
@@ -271,7 +271,7 @@ impl Publisher<'_> {
         if self.plan.args.tx > 0 {
             self.uncommitted += messages;
         }
-        let octets: usize = match self.plan.args.size.as_slice() {
+        let octets: usize = match self.plan.sizes.as_slice() {
             [size] => size * batch.len(),
             _ => self.block.entries[batch]
                 .iter()

@@ -3,10 +3,32 @@
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value as Json, json};
 
-use crate::args::Plan;
+use crate::args::{Args, Mode};
 use crate::clock::SECOND;
+use crate::plan::Plan;
 use crate::stats::{PERCENTILES, Totals};
 use crate::verify::Verdict;
+
+/// The part of the wanted rate below which a latency run is called an overload.
+const OVERLOAD: f64 = 0.95;
+
+/// Shows a line while the run goes on: on standard output, or on standard error when that is for the JSON object.
+pub(crate) fn progress(args: &Args, line: &str) {
+    match (args.quiet, args.json) {
+        (true, _) => {}
+        (false, true) => eprintln!("{line}"),
+        (false, false) => println!("{line}"),
+    }
+}
+
+/// Prints the outcome of a run.
+pub(crate) fn outcome(args: &Args, json: &Json, text: &str) {
+    if args.json {
+        println!("{json}");
+    } else {
+        print!("{text}");
+    }
+}
 
 /// Seconds as a fraction.
 #[expect(clippy::cast_precision_loss, reason = "for people to read")]
@@ -176,16 +198,36 @@ impl Summary<'_> {
         out
     }
 
+    /// Says so when the rate of a latency run was out of reach: its latencies grow for as long as it runs.
+    pub(crate) fn warn_of_overload(&self) {
+        let Some(rate) = self.plan.args.rate else {
+            return;
+        };
+        if self.plan.args.mode != Mode::Latency || self.plan.publishers == 0 {
+            return;
+        }
+        let publishers = u32::try_from(self.plan.publishers).unwrap_or(u32::MAX);
+        let wanted = rate * f64::from(publishers);
+        let published = per_second(self.measured.published, self.elapsed_ns);
+        if self.plan.args.messages.is_none() && published < OVERLOAD * wanted {
+            eprintln!(
+                "note: {published:.0} messages/s went out in place of {wanted:.0}: these are latencies of an overload"
+            );
+        }
+    }
+
     /// The same for programs. Durations are nanoseconds where the name ends in `_ns`.
     pub(crate) fn json(&self) -> Json {
         let totals = &self.measured;
         let rate = |count| per_second(count, self.elapsed_ns);
         json!({
+            "mode": self.plan.args.mode.name(),
             "server": self.server,
             "publishers": self.plan.publishers,
             "consumers": self.plan.consumers,
             "queues": self.plan.queues.len(),
-            "size": self.plan.args.size,
+            "size": self.plan.sizes,
+            "target_rate": self.plan.args.rate,
             "elapsed_secs": seconds(self.elapsed_ns),
             "interrupted": self.interrupted,
             "totals": totals_json(totals),
@@ -214,16 +256,20 @@ impl Summary<'_> {
 }
 
 fn verdict_text(verdict: &Verdict, overall: &Totals, complete: bool) -> String {
+    let published = match overall.published {
+        0 => String::new(),
+        count => format!("{count} published, "),
+    };
     if verdict.is_fine() && !complete {
         return format!(
-            "  verified in part: {} published, {} consumed before the end, none of these skipped or out of order\n",
-            overall.published, overall.consumed
+            "  verified in part: {published}{} consumed before the end, none of these skipped or out of order\n",
+            overall.consumed
         );
     }
     if verdict.is_fine() {
         return format!(
-            "  verified: {} published, {} consumed, nothing lost, duplicated or out of order\n",
-            overall.published, overall.consumed
+            "  verified: {published}{} consumed, nothing lost, duplicated or out of order\n",
+            overall.consumed
         );
     }
     let mut text = format!(
@@ -262,6 +308,7 @@ pub(crate) fn percentiles_json(histogram: &Histogram<u64>) -> Json {
             ((*label).to_owned(), value.into())
         })
         .collect();
+    object.insert("min".to_owned(), histogram.min().into());
     object.insert("max".to_owned(), histogram.max().into());
     object.insert("mean".to_owned(), histogram.mean().into());
     object.insert("count".to_owned(), histogram.len().into());

@@ -1,7 +1,7 @@
 //! Queues, exchange and bindings of a run: made before, removed after.
 
-use crate::args::Plan;
 use crate::error::Error;
+use crate::plan::Plan;
 use crate::transport::{CHANNEL, Transport, Wishes};
 use crate::wire::{Cursor, ShortStr, Value, id, method};
 
@@ -32,7 +32,7 @@ pub(crate) fn create(plan: &Plan) -> Result<u64, Error> {
                 plan.durable,
                 &plan.queue_arguments,
             )?;
-            if !plan.args.exchange.is_empty() {
+            if !plan.exchange.is_empty() {
                 bind(
                     &mut transport,
                     &queue.wire_name,

@@ -54,7 +54,7 @@ pub(crate) struct Transport {
     pub(crate) outbound: Vec<u8>,
     /// Largest payload of a frame to send, in octets.
     pub(crate) payload_max: usize,
-    /// Product and version of the broker.
+    /// Product, version and platform of the broker.
     pub(crate) server: String,
     heartbeat_ns: u64,
     /// Whether octets went out, or came in, since [`Self::keep_alive`] looked last.
@@ -87,10 +87,21 @@ impl Transport {
 
     /// Opens [`CHANNEL`].
     pub(crate) fn open_channel(&mut self) -> Result<(), Error> {
-        method(&mut self.outbound, CHANNEL, id::CHANNEL_OPEN, |fields| {
-            fields.octet(0);
-        });
-        self.call("channel.open", id::CHANNEL_OPEN_OK).map(drop)
+        self.open_channels(1)
+    }
+
+    /// Opens `count` channels, from [`CHANNEL`] on.
+    pub(crate) fn open_channels(&mut self, count: u16) -> Result<(), Error> {
+        let channels = CHANNEL..CHANNEL.saturating_add(count);
+        for channel in channels.clone() {
+            method(&mut self.outbound, channel, id::CHANNEL_OPEN, |fields| {
+                fields.octet(0);
+            });
+        }
+        for _ in channels {
+            self.call("channel.open", id::CHANNEL_OPEN_OK)?;
+        }
+        Ok(())
     }
 
     /// Sends what [`Self::outbound`] holds and waits for the method `answer`, whose arguments it gives back.
@@ -214,6 +225,11 @@ impl Transport {
             self.flush()?;
         }
         Ok(())
+    }
+
+    /// Says that the caller reads nothing for a while on purpose: [`Self::keep_alive`] takes it as a sign of life.
+    pub(crate) fn look_away(&mut self) {
+        self.received = true;
     }
 
     fn handshake(&mut self, uri: &Uri, wishes: &Wishes) -> Result<(), Error> {
@@ -398,6 +414,10 @@ pub(crate) fn close_frame() -> Vec<u8> {
 }
 
 fn connect(uri: &Uri) -> Result<TcpStream, Error> {
+    if uri.tls {
+        let text = "TLS (amqps) is not supported by the load generator";
+        return Err(Error::Options(text.to_owned()));
+    }
     let failed = |source| Error::Connect {
         address: uri.address(),
         source,
@@ -453,12 +473,12 @@ fn start_ok(out: &mut Vec<u8>, uri: &Uri, wishes: &Wishes) -> Result<(), Error> 
     Ok(())
 }
 
-/// Product and version out of the server properties of `connection.start`; strings only, which they are everywhere.
+/// Product, version and platform out of the server properties of `connection.start`; strings only, which they are everywhere.
 fn server_name(start: &[u8]) -> Result<String, Error> {
     let mut arguments = Cursor(start);
     arguments.short()?;
     let mut table = Cursor(arguments.longstr()?);
-    let (mut product, mut version) = (String::new(), String::new());
+    let (mut product, mut version, mut platform) = (String::new(), String::new(), String::new());
     while !table.0.is_empty() {
         let name = table.shortstr()?;
         let value = match table.octet()? {
@@ -473,8 +493,15 @@ fn server_name(start: &[u8]) -> Result<String, Error> {
         match name {
             b"product" => product = String::from_utf8_lossy(value).into_owned(),
             b"version" => version = String::from_utf8_lossy(value).into_owned(),
+            b"platform" => platform = format!("({})", String::from_utf8_lossy(value)),
             _ => {}
         }
     }
-    Ok(format!("{product} {version}").trim().to_owned())
+    let parts = [product, version, platform];
+    let given: Vec<&str> = parts
+        .iter()
+        .map(String::as_str)
+        .filter(|part| !part.is_empty())
+        .collect();
+    Ok(given.join(" "))
 }

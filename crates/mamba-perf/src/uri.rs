@@ -1,32 +1,63 @@
 //! The broker's address: `amqp://user:password@host:port/vhost`.
 
-use crate::error::Error;
+use std::fmt;
 
 const DEFAULT_PORT: u16 = 5672;
+const DEFAULT_TLS_PORT: u16 = 5671;
+
+/// An address that is not one we can use.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the address {uri:?}: {problem}; expected amqp://user:password@host:port/vhost")]
+pub struct UriError {
+    /// Without user and password.
+    uri: String,
+    problem: String,
+}
 
 /// Where and as whom to connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Uri {
+#[derive(Clone, PartialEq, Eq)]
+pub struct Uri {
+    /// The scheme is amqps.
+    pub tls: bool,
     /// Host name or address, an IPv6 address without its brackets.
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    pub(crate) user: String,
-    pub(crate) password: String,
-    pub(crate) vhost: String,
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Login name.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+    /// Virtual host.
+    pub vhost: String,
+}
+
+impl fmt::Debug for Uri {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uri")
+            .field("address", &self.address())
+            .field("user", &self.user)
+            .field("vhost", &self.vhost)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Uri {
     /// Takes an address apart. User, password and virtual host are percent-decoded; missing parts are `guest`, `guest`,
-    /// port 5672 and the virtual host `/`. So is an empty virtual host (`amqp://host/`), which no broker has in practice.
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        parse(text).map_err(|problem| Error::Uri {
+    /// port 5672 (5671 with amqps) and the virtual host `/`. So is an empty virtual host (`amqp://host/`), which no broker has in practice.
+    ///
+    /// # Errors
+    /// What is wrong with it, without user and password.
+    pub fn parse(text: &str) -> Result<Self, UriError> {
+        parse(text).map_err(|problem| UriError {
             uri: without_login(text),
             problem,
         })
     }
 
     /// `host:port` for messages.
-    pub(crate) fn address(&self) -> String {
+    #[must_use]
+    pub fn address(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
@@ -47,11 +78,11 @@ fn parse(text: &str) -> Result<Uri, String> {
     let (scheme, rest) = text
         .split_once("://")
         .ok_or_else(|| "it has no scheme".to_owned())?;
-    match scheme.to_ascii_lowercase().as_str() {
-        "amqp" => {}
-        "amqps" => return Err("TLS (amqps) is not supported by the load generator".to_owned()),
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "amqp" => false,
+        "amqps" => true,
         other => return Err(format!("the scheme is {other:?}")),
-    }
+    };
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     if path.contains('/') {
@@ -73,9 +104,11 @@ fn parse(text: &str) -> Result<Uri, String> {
     if vhost.len() > 255 {
         return Err("the virtual host is longer than 255 octets".to_owned());
     }
+    let default = if tls { DEFAULT_TLS_PORT } else { DEFAULT_PORT };
     Ok(Uri {
+        tls,
         host,
-        port,
+        port: port.unwrap_or(default),
         user,
         password,
         vhost: if vhost.is_empty() {
@@ -86,7 +119,8 @@ fn parse(text: &str) -> Result<Uri, String> {
     })
 }
 
-fn split_place(place: &str) -> Result<(String, u16), String> {
+/// Host, and port if there is one.
+fn split_place(place: &str) -> Result<(String, Option<u16>), String> {
     let (host, port) = match place.strip_prefix('[') {
         Some(rest) => {
             let (host, after) = rest
@@ -113,10 +147,12 @@ fn split_place(place: &str) -> Result<(String, u16), String> {
         },
     };
     let port = match port {
-        None | Some("") => DEFAULT_PORT,
-        Some(digits) => digits
-            .parse()
-            .map_err(|_| format!("{digits:?} is not a port"))?,
+        None | Some("") => None,
+        Some(digits) => Some(
+            digits
+                .parse()
+                .map_err(|_| format!("{digits:?} is not a port"))?,
+        ),
     };
     let host = if host.is_empty() {
         "localhost".to_owned()
@@ -186,6 +222,15 @@ mod tests {
     }
 
     #[test]
+    fn with_tls() {
+        let uri = Uri::parse("amqps://h/v").unwrap();
+        assert!(uri.tls && uri.port == 5671);
+        let uri = Uri::parse("amqps://u:secret@h:1").unwrap();
+        assert_eq!(uri.port, 1);
+        assert!(!format!("{uri:?}").contains("secret"));
+    }
+
+    #[test]
     fn percent_decoding() {
         check(
             "amqp://a%40b:c%3ad%25@h/x%2fy",
@@ -221,7 +266,6 @@ mod tests {
         for text in [
             "h:5672",
             "http://h",
-            "amqps://h",
             "amqp://h:port",
             "amqp://h:70000",
             "amqp://::1",

@@ -63,6 +63,7 @@ pub(crate) mod id {
     pub(crate) const BASIC_CONSUME: u32 = method(60, 20);
     pub(crate) const BASIC_CONSUME_OK: u32 = method(60, 21);
     pub(crate) const BASIC_CANCEL: u32 = method(60, 30);
+    pub(crate) const BASIC_CANCEL_OK: u32 = method(60, 31);
     pub(crate) const BASIC_PUBLISH: u32 = method(60, 40);
     pub(crate) const BASIC_RETURN: u32 = method(60, 50);
     pub(crate) const BASIC_DELIVER: u32 = method(60, 60);
@@ -84,6 +85,10 @@ pub(crate) struct ShortStr {
 }
 
 impl ShortStr {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
     /// Checks the length; `what` names the value in the error.
     pub(crate) fn new(what: &str, text: &str) -> Result<Self, Error> {
         let length = u8::try_from(text.len()).map_err(|_| {

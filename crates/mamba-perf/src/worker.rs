@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::args::Plan;
 use crate::clock::{SECOND, now_ns};
 use crate::error::Error;
+use crate::plan::Plan;
 
 /// Nanoseconds that the last steps of a worker (confirms that are still out, closing) may take.
 pub(crate) const FAREWELL_NS: u64 = 10 * SECOND;

@@ -197,10 +197,13 @@ impl<'d> Item<'d> {
     }
 
     fn limits(&self, value: Option<&Value>, known: &[&str]) -> Outcome<BTreeMap<String, i64>> {
-        let fields = match value {
-            None => return Ok(BTreeMap::new()),
-            Some(Value::Array(items)) if items.is_empty() => return Ok(BTreeMap::new()),
-            Some(Value::Object(fields)) => fields,
+        let fields: Vec<(&String, &Value)> = match value {
+            None => Vec::new(),
+            Some(Value::Object(fields)) => fields.iter().collect(),
+            // `rabbitmqctl export_definitions` writes pairs: [["max-queues", 7]].
+            Some(Value::Array(pairs)) if pairs.iter().all(|pair| pair_of(pair).is_some()) => {
+                pairs.iter().filter_map(pair_of).collect()
+            }
             Some(other) => {
                 return Err(self.wrong(format!("limits: an object was expected, found {other}")));
             }
@@ -682,4 +685,12 @@ fn is_base64(text: &str) -> bool {
         && digits
             .bytes()
             .all(|octet| octet.is_ascii_alphanumeric() || octet == b'+' || octet == b'/')
+}
+
+/// A name with a value.
+fn pair_of(value: &Value) -> Option<(&String, &Value)> {
+    match value.as_array()?.as_slice() {
+        [Value::String(name), value] => Some((name, value)),
+        _ => None,
+    }
 }

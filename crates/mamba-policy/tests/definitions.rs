@@ -34,6 +34,17 @@ fn silent(mut definitions: Definitions) -> Definitions {
 }
 
 #[test]
+fn limits_as_rabbitmqctl_exports_them() {
+    // RabbitMQ 4.0.5 writes an object over HTTP, and pairs with its tool.
+    for limits in [json!({"max-queues": 7}), json!([["max-queues", 7]])] {
+        let read = parse(&json!({"vhosts": [{"name": V, "limits": limits}]}));
+        assert_eq!(read.vhost_limits[V]["max-queues"], 7);
+    }
+    let wrong = json!({"vhosts": [{"name": V, "limits": [["max-queues"]]}]});
+    assert!(Definitions::parse(wrong.to_string().as_bytes()).is_err());
+}
+
+#[test]
 fn an_export_of_the_reference_broker() {
     let read = Definitions::parse(CLUSTER.as_bytes()).unwrap();
     assert_eq!(read.warnings, Vec::<String>::new());

@@ -700,7 +700,8 @@ impl<P: Port> Queue<P> {
     /// Call [`Self::dispatch`] after.
     pub fn enqueue(&mut self, incoming: impl IntoIterator<Item = Incoming>) -> Sequence {
         let first = self.next;
-        self.fresh_from = first;
+        // Those before may still wait to be handed out, if nobody has called `expire` since.
+        self.fresh_from = self.fresh_from.min(first);
         for Incoming {
             message,
             at,
@@ -819,6 +820,10 @@ impl<P: Port> Queue<P> {
                 return;
             };
             self.drop_or_bury(stored, DeathReason::MaxLength, effects);
+            if self.may_expire() {
+                // Nobody looks at the time of a head that is not in memory.
+                self.ready.want_heads(self.window, &mut effects.wanted);
+            }
         }
     }
 

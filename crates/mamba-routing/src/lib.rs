@@ -24,5 +24,6 @@ pub use exchange::{DELAYED, Exchange, ExchangeKind, ExchangeSpec};
 pub use route::{MessageProperties, NoProperties, RouteInput, Routes, Stamp};
 pub use table::{
     Bound, Declared, QueueHandle, Removed, RemovedBinding, RemovedExchange, RoutingTable,
+    TRACE_EXCHANGE,
 };
 pub use topic::TOPIC_HASH_WORDS_MAX;

@@ -15,6 +15,9 @@ use crate::slots::Slots;
 /// Where the default exchange lies: a table's first, and never deleted.
 const DEFAULT_EXCHANGE: u32 = 0;
 
+/// Where copies of a traced virtual host's messages go; every virtual host has it.
+pub const TRACE_EXCHANGE: &str = "amq.rabbitmq.trace";
+
 /// A queue as routing knows it; cloning must be cheap, because a route returns clones.
 pub trait QueueHandle: Clone {
     /// Its identity.
@@ -141,13 +144,20 @@ impl<Q: QueueHandle> RoutingTable<Q> {
             ("amq.topic", ExchangeKind::Topic),
             ("amq.headers", ExchangeKind::Headers),
             ("amq.match", ExchangeKind::Headers),
-            ("amq.rabbitmq.trace", ExchangeKind::Topic),
+            (TRACE_EXCHANGE, ExchangeKind::Topic),
         ] {
             let mut spec = ExchangeSpec::durable(name, kind);
-            spec.internal = name == "amq.rabbitmq.trace";
+            spec.internal = name == TRACE_EXCHANGE;
             table.insert_exchange(spec, kind);
         }
         table
+    }
+
+    /// Adds another predeclared exchange that is only for the broker to publish to.
+    pub fn predeclare_internal(&mut self, name: &str, kind: ExchangeKind) {
+        let mut spec = ExchangeSpec::durable(name, kind);
+        spec.internal = true;
+        self.insert_exchange(spec, kind);
     }
 
     /// The virtual host's name.

@@ -55,6 +55,12 @@ pub(crate) fn describe(certificate: &[u8], user: Option<NameSource>) -> PeerCert
     }
 }
 
+/// When a certificate ends, in seconds since 1970; `None` for one that cannot be read.
+pub(crate) fn not_after(certificate: &[u8]) -> Option<i64> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
+}
+
 fn user_name(certificate: &X509Certificate<'_>, source: NameSource) -> Option<String> {
     let alternative = |pick: fn(&GeneralName<'_>) -> Option<String>| {
         let names = certificate.subject_alternative_name().ok()??;

@@ -231,7 +231,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
         ready!(ended);
         // Says goodbye if there is room; a peer that does not listen need not hear it.
         let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.connection.end();
+        let now = self.clock.now();
+        self.connection.end(now);
         Poll::Ready(())
     }
 }

@@ -42,8 +42,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use self::backup::Backup;
 pub use self::backup::{BackupFile, BackupPlan};
+use self::{arguments::Arguments, backup::Backup};
 
 /// Version of requests and answers.
 pub const VERSION: u32 = 1;
@@ -59,6 +59,22 @@ const CLIENTS_MAX: usize = 16;
 const IDLE_MAX: Duration = Duration::from_secs(120);
 /// How long a client may take to read an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// What commands that only look begin with.
+const READING: [&str; 3] = ["list_", "peek_", "export_"];
+/// Arguments that say what a command is about; others may hold secrets.
+const NAMED: [&str; 11] = [
+    "vhost",
+    "user",
+    "name",
+    "component",
+    "exchange",
+    "configure",
+    "write",
+    "read",
+    "tags",
+    "limit",
+    "limits",
+];
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest path a socket address can hold (`sun_path` and its end).
@@ -181,6 +197,9 @@ impl Drop for RemoveAtEnd {
     }
 }
 
+/// Changes what is logged, until the process ends; the error says what is wrong with the level.
+pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
 impl Control {
     /// Binds the socket in the data folder, which the caller has locked: what stands there is of an earlier run and
     /// goes. Call it inside a tokio runtime.
@@ -210,11 +229,17 @@ impl Control {
     }
 
     /// Serves until `stop` becomes true, then ends every client.
-    pub async fn run(self, broker: Arc<Broker>, stop: watch::Receiver<bool>) {
+    pub async fn run(
+        self,
+        broker: Arc<Broker>,
+        set_log_level: SetLogLevel,
+        stop: watch::Receiver<bool>,
+    ) {
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         let node = Arc::new(Node {
             broker,
             data_dir: self.data_dir,
+            set_log_level,
             backing_up: AtomicBool::new(false),
         });
         let (listener, _socket) = (self.listener, self.socket);
@@ -258,10 +283,10 @@ impl Control {
 }
 
 /// What all clients share.
-#[derive(Debug)]
 struct Node {
     broker: Arc<Broker>,
     data_dir: PathBuf,
+    set_log_level: SetLogLevel,
     backing_up: AtomicBool,
 }
 
@@ -308,6 +333,12 @@ impl Session {
                 "node": self.node.broker.config().node_name,
                 "pid": std::process::id(),
             })),
+            "set_log_level" => {
+                let level = Arguments::of(&request.arguments).text("level")?;
+                (self.node.set_log_level)(level)
+                    .map(|()| json!({}))
+                    .map_err(|error| Refusal::new("unsupported", error))
+            }
             "backup_begin" => {
                 if self.backup.is_some() {
                     return Err(Refusal::new(
@@ -344,12 +375,41 @@ impl Session {
                     return Err(unknown(other));
                 };
                 let (node, request) = (Arc::clone(&self.node), request.clone());
-                let work = move || perform(&node.broker, &request.command, &request.arguments);
+                let work = move || {
+                    let outcome = perform(&node.broker, &request.command, &request.arguments);
+                    audit(&request, &outcome);
+                    outcome
+                };
                 tokio::task::spawn_blocking(work).await.map_err(|_| {
                     let text = "the command failed by a defect of the broker; its log has more";
                     Refusal::new("failed", text)
                 })?
             }
+        }
+    }
+}
+
+/// Notes a command that changes something, with the names it came with: never what may be a secret.
+fn audit(request: &Request, outcome: &Outcome) {
+    let command = request.command.as_str();
+    if READING.iter().any(|prefix| command.starts_with(prefix)) {
+        return;
+    }
+    let named = |key: &&str| {
+        let value = request.arguments.get(*key)?;
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        Some(format!("{key}={text}"))
+    };
+    let what: Vec<String> = NAMED.iter().filter_map(named).collect();
+    let what = what.join(" ");
+    match outcome {
+        Ok(_) => {
+            tracing::info!(target: mamba_broker::audit::TARGET, via = "control socket", command, what, result = "ok", "operator command");
+        }
+        Err(refusal) => {
+            tracing::warn!(target: mamba_broker::audit::TARGET, via = "control socket", command, what, result = "refused", code = refusal.code, "operator command");
         }
     }
 }

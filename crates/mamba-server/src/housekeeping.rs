@@ -56,6 +56,26 @@ pub(crate) async fn maintain(broker: Arc<Broker>) {
     }
 }
 
+/// Starts the thread that publishes events, if there are any; it ends with the broker.
+pub(crate) fn publish_events(broker: &Arc<Broker>, clock: Clock) {
+    let Some(events) = broker.take_events() else {
+        return;
+    };
+    let broker = Arc::downgrade(broker);
+    let publish = move || {
+        for event in events {
+            let Some(broker) = broker.upgrade() else {
+                return;
+            };
+            broker.publish_event(event, clock.now().unix_ms);
+        }
+    };
+    let name = "mamba-events".to_owned();
+    if let Err(error) = thread::Builder::new().name(name).spawn(publish) {
+        tracing::error!(%error, "no thread to publish events: nobody will be told of them");
+    }
+}
+
 /// Threads that read messages back from the disk; dropping it ends them.
 #[derive(Debug)]
 pub(crate) struct Pagers {

@@ -16,6 +16,7 @@ mod housekeeping;
 mod input;
 mod listener;
 pub mod message_json;
+pub mod oauth;
 mod proxy;
 pub mod tls;
 
@@ -163,6 +164,7 @@ impl Server {
         ));
         let maintenance = tokio::spawn(housekeeping::maintain(Arc::clone(&self.broker)));
         let pagers = housekeeping::Pagers::start(&self.broker);
+        housekeeping::publish_events(&self.broker, clock);
         // An error means that nobody can ask any more: stop as well.
         let _ = stop.wait_for(|stop| *stop).await;
         for task in accepting {

@@ -29,12 +29,18 @@ pub fn whole_characters<'a>(cut: &'a [u8], body: &[u8]) -> &'a [u8] {
     }
 }
 
-/// The content header's properties by their names in the specification.
+/// A message's properties by their names in the specification.
 #[must_use]
 pub fn properties(message: &Message) -> Map<String, Value> {
+    header_properties(message.header())
+}
+
+/// The same, of a content header's payload.
+#[must_use]
+pub fn header_properties(header: &[u8]) -> Map<String, Value> {
     let mut map = Map::new();
     let limits = Limits::default();
-    let Ok(header) = content_header(message.header()) else {
+    let Ok(header) = content_header(header) else {
         map.insert("error".to_owned(), "no content header".into());
         return map;
     };

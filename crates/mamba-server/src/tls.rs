@@ -125,7 +125,33 @@ pub enum TlsError {
 /// TLS for listeners; its certificates can be exchanged.
 pub struct Tls {
     config: TlsConfig,
-    current: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Current>,
+}
+
+/// What holds for handshakes at this moment.
+struct Current {
+    server: Arc<ServerConfig>,
+    expiries: Arc<[Expiry]>,
+}
+
+/// When the certificates of a file end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// The file.
+    pub path: PathBuf,
+    /// Whose they are.
+    pub of: Holder,
+    /// When each of them ends, in seconds since 1970.
+    pub not_after: Vec<i64>,
+}
+
+/// Whose certificates a file has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The server's.
+    Server,
+    /// Authorities that sign clients' certificates.
+    Authorities,
 }
 
 impl fmt::Debug for Tls {
@@ -142,7 +168,7 @@ impl Tls {
     /// # Errors
     /// The first file that cannot be used.
     pub fn load(config: TlsConfig) -> Result<Self, TlsError> {
-        let current = RwLock::new(Arc::new(build(&config)?));
+        let current = RwLock::new(build(&config)?);
         Ok(Self { config, current })
     }
 
@@ -151,7 +177,7 @@ impl Tls {
     /// # Errors
     /// The first file that cannot be used; then everything stays as it was.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let fresh = Arc::new(build(&self.config)?);
+        let fresh = build(&self.config)?;
         *self.current.write() = fresh;
         Ok(())
     }
@@ -159,7 +185,13 @@ impl Tls {
     /// Does handshakes with the certificates of this moment.
     #[must_use]
     pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.current.read()))
+        TlsAcceptor::from(Arc::clone(&self.current.read().server))
+    }
+
+    /// When the certificates in use end, file by file.
+    #[must_use]
+    pub fn expiries(&self) -> Arc<[Expiry]> {
+        Arc::clone(&self.current.read().expiries)
     }
 
     /// What a finished handshake agreed on and proved.
@@ -207,9 +239,9 @@ fn suite_parts(suite: &str) -> (String, String, String) {
     (exchange.to_owned(), cipher.to_owned(), hash.to_owned())
 }
 
-fn build(config: &TlsConfig) -> Result<ServerConfig, TlsError> {
+fn build(config: &TlsConfig) -> Result<Current, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let certificates = Certificates {
+    let resolver = Certificates {
         default: certified_key(&config.default, &provider)?,
         hosts: config
             .hosts
@@ -224,7 +256,27 @@ fn build(config: &TlsConfig) -> Result<ServerConfig, TlsError> {
         None => builder.with_no_client_auth(),
         Some(clients) => builder.with_client_cert_verifier(verifier(clients, provider)?),
     };
-    Ok(builder.with_cert_resolver(Arc::new(certificates)))
+    let server = config.hosts.iter().map(|(_, pair)| &pair.certificate);
+    let server = std::iter::once(&config.default.certificate).chain(server);
+    let authorities = config.clients.iter().map(|clients| &clients.authorities);
+    let files = server.map(|path| (path, Holder::Server));
+    let expiries = files
+        .chain(authorities.map(|path| (path, Holder::Authorities)))
+        .map(|(path, of)| {
+            Ok(Expiry {
+                path: path.clone(),
+                of,
+                not_after: certificates("certificate", path)?
+                    .iter()
+                    .filter_map(|certificate| certificate::not_after(certificate))
+                    .collect(),
+            })
+        })
+        .collect::<Result<_, TlsError>>()?;
+    Ok(Current {
+        server: Arc::new(builder.with_cert_resolver(Arc::new(resolver))),
+        expiries,
+    })
 }
 
 fn certified_key(pair: &KeyPair, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {

@@ -2,7 +2,7 @@
 //! reply texts (`spec: errors §2`).
 
 pub use amq_protocol_types::{
-    AMQPValue as FieldValue, FieldArray, FieldTable, LongString, ShortString,
+    AMQPValue as FieldValue, DecimalValue, FieldArray, FieldTable, LongString, ShortString,
 };
 
 /// The word error texts use for a value's type.

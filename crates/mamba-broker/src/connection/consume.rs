@@ -338,6 +338,7 @@ impl Core {
             counts_returns: queue.settings().counts_returns(),
             timeout_ms,
         });
+        let told = Arc::clone(&about);
         let port = ConsumerPort {
             outbox: Arc::clone(&self.outbox),
             about,
@@ -352,6 +353,7 @@ impl Core {
                 if let Some(channel) = self.channels.get_mut(&id) {
                     channel.consumers.insert(Arc::clone(tag), slot);
                 }
+                self.tell_consumer_added(&queue, &told, consume);
                 return Ok(());
             }
             Some(Err(error @ SubscribeError::Exclusive)) => {
@@ -428,6 +430,7 @@ impl Core {
 
     fn remove_consumer(&mut self, slot: ConsumerSlot) -> Option<Consumer> {
         let consumer = self.consumers.remove(slot)?;
+        self.tell_consumer_gone(&consumer);
         self.queues.release(consumer.queue, 1);
         Some(consumer)
     }
@@ -445,6 +448,28 @@ impl Core {
         let held: Vec<Held> = channel.unacked.drain().map(|(_, held)| held).collect();
         self.gather(ChannelId(0), held.into_iter(), SettlementKind::Failed);
         self.flush_settlements();
+        self.dismiss(slots);
+    }
+
+    /// Ends consumers that were recalled, and tells the client if it understands that.
+    pub(crate) fn end_consumers(&mut self, slots: Vec<ConsumerSlot>, out: &mut Output) {
+        for slot in &slots {
+            let Some(consumer) = self.consumers.get(*slot) else {
+                continue;
+            };
+            let (id, tag) = (consumer.channel, consumer.tag.clone());
+            if let Some(channel) = self.channels.get_mut(&id) {
+                channel.consumers.remove(&tag);
+            }
+            if self.able.consumer_cancel_notify {
+                let cancel = basic::Cancel {
+                    consumer_tag: ShortString::from(&*tag),
+                    nowait: true,
+                };
+                let method = AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel));
+                write_method(out.buffer(), id, &method);
+            }
+        }
         self.dismiss(slots);
     }
 
@@ -600,6 +625,9 @@ impl Core {
             &mut stats.get
         }) += 1;
         stats.redeliver += u64::from(fetched.stored.redelivered);
+        if self.traced {
+            self.trace_delivery(id, &queue, &fetched.stored);
+        }
         let message = outgoing(
             &fetched.stored,
             queue.settings().counts_returns(),
@@ -708,6 +736,11 @@ impl Core {
                             &stored.message,
                             self.frame_max,
                         );
+                    }
+                    if self.traced
+                        && let Some(queue) = self.queues.get(consumer.queue)
+                    {
+                        self.trace_delivery(id, queue, &stored);
                     }
                 }
                 Notice::Reply {

@@ -21,7 +21,11 @@ use super::{
     consume::outgoing,
 };
 use crate::{
-    access::UserSeat, broker::Broker, commit::CommitState, outbox::Outbox, queue_cell::QueueCell,
+    access::{Account, UserSeat},
+    broker::Broker,
+    commit::CommitState,
+    outbox::Outbox,
+    queue_cell::QueueCell,
     registry::Presence,
 };
 
@@ -80,13 +84,13 @@ impl Wake for Unpark {
 }
 
 impl Broker {
-    /// Lets a user work in a virtual host; `from` is where it is asked from.
+    /// Lets somebody work in a virtual host; `from` is where it is asked from.
     ///
     /// # Errors
     /// 530 when there is no such virtual host or the user may not open it.
     pub fn direct(
         self: &Arc<Self>,
-        user: &str,
+        account: &Account,
         vhost: &str,
         from: SocketAddr,
         now: Now,
@@ -95,10 +99,11 @@ impl Broker {
         let found = self
             .vhost(vhost)
             .ok_or_else(|| refused(format!("vhost {vhost} not found")))?;
-        let identity = self.access.identity(user, vhost);
+        let identity = self.access.identity(account, vhost);
         let identity = identity
             .filter(|identity| identity.may_open())
             .ok_or_else(|| {
+                let user = &account.user.name;
                 refused(format!(
                     "access to vhost '{vhost}' refused for user '{user}'"
                 ))
@@ -112,6 +117,7 @@ impl Broker {
         };
         let presence = Arc::new(Presence::new(origin, now.unix_ms));
         let mut core = Core::new(Arc::clone(self), outbox, presence, now);
+        core.traced = found.is_traced();
         core.login = Some(LoggedIn {
             user: Arc::new(identity),
             vhost: found,
@@ -214,6 +220,9 @@ impl Direct {
             self.held.push((Arc::clone(&queue), key, sequence));
         }
         self.wait_until(Until::Noted(position), position)?;
+        if self.core.traced {
+            self.core.trace_delivery(CHANNEL, &queue, &fetched.stored);
+        }
         let limits = &self.core.broker.config.limits;
         Ok(Some(Got {
             message: outgoing(&fetched.stored, queue.settings().counts_returns(), limits),

@@ -21,6 +21,7 @@ use super::{
     channel::{Channel, Mode, ReplyConsumer, Uncommitted},
     delay::{self, Late},
     topology::TOPIC,
+    trace::{Published, Tracer},
 };
 use crate::{
     broker::{Broker, DRAWN_LEN},
@@ -146,6 +147,11 @@ impl Route {
     pub(crate) fn repeats(&self, header: &[u8], now_ms: u64) -> Option<LogPosition> {
         let ids = self.ids.as_ref().filter(|_| self.queues.is_empty())?;
         ids.duplicate(header, now_ms)
+    }
+
+    /// The name of the direct reply-to consumer it leads to.
+    pub(super) fn reply(&self) -> Option<&[u8]> {
+        self.reply_token.as_deref().map(str::as_bytes)
     }
 
     /// Whether it leads to a direct reply-to consumer.
@@ -295,8 +301,8 @@ impl Core {
         }
         let properties = header.get(12..).unwrap_or_default();
         let memo = !publisher.plain.is_empty() && publisher.plain == properties;
-        let (mut meta, rewritten) = if memo && route.is_some() {
-            (publisher.plain_meta, None)
+        let (mut meta, rewritten, extra_keys) = if memo && route.is_some() {
+            (publisher.plain_meta, None, Vec::new())
         } else {
             let checked = check_properties(header, &self.broker, channel.reply.as_ref())?;
             if route.is_none() || !checked.extra_keys.is_empty() {
@@ -330,7 +336,7 @@ impl Core {
                 publisher.plain.extend_from_slice(properties);
                 publisher.plain_meta = checked.meta;
             }
-            (checked.meta, checked.rewritten)
+            (checked.meta, checked.rewritten, checked.extra_keys)
         };
         meta.accepted_at_ms = now.unix_ms;
         let Some(route) = route else { return Ok(()) };
@@ -343,6 +349,16 @@ impl Core {
             None => None,
         };
 
+        if self.traced {
+            let published = Published {
+                exchange,
+                routing_key,
+                extra_keys: &extra_keys,
+                header: rewritten.as_deref().unwrap_or(header),
+                body: content.body(),
+            };
+            Tracer::new(&self.broker, &self.presence, login).publish(id, &published, &route);
+        }
         channel.stats.publish += 1;
         self.counts.received(content.body().len());
         self.counts.messages_routed += route.queues.len() as u64;
@@ -669,10 +685,19 @@ impl Core {
     pub(crate) fn enqueue_committed(&mut self, uncommitted: &Uncommitted) -> Option<LogPosition> {
         let Uncommitted { route, message, .. } = uncommitted;
         let log = self.broker.store.0.log();
+        let now_ms = self.login.as_ref().map_or(0, |login| login.vhost.unix_ms());
+        // Its time to live begins as it enters its queues; one that is delayed waits since it was published.
+        let is_late = !route.waits && message.accepted_at_ms() != now_ms;
+        let entering = is_late.then(|| {
+            message.with_meta(RecordMeta {
+                accepted_at_ms: now_ms,
+                ..message.meta()
+            })
+        });
+        let message = entering.as_ref().unwrap_or(message);
         let appended = route
             .stores(message.persistent())
             .then(|| log.append_messages(message.record().clone()));
-        let now_ms = self.login.as_ref().map_or(0, |login| login.vhost.unix_ms());
         let ids = route.ids.as_ref().filter(|_| !route.queues.is_empty());
         let mut passage = ids.map(|ids| ids.enter(now_ms));
         let mut passes = true;

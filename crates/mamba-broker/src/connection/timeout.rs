@@ -8,11 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mamba_codec::{AMQPClass, Output, protocol, write_method};
+use mamba_codec::Output;
 use mamba_queue::{QueueKind, Settings};
 use mamba_session::SettlementKind;
-use mamba_types::{ChannelId, Limits, SoftError, Violation, table::ShortString};
-use protocol::basic;
+use mamba_types::{ChannelId, Limits, SoftError, Violation};
 
 use super::{Connection, Core, Failure, Now, channel::Held};
 use crate::outbox::ConsumerSlot;
@@ -61,6 +60,11 @@ impl Deadlines {
         let due = due.map_or(Due::NEVER, Due);
         self.next = self.next.min(due);
         due
+    }
+
+    /// Deliveries are back for which nobody looked.
+    pub(crate) fn expect(&mut self, due: Due) {
+        self.next = self.next.min(due);
     }
 
     /// When to look next.
@@ -195,24 +199,6 @@ impl Core {
         }
         self.gather(id, held.into_iter(), SettlementKind::Failed);
         self.flush_settlements();
-        for slot in &slots {
-            let Some(tag) = self
-                .consumers
-                .get(*slot)
-                .map(|consumer| consumer.tag.clone())
-            else {
-                continue;
-            };
-            if let Some(channel) = self.channels.get_mut(&id) {
-                channel.consumers.remove(&tag);
-            }
-            let cancel = basic::Cancel {
-                consumer_tag: ShortString::from(&*tag),
-                nowait: true,
-            };
-            let method = AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel));
-            write_method(out.buffer(), id, &method);
-        }
-        self.dismiss(slots);
+        self.end_consumers(slots, out);
     }
 }

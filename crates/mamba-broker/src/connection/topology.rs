@@ -224,6 +224,7 @@ impl Core {
         self.check_right(Right::Configure, Resource::Exchange(&name))?;
         let mut table = vhost.table.write();
         let removed = table.delete_exchange(&name, delete.if_unused)?;
+        self.broker.tell_removed(&vhost, &removed);
         let commit = self.broker.commit(vhost.changes_of(&removed));
         drop(table);
         let ok = AMQPClass::Exchange(exchange::AMQPMethod::DeleteOk(exchange::DeleteOk {}));
@@ -280,8 +281,10 @@ impl Core {
             if let Some(queue) = &queue {
                 self.check_owner(queue)?;
             }
+            let removed = table.unbind(&binding);
+            self.broker.tell_removed(&vhost, &removed);
             self.broker
-                .commit(vhost.changes_of(&table.unbind(&binding)))
+                .commit(vhost.changes_of(&removed))
                 .or_else(|| self.broker.definitions_on_their_way())
         };
         drop(table);

@@ -69,6 +69,9 @@ impl Core {
                     return Err(precondition("channel is not transactional"));
                 };
                 for (_, taken) in std::mem::take(transaction).settlements.into_iter().rev() {
+                    for (_, held) in &taken {
+                        self.deadlines.expect(held.due);
+                    }
                     channel.unacked.put_back(taken);
                 }
                 write_method(

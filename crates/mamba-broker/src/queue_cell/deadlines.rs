@@ -12,8 +12,12 @@ impl QueueCell {
         self.open_room();
     }
 
-    /// Has the node's timers look at the queue when its next message expires.
+    /// Has the node's timers look at the queue when its next message expires. While deliveries are held back, what goes on after
+    /// that does.
     pub(super) fn arm(self: &Arc<Self>, state: &mut State) {
+        if self.is_held(state) {
+            return;
+        }
         if let Some(deadline) = state.queue.next_deadline()
             && state.timer_at.is_none_or(|armed| deadline < armed)
             && let Some(home) = self.home.upgrade()

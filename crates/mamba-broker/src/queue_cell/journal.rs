@@ -86,25 +86,25 @@ impl QueueCell {
         {
             state.noted = up_to;
             state.noted_at = self.log.append_delivered(self.id, up_to);
-            if !self.log.is_durable(state.noted_at) {
-                let resume = Resume(Arc::downgrade(self));
-                self.log.wake_at(state.noted_at, Arc::new(resume));
-            }
         }
     }
 
     /// Whether deliveries wait until the log knows of them: after a crash they have to come back marked as redelivered. With a full
-    /// disk, or none, consumers go on without.
-    pub(super) fn is_held(&self, state: &mut State) -> bool {
-        if state.noted_at == LogPosition::NONE {
+    /// disk, or none, consumers go on without. If they wait, the queue goes on by itself when the log rings.
+    pub(super) fn is_held(self: &Arc<Self>, state: &mut State) -> bool {
+        if state.noted_at == LogPosition::NONE || state.queue.consumer_count() == 0 {
             return false;
         }
-        let held =
-            !self.log.is_durable(state.noted_at) && !self.log.failed() && !self.log.is_full();
-        if !held {
+        if self.log.is_durable(state.noted_at) || self.log.failed() || self.log.is_full() {
             state.noted_at = LogPosition::NONE;
+            return false;
         }
-        held
+        if state.resumes_at < state.noted_at {
+            state.resumes_at = state.noted_at;
+            let resume = Resume(Arc::downgrade(self));
+            self.log.wake_at(state.noted_at, Arc::new(resume));
+        }
+        true
     }
 
     /// What goes to the queue's end gets a new place in it, and a new record.

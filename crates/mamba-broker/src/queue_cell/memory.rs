@@ -7,7 +7,7 @@ use mamba_queue::{PageIn, Stored, Window};
 use mamba_store::{Damage, LoadRequest, LoadedMessage, Settled};
 use mamba_types::{LogPosition, QueueId, Sequence, message};
 
-use super::{Aftermath, QueueCell, State, journal::Resume, journal::Runs};
+use super::{Aftermath, QueueCell, State, journal::Runs};
 use crate::paging::PagedIn;
 
 /// Change of octets in memory that the node's budget is told.
@@ -169,8 +169,7 @@ impl QueueCell {
             let position = self.log.append_delivered(self.id, up_to);
             if self.log.is_driven() {
                 state.noted_at = position;
-                let resume = Resume(Arc::downgrade(self));
-                self.log.wake_at(position, Arc::new(resume));
+                self.is_held(&mut state);
             }
             position
         };

@@ -126,6 +126,8 @@ struct State {
     noted: Sequence,
     /// … once it is durable up to here; until then nothing is delivered.
     noted_at: LogPosition,
+    /// The log rings for the queue when it is durable up to here.
+    resumes_at: LogPosition,
     /// Times the log was told of deliveries by `basic.get`.
     gets_noted: u64,
     /// Octets in memory, as last told to the node's budget.
@@ -282,6 +284,7 @@ impl QueueCell {
                 deleted: false,
                 noted: Sequence(0),
                 noted_at: LogPosition::NONE,
+                resumes_at: LogPosition(0),
                 gets_noted: 0,
                 accounted: 0,
                 paged_at: LogPosition::NONE,
@@ -522,11 +525,13 @@ impl QueueCell {
             let held = self.is_held(state);
             let State { queue, effects, .. } = state;
             queue.expire_waited(now_ms, effects);
+            // Held back, messages wait for consumers: which of them are too many, or had no time to wait, shows when those have had
+            // their share.
             if !held {
                 queue.dispatch(effects);
+                queue.expire(now_ms, effects);
+                queue.trim(effects);
             }
-            queue.expire(now_ms, effects);
-            queue.trim(effects);
             self.count_discarded(effects);
             if effects.is_empty() {
                 return position;

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use mamba_broker::{
-    Broker,
+    Attempt, Broker,
     tenants::{
         NewPassword, TenantError, read_user_limits, read_vhost_limits, user_limits_json,
         vhost_limits_json,
@@ -76,10 +76,13 @@ fn users(broker: &Broker, command: &str, arguments: &Arguments<'_>) -> Option<Ou
         "authenticate_user" => (|| {
             let (name, password) = (arguments.text("name")?, arguments.text("password")?);
             let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            broker
-                .authenticate(name, password, here, unix_ms())
-                .map(|user| json!({"tags": user.tags.iter().collect::<Vec<_>>()}))
-                .map_err(|reason| Refusal::new("refused", reason.to_string()))
+            match broker.authenticate(name, password, here, unix_ms(), None) {
+                Attempt::In(account) => {
+                    Ok(json!({"tags": account.user.tags.iter().collect::<Vec<_>>()}))
+                }
+                Attempt::Refused(reason) => Err(Refusal::new("refused", reason.to_string())),
+                Attempt::Later => Err(Refusal::new("refused", "its key is not known yet")),
+            }
         })(),
         "set_user_tags" => {
             (|| done(broker.set_user_tags(arguments.text("name")?, arguments.tags()?)))()

@@ -5,6 +5,7 @@
 //!
 //! `MAMBAMQ_FEATURE_CASES` runs more than a quick set of cases.
 
+mod cases;
 mod model;
 mod world;
 
@@ -12,8 +13,11 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use proptest::{collection::vec, prelude::*, sample::Index, test_runner::TestRunner};
 
-use model::{DEAD, DeadLetters, How, LATER, MAIN, MISSING, Overflow, Policy, REST, Retry, Spec};
-use world::{BODY_MIN, Command, Plan, To, World};
+use mamba_sim::disk::Crash;
+use model::{
+    DEAD, DeadLetters, How, LATER, MAIN, MISSING, ONCE, Once, Overflow, Policy, REST, Retry, Spec,
+};
+use world::{BODY_MIN, Command, IDS, Plan, To, World};
 
 const QUEUES: usize = 3;
 const CLIENTS: usize = 2 * QUEUES;
@@ -22,6 +26,7 @@ const CASES: u32 = 60;
 /// What has to happen in any run of so many.
 const REACHED: &[&str] = &[
     "Acked",
+    "crashes",
     "DeliveryLimit",
     "Expired",
     "Handed",
@@ -30,6 +35,7 @@ const REACHED: &[&str] = &[
     "Rejected",
     "Transient",
     "nacked",
+    "timed out",
     "queues expired",
     "read back",
 ];
@@ -69,6 +75,8 @@ fn spec(number: usize) -> impl Strategy<Value = Spec> {
         prop_oneof![2 => Just(0u8), 1 => Just(3)],
         prop::option::weighted(0.6, -1i64..3),
         rarely((any::<bool>(), any::<bool>(), 1..100u64, rarely(100..150u64))),
+        rarely((2..5usize, prop::option::of(50..200u64))),
+        rarely(1..400u64),
     );
     let bounds = (
         rarely(prop_oneof![1 => Just(0u64), 5 => 1..200u64]),
@@ -81,14 +89,15 @@ fn spec(number: usize) -> impl Strategy<Value = Spec> {
         any::<bool>(),
         any::<bool>(),
         any::<bool>(),
+        any::<bool>(),
         rarely((0..3usize).prop_map(|key| format!("k{key}"))),
     );
     (kind, bounds, dead_letters(), bindings).prop_map(
         move |(kind, bounds, dead_letters, bindings)| {
-            let (quorum, durable, auto_delete, single_active, max_priority, delivery_limit, retry) =
-                kind;
+            let (quorum, durable, auto_delete, single_active, max_priority, ..) = kind;
+            let (.., delivery_limit, retry, once, consumer_timeout) = kind;
             let (ttl, expires, max_length, max_bytes, overflow) = bounds;
-            let (in_rest, in_dead, in_later, key) = bindings;
+            let (in_rest, in_dead, in_later, in_once, key) = bindings;
             let mut bindings = Vec::new();
             if in_rest {
                 bindings.push((REST.to_owned(), String::new()));
@@ -98,6 +107,9 @@ fn spec(number: usize) -> impl Strategy<Value = Spec> {
             }
             if in_later {
                 bindings.push((LATER.to_owned(), String::new()));
+            }
+            if in_once {
+                bindings.push((ONCE.to_owned(), String::new()));
             }
             bindings.extend(key.map(|key| (MAIN.to_owned(), key)));
             Spec {
@@ -124,6 +136,8 @@ fn spec(number: usize) -> impl Strategy<Value = Spec> {
                     min,
                     max,
                 }),
+                once: once.map(|(size, ttl)| Once { size, ttl }),
+                consumer_timeout,
                 bindings,
             }
         },
@@ -138,14 +152,29 @@ fn plan() -> impl Strategy<Value = Plan> {
         2 => (BODY_MIN..100usize).prop_map(Some),
         1 => (3000..9000usize).prop_map(Some),
     ];
-    ((spec(0), spec(1), spec(2)), memory, log_file_size, size).prop_map(
-        |((first, second, third), memory, log_file_size, size)| Plan {
-            specs: vec![first, second, third],
-            memory,
-            log_file_size,
-            size,
-        },
+    let kind = (
+        prop::bool::weighted(0.3),
+        prop::bool::weighted(0.4),
+        any::<bool>(),
+    );
+    (
+        (spec(0), spec(1), spec(2)),
+        memory,
+        log_file_size,
+        size,
+        kind,
     )
+        .prop_map(
+            |((first, second, third), memory, log_file_size, size, kind)| Plan {
+                filters: kind.0,
+                transactions: kind.1,
+                few_ids: kind.2,
+                specs: vec![first, second, third],
+                memory,
+                log_file_size,
+                size,
+            },
+        )
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
@@ -199,13 +228,33 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 fn command() -> impl Strategy<Value = Command> {
+    let crash = (
+        prop::option::weighted(
+            0.6,
+            (0..QUEUES, prop_oneof![Just(How::Ack), Just(How::Discard)]),
+        ),
+        vec(publish(false), 0..4),
+        1..12u64,
+        prop_oneof![1 => Just(Crash::Process), 3 => Just(Crash::Power)],
+    )
+        .prop_map(|(settle, publishes, calls, how)| Command::Crash {
+            settle,
+            publishes,
+            calls,
+            how,
+        });
+    prop_oneof![2 => crash, 140 => calm_command()]
+}
+
+fn publish(may_wait: bool) -> impl Strategy<Value = Command> {
     let client = || 0..CLIENTS;
     let queue = || 0..QUEUES;
     let to = prop_oneof![
         6 => queue().prop_map(To::Queue),
         2 => (0..3usize).prop_map(To::Main),
         1 => Just(To::Rest),
-        2 => prop::option::weighted(0.9, 0..150u64).prop_map(To::Later),
+        2 => Just(To::Once),
+        2 * u32::from(may_wait) => prop::option::weighted(0.9, 0..150u64).prop_map(To::Later),
     ];
     let properties = (
         prop::bool::weighted(0.8),
@@ -214,22 +263,30 @@ fn command() -> impl Strategy<Value = Command> {
         prop_oneof![8 => BODY_MIN..100usize, 3 => 3000..9000usize],
         prop::option::weighted(0.1, queue()),
         prop::bool::weighted(0.1),
+        0..3i64,
+        prop::option::weighted(0.4, 0..IDS),
     );
-    let publish = (client(), to, 1..6usize, properties).prop_map(
-        |(client, to, count, (persistent, priority, expiration, size, cc, headers))| {
-            Command::Publish {
-                client,
-                to,
-                count,
-                persistent,
-                priority,
-                expiration,
-                size,
-                cc,
-                headers,
-            }
-        },
-    );
+    (client(), to, 1..6usize, properties).prop_map(|(client, to, count, properties)| {
+        let (persistent, priority, expiration, size, cc, headers, kind, once) = properties;
+        Command::Publish {
+            kind,
+            once,
+            client,
+            to,
+            count,
+            persistent,
+            priority,
+            expiration,
+            size,
+            cc,
+            headers,
+        }
+    })
+}
+
+fn calm_command() -> impl Strategy<Value = Command> {
+    let client = || 0..CLIENTS;
+    let queue = || 0..QUEUES;
     let consume = (
         client(),
         queue(),
@@ -237,9 +294,11 @@ fn command() -> impl Strategy<Value = Command> {
         prop::bool::weighted(0.05),
         0..4u16,
         -1..2i64,
+        prop::option::weighted(0.6, 0..3i64),
     )
         .prop_map(
-            |(client, queue, no_ack, exclusive, prefetch, priority)| Command::Consume {
+            |(client, queue, no_ack, exclusive, prefetch, priority, filter)| Command::Consume {
+                filter,
                 client,
                 queue,
                 no_ack,
@@ -255,7 +314,7 @@ fn command() -> impl Strategy<Value = Command> {
         2 => Just(How::Discard),
     ];
     prop_oneof![
-        30 => publish,
+        30 => publish(true),
         10 => consume,
         5 => any::<Index>().prop_map(Command::Cancel),
         12 => (client(), queue(), prop::bool::weighted(0.3))
@@ -263,6 +322,8 @@ fn command() -> impl Strategy<Value = Command> {
         40 => (any::<Index>(), prop::bool::weighted(0.3), how)
             .prop_map(|(pick, multiple, how)| Command::Settle { pick, multiple, how }),
         2 => client().prop_map(Command::Recover),
+        12 => client().prop_map(Command::Commit),
+        2 => client().prop_map(Command::Rollback),
         3 => client().prop_map(Command::Leave),
         1 => queue().prop_map(Command::Purge),
         1 => queue().prop_map(Command::Delete),
@@ -306,6 +367,8 @@ fn queues_do_what_lists_would() {
     let config = ProptestConfig {
         cases: cases(),
         failure_persistence: None,
+        // Shrinking goes on for so long, in milliseconds.
+        max_shrink_time: 60_000,
         ..ProptestConfig::default()
     };
     let reached = RefCell::default();

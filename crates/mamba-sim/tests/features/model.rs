@@ -29,12 +29,19 @@ pub(crate) const REST: &str = "rest";
 pub(crate) const DEAD: &str = "dead";
 /// An exchange of delayed messages: fanout.
 pub(crate) const LATER: &str = "later";
+/// An exchange that takes each message once: fanout.
+pub(crate) const ONCE: &str = "once";
+/// Ids it remembers: more than there are.
+const ONCE_SIZE: usize = 1000;
+/// For how long, in milliseconds.
+pub(crate) const ONCE_TTL: u64 = 120;
 /// An exchange that does not exist.
 pub(crate) const MISSING: &str = "missing";
 
 /// What gives way at a length limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Overflow {
+    #[default]
     DropHead,
     RejectPublish,
     RejectPublishDeadLetter,
@@ -56,8 +63,17 @@ pub(crate) struct Retry {
     pub(crate) max: Option<u64>,
 }
 
+/// How a queue takes each message once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Once {
+    /// Ids remembered.
+    pub(crate) size: usize,
+    /// For how long.
+    pub(crate) ttl: Option<u64>,
+}
+
 /// A queue as it is declared.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) quorum: bool,
@@ -74,6 +90,9 @@ pub(crate) struct Spec {
     /// Negative is none.
     pub(crate) delivery_limit: Option<i64>,
     pub(crate) retry: Option<Retry>,
+    pub(crate) once: Option<Once>,
+    /// How long a delivery may stay unsettled.
+    pub(crate) consumer_timeout: Option<u64>,
     /// Exchanges and keys it is bound by.
     pub(crate) bindings: Vec<(String, String)>,
 }
@@ -180,6 +199,8 @@ pub(crate) struct Message {
     pub(crate) at: u64,
     /// How long it waits before it is ready.
     pub(crate) delay: Option<u64>,
+    /// What it is known by.
+    pub(crate) once: Option<u64>,
     pub(crate) dead_lettered: bool,
 }
 
@@ -278,6 +299,17 @@ pub(crate) struct Out {
     pub(crate) tag: u64,
     /// `None`: it was asked for.
     pub(crate) consumer: Option<u64>,
+    /// When it has to be settled.
+    pub(crate) due: Option<u64>,
+}
+
+impl Consumer {
+    fn wants(&self, message: &Message) -> bool {
+        self.filter.is_none_or(|kind| {
+            let value = message.headers.inner().get(KIND);
+            value.and_then(table::integer) == Some(kind)
+        })
+    }
 }
 
 /// A message that is not ready before a time.
@@ -290,6 +322,33 @@ pub(crate) struct Waiting {
     pub(crate) returns: u32,
 }
 
+/// The ids that a queue or an exchange has seen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    /// In order of coming: the id, when it is forgotten, whether it outlives the node.
+    ids: Vec<(u64, Option<u64>, bool)>,
+}
+
+impl Known {
+    fn contains(&self, id: u64, now: u64) -> bool {
+        let is_it = |known: &(u64, Option<u64>, bool)| {
+            known.0 == id && known.1.is_none_or(|until| until > now)
+        };
+        self.ids.iter().any(is_it)
+    }
+
+    fn insert(&mut self, id: u64, rules: Once, stored: bool, now: u64) {
+        self.ids.retain(|known| known.0 != id);
+        while self.ids.len() >= rules.size {
+            self.ids.remove(0);
+        }
+        self.ids.push((id, rules.ttl.map(|ttl| now + ttl), stored));
+    }
+}
+
+/// The header that filters ask for.
+pub(crate) const KIND: &str = "kind";
+
 #[derive(Clone, Debug)]
 pub(crate) struct Consumer {
     pub(crate) client: usize,
@@ -298,6 +357,8 @@ pub(crate) struct Consumer {
     pub(crate) exclusive: bool,
     pub(crate) prefetch: u16,
     pub(crate) priority: i64,
+    /// Wants messages of this kind only.
+    pub(crate) filter: Option<i64>,
     /// It is about to go.
     pub(crate) retired: bool,
 }
@@ -316,6 +377,7 @@ pub(crate) struct Queue {
     pub(crate) consumers: Vec<Consumer>,
     pub(crate) active: Option<u64>,
     pub(crate) unused_until: Option<u64>,
+    pub(crate) known: Known,
     pub(crate) entered: u64,
     pub(crate) fates: BTreeMap<Fate, u64>,
 }
@@ -353,13 +415,12 @@ impl Queue {
         self.heads().first().copied()
     }
 
-    /// The first message of some level whose time is over. What has no time to wait is not, when it came as `fresh_from` or later.
+    /// The first message of some level whose time is over.
     fn expired(&self, now: u64, fresh_from: u64) -> Option<usize> {
-        self.heads().into_iter().find(|index| {
-            let entry = &self.ready[*index];
-            entry.deadline().is_some_and(|at| at <= now)
-                && (entry.ttl() > Some(0) || entry.arrival < fresh_from)
-        })
+        let heads = self.heads().into_iter();
+        heads
+            .into_iter()
+            .find(|index| self.is_over(&self.ready[*index], now, fresh_from))
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -369,7 +430,7 @@ impl Queue {
             .sum()
     }
 
-    fn is_over(&self, more: u64, more_bytes: u64) -> bool {
+    fn is_full(&self, more: u64, more_bytes: u64) -> bool {
         let Spec {
             max_length,
             max_bytes,
@@ -384,14 +445,13 @@ impl Queue {
         self.out.iter().filter(of).count()
     }
 
-    /// Who may have the next message.
-    fn entitled(&self) -> Vec<&Consumer> {
+    /// Who may have a message.
+    fn able(&self) -> Vec<&Consumer> {
         let waits_for_better = |consumer: &Consumer| {
             let best = self.consumers.iter().map(|other| other.priority).max();
             self.spec.quorum && best > Some(consumer.priority)
         };
-        let able: Vec<&Consumer> = self
-            .consumers
+        self.consumers
             .iter()
             .filter(|consumer| {
                 let unacked = self.unacked_of(consumer.tag);
@@ -402,11 +462,49 @@ impl Queue {
                     || self.active == Some(consumer.tag) && !waits_for_better(consumer);
                 !consumer.retired && has_credit && is_active
             })
-            .collect();
-        let best = able.iter().map(|consumer| consumer.priority).max();
-        able.into_iter()
-            .filter(|consumer| Some(consumer.priority) == best)
             .collect()
+    }
+
+    /// Who may be next with which ready message. With `in_parts`, what a filter wants may still have to be read when a consumer of lower
+    /// priority takes what is there.
+    fn entitled(&self, in_parts: bool) -> Vec<(Consumer, usize)> {
+        let able = self.able();
+        let candidates = able.into_iter().filter_map(|consumer| {
+            let next = match consumer.filter {
+                None => self.next(),
+                Some(_) => self.first_of(consumer),
+            };
+            Some((consumer.clone(), next?))
+        });
+        let candidates: Vec<(Consumer, usize)> = candidates.collect();
+        if in_parts && self.consumers.iter().any(|one| one.filter.is_some()) {
+            return candidates;
+        }
+        let best = candidates.iter().map(|(one, _)| one.priority).max();
+        let is_best = |(one, _): &(Consumer, usize)| Some(one.priority) == best;
+        candidates.into_iter().filter(is_best).collect()
+    }
+
+    /// The first ready message that the consumer wants.
+    fn first_of(&self, consumer: &Consumer) -> Option<usize> {
+        let wanted = self.ready.iter().enumerate();
+        let wanted = wanted.filter(|(_, entry)| consumer.wants(&entry.message));
+        let first = wanted.min_by_key(|(_, entry)| self.place(entry));
+        first.map(|(index, _)| index)
+    }
+
+    /// A message that a filter comes to and whose time is over: those behind others are noticed only so.
+    fn expired_for_filters(&self, now: u64, fresh_from: u64) -> Option<usize> {
+        let able = self.able().into_iter();
+        let filtering = able.filter(|consumer| consumer.filter.is_some());
+        let mut firsts = filtering.filter_map(|consumer| self.first_of(consumer));
+        firsts.find(|first| self.is_over(&self.ready[*first], now, fresh_from))
+    }
+
+    /// Whether its time is over. What has no time to wait is not, when it came as `fresh_from` or later.
+    fn is_over(&self, entry: &Entry, now: u64, fresh_from: u64) -> bool {
+        entry.deadline().is_some_and(|at| at <= now)
+            && (entry.ttl() > Some(0) || entry.arrival < fresh_from)
     }
 
     /// Single active consumer: somebody else may have to take over.
@@ -442,6 +540,11 @@ impl Queue {
         if fate.word().is_some() && self.spec.dead_letters.is_some() {
             deaths.push((entry.message, fate));
         }
+    }
+
+    /// Whether it keeps such a message over a restart.
+    pub(crate) const fn stores(&self, message: &Message) -> bool {
+        self.spec.quorum || self.spec.durable && message.persistent
     }
 
     fn renew(&mut self, now: u64) {
@@ -508,7 +611,7 @@ impl Queue {
         if (places.len() as u64) < here {
             return Err(format!("{name}: a message is in two places"));
         }
-        if self.spec.overflow == Overflow::DropHead && self.is_over(0, 0) {
+        if self.spec.overflow == Overflow::DropHead && self.is_full(0, 0) {
             return Err(format!("{name} is longer than its limit"));
         }
         Ok(())
@@ -532,6 +635,35 @@ pub(crate) struct Model {
     returns: u64,
     /// What clients hold, by client and delivery tag: the queue and its age.
     pub(crate) held: BTreeMap<(usize, u64), (String, u64)>,
+    /// What the exchange that takes each message once has seen.
+    once: Known,
+    /// When clients connected.
+    pub(crate) began: BTreeMap<usize, u64>,
+    /// Messages may have to be read from the disk, in parts.
+    pub(crate) in_parts: bool,
+}
+
+/// Queues a message goes to, with their ages.
+pub(crate) type Targets = Vec<(String, u64)>;
+
+/// What became of published messages.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    /// Those that some queue refused, by index.
+    refused: BTreeSet<usize>,
+    /// What died of it, by queue.
+    deaths: Vec<(String, Deaths)>,
+}
+
+/// When a delivery has to be settled: connections count tenths of a second since they began.
+fn settled_by(
+    began: &BTreeMap<usize, u64>,
+    client: usize,
+    timeout: Option<u64>,
+    now: u64,
+) -> Option<u64> {
+    let began = began.get(&client).copied()?;
+    Some(began + 100 * ((now - began) / 100 + timeout?.div_ceil(100)))
 }
 
 fn text(text: &str) -> FieldValue {
@@ -624,6 +756,7 @@ impl Model {
             consumers: Vec::new(),
             active: None,
             unused_until: None,
+            known: Known::default(),
             entered: 0,
             fates: BTreeMap::new(),
         };
@@ -661,38 +794,142 @@ impl Model {
         queue.ready.len() as u64
     }
 
+    /// Where a message would go now.
+    pub(crate) fn targets(&self, message: &Message) -> Targets {
+        let names = self.route(&message.exchange, &keys_of(message)).into_iter();
+        names
+            .map(|name| (name.clone(), self.queues[&name].age))
+            .collect()
+    }
+
     /// Messages are published together, with the same keys. Says which of them were taken by all queues.
     pub(crate) fn publish(
         &mut self,
         messages: &[Message],
         observed: &mut Observed,
     ) -> Result<Vec<bool>, Wrong> {
-        let mut taken = vec![true; messages.len()];
         let Some(first) = messages.first() else {
-            return Ok(taken);
+            return Ok(Vec::new());
         };
-        for name in self.route(&first.exchange, &keys_of(first)) {
-            if let Some(delay) = first.delay {
-                // Limits do not see it before it is ready.
-                self.hold(&name, messages, delay)?;
+        // Through the exchange that takes each message once, dead letters wait until all queues have theirs.
+        let apart = first.exchange == ONCE;
+        self.publish_to(messages, &self.targets(first), apart, observed)
+    }
+
+    /// Messages go to queues that were found for them. With `apart`, what dies of it is buried at the end.
+    pub(crate) fn publish_to(
+        &mut self,
+        messages: &[Message],
+        targets: &Targets,
+        apart: bool,
+        observed: &mut Observed,
+    ) -> Result<Vec<bool>, Wrong> {
+        let now = self.now;
+        let mut going: Vec<usize> = (0..messages.len()).collect();
+        let mut repeated: Vec<(usize, usize)> = Vec::new();
+        let is_once = messages.first().is_some_and(|first| first.exchange == ONCE);
+        if is_once && !targets.is_empty() {
+            let mut fresh: BTreeMap<u64, usize> = BTreeMap::new();
+            going.retain(|index| {
+                let Some(id) = messages[*index].once else {
+                    return true;
+                };
+                if self.once.contains(id, now) {
+                    return false;
+                }
+                if let Some(first) = fresh.get(&id) {
+                    repeated.push((*index, *first));
+                    return false;
+                }
+                fresh.insert(id, *index);
+                true
+            });
+        }
+        let mut published = Published::default();
+        for (name, age) in targets {
+            if self.queues.get(name).is_none_or(|queue| queue.age != *age) {
                 continue;
             }
-            let (rejected, deaths) = self.enqueue(&name, messages.to_vec(), observed)?;
-            for index in rejected {
-                taken[index] = false;
+            let batch: Vec<Message> = going.iter().map(|index| messages[*index].clone()).collect();
+            if messages[0].delay.is_some() {
+                // Limits do not see it before it is ready.
+                self.hold(name, batch)?;
+                continue;
             }
+            let (rejected, deaths) = self.enqueue(name, batch, observed)?;
+            published
+                .refused
+                .extend(rejected.into_iter().map(|index| going[index]));
+            match apart {
+                true => published.deaths.push((name.clone(), deaths)),
+                false => self.bury(name, deaths, observed)?,
+            }
+        }
+        let stored = |index: usize| {
+            let mut queues = targets.iter().filter_map(|(name, _)| self.queues.get(name));
+            queues.any(|queue| queue.stores(&messages[index]))
+        };
+        let rules = Once {
+            size: ONCE_SIZE,
+            ttl: Some(ONCE_TTL),
+        };
+        if is_once && !targets.is_empty() {
+            let remembered: Vec<(u64, bool)> = going
+                .iter()
+                .filter(|index| !published.refused.contains(*index))
+                .filter_map(|index| Some((messages[*index].once?, stored(*index))))
+                .collect();
+            for (id, stored) in remembered {
+                self.once.insert(id, rules, stored, now);
+            }
+        }
+        for (index, first) in repeated {
+            if published.refused.contains(&first) {
+                published.refused.insert(index);
+            }
+        }
+        for (name, deaths) in published.deaths {
             self.bury(&name, deaths, observed)?;
         }
-        Ok(taken)
+        Ok((0..messages.len())
+            .map(|index| !published.refused.contains(&index))
+            .collect())
+    }
+
+    /// Whether the queue has taken a message with this id already; remembers the id if not.
+    fn repeats(&mut self, name: &str, message: &Message) -> Result<bool, Wrong> {
+        let now = self.now;
+        let queue = self.queue(name)?;
+        let id = message.once.filter(|_| !message.dead_lettered);
+        let Some((_, id)) = queue.spec.once.zip(id) else {
+            return Ok(false);
+        };
+        Ok(queue.known.contains(id, now))
+    }
+
+    /// The queue takes the message.
+    fn remember(&mut self, name: &str, message: &Message) -> Result<(), Wrong> {
+        let now = self.now;
+        let queue = self.queue(name)?;
+        let id = message.once.filter(|_| !message.dead_lettered);
+        if let Some((rules, id)) = queue.spec.once.zip(id) {
+            let stored = queue.stores(message);
+            queue.known.insert(id, rules, stored, now);
+        }
+        Ok(())
     }
 
     /// Messages come to a queue that are not ready yet.
-    fn hold(&mut self, name: &str, messages: &[Message], delay: u64) -> Result<(), Wrong> {
-        let due = self.now + delay;
-        for message in messages {
+    fn hold(&mut self, name: &str, messages: Vec<Message>) -> Result<(), Wrong> {
+        for mut message in messages {
+            if self.repeats(name, &message)? {
+                continue;
+            }
+            self.remember(name, &message)?;
             self.arrivals += 1;
             let arrival = self.arrivals;
-            let mut message = message.clone();
+            let delay = message.delay.unwrap_or(0);
+            let due = message.at + delay;
             let passed = i32::try_from(delay).map_err(|_| "a delay of ages")?;
             message
                 .headers
@@ -757,14 +994,17 @@ impl Model {
         let queue = self.queue(name)?;
         // Whether there is room for a message depends on where the one before it went.
         let one_by_one = queue.spec.overflow != Overflow::DropHead
-            && queue.is_over(messages.len() as u64, octets);
+            && queue.is_full(messages.len() as u64, octets);
         for (index, mut message) in messages.into_iter().enumerate() {
+            if self.repeats(name, &message)? {
+                continue;
+            }
             message.at = self.now;
             self.arrivals += 1;
             let arrival = self.arrivals;
             let queue = self.queue(name)?;
             let overflow = queue.spec.overflow;
-            if one_by_one && queue.is_over(1, message.size as u64) {
+            if one_by_one && queue.is_full(1, message.size as u64) {
                 rejected.push(index);
                 if overflow == Overflow::RejectPublishDeadLetter
                     && queue.spec.dead_letters.is_some()
@@ -774,6 +1014,8 @@ impl Model {
                 continue;
             }
             queue.entered += 1;
+            self.remember(name, &message)?;
+            let queue = self.queue(name)?;
             queue.ready.push(Entry {
                 message,
                 arrival,
@@ -799,7 +1041,8 @@ impl Model {
         fresh_from: u64,
         observed: &mut Observed,
     ) -> Result<Deaths, Wrong> {
-        let now = self.now;
+        let (now, in_parts) = (self.now, self.in_parts);
+        let began = self.began.clone();
         let queue = self.queue(name)?;
         let mut deaths = Deaths::new();
         let mut handed = Vec::new();
@@ -811,23 +1054,30 @@ impl Model {
                 let entry = queue.ready.remove(over);
                 queue.leave(entry, Fate::Expired, &mut deaths);
             }
-            let entitled = queue.entitled();
-            let (Some(next), false) = (queue.next(), entitled.is_empty()) else {
+            while let Some(over) = queue.expired_for_filters(now, fresh_from) {
+                let entry = queue.ready.remove(over);
+                queue.leave(entry, Fate::Expired, &mut deaths);
+            }
+            let entitled = queue.entitled(in_parts);
+            if entitled.is_empty() {
                 break;
-            };
-            let shown = queue.shown(&queue.ready[next]);
-            let is_next = |consumer: &&&Consumer| {
+            }
+            let is_next = |(consumer, next): &&(Consumer, usize)| {
+                let shown = queue.shown(&queue.ready[*next]);
                 observed
                     .get(&(consumer.client, consumer.tag))
                     .and_then(VecDeque::front)
                     .is_some_and(|got| got.seen == shown)
             };
-            let Some(&consumer) = entitled.iter().find(is_next) else {
+            let Some((consumer, next)) = entitled.iter().find(is_next).cloned() else {
+                let due: Vec<_> = entitled
+                    .iter()
+                    .map(|(consumer, next)| (consumer, queue.shown(&queue.ready[*next])))
+                    .collect();
                 return Err(format!(
-                    "{name}: {shown:?} was due to be delivered to one of {entitled:?}; what came is {observed:?}"
+                    "{name}: one of {due:?} was due; what came is {observed:?}"
                 ));
             };
-            let consumer = consumer.clone();
             let got = observed
                 .get_mut(&(consumer.client, consumer.tag))
                 .and_then(VecDeque::pop_front)
@@ -843,6 +1093,7 @@ impl Model {
                 client: consumer.client,
                 tag: got.tag,
                 consumer: Some(consumer.tag),
+                due: settled_by(&began, consumer.client, queue.spec.consumer_timeout, now),
             });
         }
         while let Some(over) = queue.expired(now, u64::MAX) {
@@ -850,7 +1101,7 @@ impl Model {
             queue.leave(entry, Fate::Expired, &mut deaths);
         }
         while queue.spec.overflow == Overflow::DropHead
-            && queue.is_over(0, 0)
+            && queue.is_full(0, 0)
             && let Some(next) = queue.next()
         {
             let entry = queue.ready.remove(next);
@@ -1026,6 +1277,7 @@ impl Model {
         observed: &mut Observed,
     ) -> Result<(), Wrong> {
         let now = self.now;
+        let began = self.began.clone();
         let queue = self.queue(name)?;
         queue.renew(now);
         let mut deaths = Deaths::new();
@@ -1049,6 +1301,7 @@ impl Model {
                         client,
                         tag: got.tag,
                         consumer: None,
+                        due: settled_by(&began, client, queue.spec.consumer_timeout, now),
                     });
                     self.held.insert((client, got.tag), (name.to_owned(), age));
                 }
@@ -1196,6 +1449,20 @@ impl Model {
         Ok(count)
     }
 
+    /// The next moment at which a delivery has to be settled, and the clients that hold such.
+    pub(crate) fn next_late(
+        &self,
+        is_answered: impl Fn(usize, u64) -> bool,
+    ) -> Option<(u64, BTreeSet<usize>)> {
+        let out = || {
+            let out = self.queues.values().flat_map(|queue| &queue.out);
+            out.filter(|out| !is_answered(out.client, out.tag))
+        };
+        let next = out().filter_map(|out| out.due).min()?;
+        let late = out().filter(|out| out.due == Some(next));
+        Some((next, late.map(|out| out.client).collect()))
+    }
+
     /// The next moment at which something is due.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         let lease = |queue: &Queue| queue.unused_until.filter(|_| queue.consumers.is_empty());
@@ -1278,14 +1545,148 @@ impl Model {
                 entry.returned = None;
                 entry.ttl = queue.spec.ttl;
             }
+            queue.known.ids.retain(|(_, _, stored)| *stored);
             queue.renew(now);
         }
+        self.once.ids.retain(|(_, _, stored)| *stored);
         // What stands at the head now may be over.
         let names: Vec<String> = self.queues.keys().cloned().collect();
         for name in &names {
             self.go_on(name, Deaths::new(), &mut Observed::new())?;
         }
         Ok(())
+    }
+
+    /// The node dies, and starts again: what clients held comes back.
+    pub(crate) fn crash(&mut self, now: u64) -> Result<(), Wrong> {
+        for queue in self.queues.values_mut() {
+            for Out { mut entry, .. } in std::mem::take(&mut queue.out) {
+                entry.redelivered = true;
+                queue.ready.push(entry);
+            }
+            queue.consumers.clear();
+        }
+        self.restart(now)
+    }
+
+    /// What was found after a crash, if it is allowed: `moments` are what the work before the crash would have come to, had it ended
+    /// there.
+    pub(crate) fn found_after_crash(
+        moments: Vec<Self>,
+        found: BTreeMap<String, Vec<Entry>>,
+    ) -> Result<Self, Wrong> {
+        type Places = BTreeMap<u64, Vec<String>>;
+        let places_in = |moment: &Self| {
+            let mut places = Places::new();
+            for (name, queue) in &moment.queues {
+                for entry in &queue.ready {
+                    places
+                        .entry(entry.message.id)
+                        .or_default()
+                        .push(name.clone());
+                }
+            }
+            places
+        };
+        let mut there = Places::new();
+        for (name, entries) in &found {
+            for entry in entries {
+                there
+                    .entry(entry.message.id)
+                    .or_default()
+                    .push(name.clone());
+            }
+        }
+        let moments_places: Vec<Places> = moments.iter().map(places_in).collect();
+        let most = |id: &u64| {
+            let counts = moments_places
+                .iter()
+                .map(|places| places.get(id).map_or(0, Vec::len));
+            counts.max().unwrap_or(0)
+        };
+        // On its way to a dead-letter queue when the node died, one may be in both, and may push another out of the second.
+        let is_doubled = there.iter().any(|(id, places)| places.len() > most(id));
+        for (id, places) in &there {
+            if most(id) == 0 {
+                return Err(format!(
+                    "after a crash: message {id} is in {places:?}, and was gone for good"
+                ));
+            }
+            let allowed = |place: &String| {
+                moments_places
+                    .iter()
+                    .any(|all| all.get(id).is_some_and(|all| all.contains(place)))
+            };
+            if !is_doubled && let Some(place) = places.iter().find(|place| !allowed(place)) {
+                return Err(format!(
+                    "after a crash: message {id} has no business in {place}"
+                ));
+            }
+        }
+        // Each place it has at every moment, or at least some place.
+        for (id, places) in &moments_places[0] {
+            let always = |place: &&String| {
+                moments_places
+                    .iter()
+                    .all(|all| all.get(id).is_some_and(|all| all.contains(place)))
+            };
+            let is_there =
+                |place: &String| there.get(id).is_some_and(|there| there.contains(place));
+            let may_be_pushed_out = |place: &String| {
+                let spec = &moments[0].queues[place].spec;
+                is_doubled && (spec.max_length.is_some() || spec.max_bytes.is_some())
+            };
+            let lost = places
+                .iter()
+                .filter(always)
+                .find(|place| !is_there(place) && !may_be_pushed_out(place));
+            let is_somewhere = moments_places.iter().all(|all| all.contains_key(id));
+            if let Some(place) = lost {
+                return Err(format!(
+                    "after a crash: message {id} of {place} is lost; {there:?} are there"
+                ));
+            }
+            if is_somewhere && !is_doubled && !there.contains_key(id) {
+                return Err(format!("after a crash: message {id} is lost on its way"));
+            }
+        }
+        let mut model = moments[0].clone();
+        for (name, mut entries) in found {
+            for entry in &mut entries {
+                let known = moments
+                    .iter()
+                    .flat_map(|moment| &moment.queues[&name].ready);
+                let known: Vec<&Entry> = known
+                    .filter(|one| one.message.id == entry.message.id)
+                    .collect();
+                let same = |one: &&&Entry| {
+                    let Message { at, delay, .. } = entry.message;
+                    Message {
+                        at,
+                        delay,
+                        ..one.message.clone()
+                    } == entry.message
+                };
+                if !is_doubled && !known.iter().any(|one| same(&one)) {
+                    return Err(format!(
+                        "after a crash: {entry:?} in {name} is not {known:?}"
+                    ));
+                }
+                if !is_doubled && !entry.redelivered && known.iter().all(|one| one.redelivered) {
+                    return Err(format!("after a crash: {entry:?} in {name} is not marked"));
+                }
+                model.arrivals += 1;
+                entry.arrival = model.arrivals;
+            }
+            let queue = model.queue(&name)?;
+            let gone: u64 = queue.fates.values().sum();
+            entries
+                .iter_mut()
+                .for_each(|entry| entry.ttl = queue.spec.ttl);
+            queue.entered = gone + (entries.len() + queue.waiting.len()) as u64;
+            queue.ready = entries;
+        }
+        Ok(model)
     }
 
     pub(crate) fn check(&self) -> Result<(), Wrong> {
