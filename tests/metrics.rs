@@ -55,10 +55,10 @@ impl Page {
         assert!(body.ends_with('\n'), "the last line has no end");
         for line in body.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
-                let (name, help) = rest.split_once(' ').unwrap();
+                let (name, help) = rest.split_once(' ').expect(line);
                 assert!(!help.is_empty() && helped.insert(name.to_owned()), "{line}");
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = rest.split_once(' ').unwrap();
+                let (name, kind) = rest.split_once(' ').expect(line);
                 assert!(
                     ["counter", "gauge", "histogram", "summary"].contains(&kind),
                     "{line}"
@@ -81,7 +81,7 @@ impl Page {
                     "{line}"
                 );
                 assert!(
-                    known.insert(line.rsplit_once(' ').unwrap().0.to_owned()),
+                    known.insert(line.rsplit_once(' ').expect(line).0.to_owned()),
                     "twice: {line}"
                 );
                 page.series.push(series);
@@ -114,7 +114,7 @@ impl Page {
 
 #[track_caller]
 fn read_series(line: &str) -> Series {
-    let (key, value) = line.rsplit_once(' ').unwrap();
+    let (key, value) = line.rsplit_once(' ').expect(line);
     let (name, labels) = key.split_once('{').unwrap_or((key, "}"));
     let mut rest = labels.strip_suffix('}').expect(line);
     let mut read = BTreeMap::new();

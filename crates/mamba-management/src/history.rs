@@ -81,7 +81,12 @@ impl History {
         let reaches = |tier: &&Tier| {
             tier.interval_ms * (tier.samples_max as u64 - 1) >= age_secs.saturating_mul(1000)
         };
-        let Some(tier) = self.tiers.iter().find(reaches).or(self.tiers.last()) else {
+        let Some(tier) = self
+            .tiers
+            .iter()
+            .find(reaches)
+            .or_else(|| self.tiers.last())
+        else {
             return Vec::new();
         };
         let step_ms = increment_secs.saturating_mul(1000).max(1);
