@@ -17,6 +17,7 @@ mod connections;
 mod definitions;
 mod exchanges;
 mod health;
+mod history;
 mod limits;
 mod messages;
 mod openapi;
@@ -32,6 +33,7 @@ mod routes;
 mod schemas;
 mod server;
 mod stall;
+mod time;
 mod users;
 mod vhosts;
 

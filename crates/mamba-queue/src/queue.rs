@@ -263,6 +263,9 @@ pub struct Effects {
     pub unfinished: bool,
     /// Paged messages that are gone without having been read.
     pub dropped: Vec<PagedRun>,
+    /// Messages that died and went nowhere, for want of a dead-letter exchange: how many, by [`DeathReason`]. What else
+    /// follows of that is among the settled ones.
+    pub discarded: [u64; 4],
     /// Stored messages with a new sequence number.
     pub moved: Vec<Moved>,
     /// Returned messages that wait so many milliseconds before they are tried again. The owner settles them once the
@@ -302,6 +305,7 @@ impl Effects {
         self.dropped.clear();
         self.moved.clear();
         self.delayed.clear();
+        self.discarded = [0; 4];
     }
 }
 
@@ -507,6 +511,15 @@ impl<P: Port> Queue<P> {
     /// Consumers, waiting ones included.
     pub const fn consumer_count(&self) -> usize {
         self.consumers.len()
+    }
+
+    /// Whether messages are ready and there are consumers, none of which can take one: all have as many as they may hold.
+    /// Consumers with filters count as able, because what is ready may not be for them.
+    pub fn is_saturated(&self) -> bool {
+        self.consumers.len() > 0
+            && !self.ready.is_empty()
+            && self.filters.is_empty()
+            && self.consumers.next().is_none()
     }
 
     /// The ports of all consumers.
@@ -1261,6 +1274,7 @@ impl<P: Port> Queue<P> {
         if self.settings.dead_letters {
             effects.dead.push((stored, reason));
         } else {
+            effects.discarded[reason as usize] += 1;
             effects.settled.extend(settled(&stored));
         }
     }

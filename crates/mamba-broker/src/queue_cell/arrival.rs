@@ -107,6 +107,7 @@ impl QueueCell {
             }
         }
         self.balance(&mut state);
+        self.note_use(&mut state);
         enqueued.long = state.queue.consumer_count() > 0
             && (state.queue.ready_count() > pacing::LONG_MESSAGES
                 || state.queue.ready_bytes() > pacing::LONG_BYTES);
@@ -128,8 +129,10 @@ impl QueueCell {
         seen: &[Seen],
         (enqueued, after): (&mut Enqueued, &mut Aftermath),
     ) {
-        self.stats.published(arrivals.len() as u64);
+        let count = arrivals.len() as u64;
+        self.stats.published(count);
         let queue = &mut state.queue;
+        let was_empty = queue.ready_count() + queue.unacked_count() == 0;
         let watched = queue.consumer_count() > 0;
         // Behind what lies on the disk nobody gets them before they have been read back or moved up, but for filters.
         let mut paged = [false; 256];
@@ -155,6 +158,10 @@ impl QueueCell {
             next = next.next();
             arrival.incoming
         }));
+        if self.declaration.durable && !self.is_quorum() {
+            let stored: u64 = runs.list.iter().map(|run| u64::from(run.count)).sum();
+            state.usage.came(stored > 0, stored < count, was_empty);
+        }
         if !runs.list.is_empty() {
             let position = if seen.is_empty() {
                 self.log.append_enqueued(self.id, &runs.list)

@@ -15,6 +15,7 @@ mod relocation;
 mod scan;
 mod settings;
 mod stats;
+mod usage;
 mod view;
 mod waiting;
 
@@ -37,12 +38,14 @@ use parking_lot::{Mutex, RwLock};
 
 use in_flight::InFlight;
 use settings::Effective;
+use usage::Usage;
 use waiting::Room;
 
 use crate::{
     arguments,
     commit::{Commit, CommitState},
     dead_letters::{self, Buried},
+    deaths::{DEATH_REASONS, Deaths, Strategy},
     deduplication::{DeduplicationCounts, Memory, Rules},
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
@@ -101,6 +104,10 @@ pub struct QueueCell {
     lease_until: AtomicU64,
     log: Log,
     paging: Arc<Paging>,
+    /// How messages died on the node.
+    deaths: Arc<Deaths>,
+    /// The virtual host's time, in milliseconds since 1970.
+    clock: Arc<AtomicU64>,
     /// What was handed to consumers without acknowledgement and has not been sent: it lives until then.
     in_flight: Mutex<InFlight>,
     /// Counts relocations of its messages: what was read before one does not know the new places.
@@ -140,6 +147,7 @@ struct State {
     looking: bool,
     /// A pager counts what the length limit has to know.
     measuring: bool,
+    usage: Usage,
 }
 
 /// What a step leaves to do without the queue's lock.
@@ -291,6 +299,7 @@ impl QueueCell {
                 waiters: Vec::new(),
                 looking: false,
                 measuring: false,
+                usage: Usage::new(home.unix_ms()),
             }),
             counts_returns: AtomicBool::new(settings.counts_returns()),
             definition: Mutex::default(),
@@ -302,6 +311,8 @@ impl QueueCell {
             generation: Arc::new(AtomicU64::new(0)),
             log,
             paging: Arc::clone(&home.paging),
+            deaths: Arc::clone(&home.deaths),
+            clock: home.clock(),
             in_flight: Mutex::default(),
             relocations: AtomicU64::new(0),
             stats: stats::QueueStats::default(),
@@ -372,6 +383,7 @@ impl QueueCell {
         let result = step(&mut state);
         let position = self.follow(&mut state, &mut after);
         self.balance(&mut state);
+        self.note_use(&mut state);
         drop(state);
         // What died is settled once it is where dead letters go.
         let buried = self.finish(after);
@@ -386,6 +398,24 @@ impl QueueCell {
         self.arm(state);
         Self::release_waiters(state);
         position
+    }
+
+    /// Ends a step: the queue was used, and its consumers keep up or not.
+    fn note_use(&self, state: &mut State) {
+        let now_ms = self.clock.load(Ordering::Relaxed);
+        state.usage.step(now_ms, state.queue.is_saturated());
+    }
+
+    /// Counts what a step dropped for want of a dead-letter exchange.
+    fn count_discarded(&self, effects: &mut Effects) {
+        if effects.discarded == [0; 4] {
+            return;
+        }
+        let kind = self.declaration.settings.kind;
+        for (reason, count) in DEATH_REASONS.into_iter().zip(effects.discarded) {
+            self.deaths.add(reason, kind, Strategy::Disabled, count);
+        }
+        effects.discarded = [0; 4];
     }
 
     /// What a step leaves to do without the lock. Returns the log position that makes it durable.
@@ -523,6 +553,7 @@ impl QueueCell {
                 queue.expire(now_ms, effects);
                 queue.trim(effects);
             }
+            self.count_discarded(effects);
             if effects.is_empty() {
                 return position;
             }
