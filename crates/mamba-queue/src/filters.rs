@@ -41,12 +41,21 @@ pub(crate) struct Cursor {
     pub(crate) to: Sequence,
     /// … but for these, which came back since. May name messages that are not here any more.
     pub(crate) again: BTreeSet<Sequence>,
+    /// Of what stands aside before others with lower sequences, lower ones than this were seen.
+    pub(crate) jumped: Sequence,
+    /// The end of the reading that is under way for the group, as long as its answer is good. What comes back before that is
+    /// remembered although the group has not come to it, for the reading may pass it unseen.
+    pub(crate) reading: Option<Sequence>,
 }
 
 impl Cursor {
     /// A message is back in its place. `jumped` if it did not go there, but before everything paged.
     pub(crate) fn came_back(&mut self, sequence: Sequence, jumped: bool) {
-        if sequence >= self.to && !jumped {
+        let seen = match jumped {
+            true => self.jumped,
+            false => self.reading.map_or(self.to, |end| self.to.max(end)),
+        };
+        if sequence >= seen {
             return;
         }
         self.again.insert(sequence);
@@ -55,6 +64,8 @@ impl Cursor {
         {
             self.to = self.to.min(first);
             self.again.clear();
+            self.jumped = Sequence(0);
+            self.reading = None;
         }
     }
 }

@@ -488,6 +488,12 @@ impl Level {
         }
         // What came back to a classic queue.
         while let Some(sequence) = self.cursor(slot).again.first().copied() {
+            let cursor = self.cursor(slot);
+            if sequence >= cursor.to && cursor.reading.is_none() && !self.has_jumped(sequence) {
+                // It came back during a reading that has ended before it: the group comes to it yet.
+                self.cursor(slot).again.pop_first();
+                continue;
+            }
             if self.is_paged(sequence) {
                 return Found::OnDisk(Target::Only(sequence));
             }
@@ -512,60 +518,50 @@ impl Level {
         slot: usize,
         mut is_wanted: impl FnMut(&Stored) -> Option<bool>,
     ) -> Found {
-        let mut to = self.cursor(slot).to;
+        let cursor = self.cursor(slot);
+        let (mut to, mut jumped) = (cursor.to, cursor.jumped);
         let head = self.head.front().map(|stored| stored.sequence);
         let first = head.or_else(|| self.paged.front().map(|run| run.from));
         let end = first.unwrap_or(Sequence(u64::MAX));
-        let beside = if to < end {
-            self.aside.range(Place::Sequence(to)..Place::Sequence(end))
-        } else {
-            self.aside.range(Place::Sequence(to)..Place::Sequence(to))
-        };
-        let from_head = match self.head.front() {
-            Some(first) if first.sequence < to => {
-                self.head.partition_point(|stored| stored.sequence < to)
-            }
-            _ => 0,
-        };
-        let in_front = beside
-            .map(|(_, stored)| stored)
-            .chain(self.head.range(from_head..));
-        let mut matched = None;
-        for stored in in_front {
-            let Some(matches) = is_wanted(stored) else {
-                self.cursor(slot).to = to;
-                return Found::Unfinished;
+        let aside = |from, to| self.aside.range(Place::Sequence(from)..Place::Sequence(to));
+        let beside = aside(to, end.max(to)).map(|(_, stored)| stored);
+        let mut found = look(beside, &mut to, &mut is_wanted);
+        if found.is_none() {
+            jumped = jumped.max(end);
+            let ahead = aside(jumped, Sequence(u64::MAX)).map(|(_, stored)| stored);
+            found = look(ahead, &mut jumped, &mut is_wanted);
+        }
+        if found.is_none() {
+            jumped = Sequence(u64::MAX);
+            let from = match self.head.front() {
+                Some(first) if first.sequence < to => {
+                    self.head.partition_point(|stored| stored.sequence < to)
+                }
+                _ => 0,
             };
-            to = stored.sequence.next();
-            if matches {
-                matched = Some(stored.sequence);
-                break;
-            }
+            found = look(self.head.range(from..), &mut to, &mut is_wanted);
         }
-        self.cursor(slot).to = to;
-        if let Some(sequence) = matched {
-            return self.take(sequence);
+        let is_on_disk = found.is_none() && self.paged.back().is_some_and(|last| last.to > to);
+        if found.is_none() && !is_on_disk {
+            let from = self.tail.partition_point(|stored| stored.sequence < to);
+            found = look(self.tail.range(from..), &mut to, &mut is_wanted);
         }
-        if self.paged.back().is_some_and(|last| last.to > to) {
-            return Found::OnDisk(Target::From(to));
-        }
-        let from = self.tail.partition_point(|stored| stored.sequence < to);
-        for stored in self.tail.range(from..) {
-            let Some(matches) = is_wanted(stored) else {
-                self.cursor(slot).to = to;
-                return Found::Unfinished;
-            };
-            to = stored.sequence.next();
-            if matches {
-                matched = Some(stored.sequence);
-                break;
-            }
-        }
-        self.cursor(slot).to = to;
-        match matched {
-            Some(sequence) => self.take(sequence),
+        let cursor = self.cursor(slot);
+        (cursor.to, cursor.jumped) = (to, jumped);
+        match found {
+            Some(Look::Match(sequence)) => self.take(sequence),
+            Some(Look::Unfinished) => Found::Unfinished,
+            None if is_on_disk => Found::OnDisk(Target::From(to)),
             None => Found::Nothing,
         }
+    }
+
+    /// Whether a message stands aside, before others that come earlier by their sequence.
+    fn has_jumped(&self, sequence: Sequence) -> bool {
+        let head = self.head.front().map(|stored| stored.sequence);
+        let first = head.or_else(|| self.paged.front().map(|run| run.from));
+        first.is_some_and(|first| first < sequence)
+            && self.aside.contains_key(&Place::Sequence(sequence))
     }
 
     pub(crate) fn is_paged(&self, sequence: Sequence) -> bool {
@@ -812,16 +808,35 @@ impl Level {
         }
     }
 
+    /// A reading for a group begins.
+    pub(crate) fn begin_scan(&mut self, slot: usize, to: Sequence) {
+        self.scanned_last = true;
+        self.cursor(slot).reading = Some(to);
+    }
+
+    /// Whether what is read for a group is still what comes next for it: not when more came back meanwhile than is remembered.
+    pub(crate) fn is_scanning(&self, slot: usize) -> bool {
+        self.cursors.get(slot).is_some_and(|c| c.reading.is_some())
+    }
+
+    /// A reading has ended without result.
+    pub(crate) fn load_failed(&mut self) {
+        self.loading = None;
+        for cursor in &mut self.cursors {
+            cursor.reading = None;
+        }
+    }
+
     /// A group has looked at what a reading showed: everything it was to look at before `next`.
     pub(crate) fn pass(&mut self, slot: usize, target: Target, next: Sequence) {
         let cursor = self.cursor(slot);
+        cursor.reading = None;
         match target {
-            // It may have been sent back meanwhile.
-            Target::From(from) if cursor.to >= from => cursor.to = cursor.to.max(next),
+            Target::From(_) => cursor.to = cursor.to.max(next),
             Target::Only(one) if one < next => {
                 cursor.again.remove(&one);
             }
-            Target::From(_) | Target::Only(_) => {}
+            Target::Only(_) => {}
         }
     }
 }
@@ -834,6 +849,30 @@ fn shrink(list: &mut VecDeque<Stored>) {
     if list.capacity() > SHRINK_ABOVE && list.len() < list.capacity() / 4 {
         list.shrink_to(list.len() * 2);
     }
+}
+
+/// How looking at messages ended before the last of them.
+enum Look {
+    Match(Sequence),
+    Unfinished,
+}
+
+/// Looks at messages one by one, and notes in `to` what comes after the last one.
+fn look<'a>(
+    messages: impl Iterator<Item = &'a Stored>,
+    to: &mut Sequence,
+    is_wanted: &mut impl FnMut(&Stored) -> Option<bool>,
+) -> Option<Look> {
+    for stored in messages {
+        let Some(matches) = is_wanted(stored) else {
+            return Some(Look::Unfinished);
+        };
+        *to = stored.sequence.next();
+        if matches {
+            return Some(Look::Match(stored.sequence));
+        }
+    }
+    None
 }
 
 /// Puts a message among others whose sequences ascend.

@@ -616,7 +616,9 @@ impl<P: Port> Queue<P> {
         }
         let (slot, serial) = scan.group;
         self.ready.keep_paged(scan.level, &mut scanned);
-        let Some(group) = self.filters.get_mut(slot).filter(|g| g.serial == serial) else {
+        let is_good = self.ready.is_scanning(scan.level, slot);
+        let group = self.filters.get_mut(slot);
+        let Some(group) = group.filter(|g| g.serial == serial && is_good) else {
             self.load_failed(scan.level, scan.token);
             return 0;
         };
@@ -1004,7 +1006,7 @@ impl<P: Port> Queue<P> {
             let Some((level, target)) = group.target else {
                 continue;
             };
-            let Some((from, to, token)) = self.ready.scan(level, target) else {
+            let Some((from, to, token)) = self.ready.scan(slot, level, target) else {
                 continue;
             };
             group.target = None;

@@ -280,6 +280,7 @@ impl Ready {
     /// has the turn, or when there are too many pieces.
     pub(crate) fn scan(
         &mut self,
+        slot: usize,
         priority: u8,
         target: Target,
     ) -> Option<(Sequence, Sequence, PageToken)> {
@@ -289,7 +290,7 @@ impl Ready {
             return None;
         }
         let (from, to) = level.scan_range(target)?;
-        level.scanned_last = true;
+        level.begin_scan(slot, to);
         self.tokens += 1;
         let token = PageToken(self.tokens);
         level.loading = Some(token);
@@ -314,6 +315,12 @@ impl Ready {
     /// Whether this reading is still waited for.
     pub(crate) fn is_loading(&self, priority: u8, token: PageToken) -> bool {
         self.loading(priority, token).is_some()
+    }
+
+    /// Whether the reading of this level is for the group, and its answer still good.
+    pub(crate) fn is_scanning(&self, priority: u8, slot: usize) -> bool {
+        self.position(priority)
+            .is_some_and(|index| self.levels[index].1.is_scanning(slot))
     }
 
     /// Takes out the next message a group of consumers wants, but for one on the disk. `candidate` hands out what was
@@ -417,7 +424,7 @@ impl Ready {
 
     pub(crate) fn load_failed(&mut self, priority: u8, token: PageToken) {
         if let Some(index) = self.loading(priority, token) {
-            self.levels[index].1.loading = None;
+            self.levels[index].1.load_failed();
         }
     }
 

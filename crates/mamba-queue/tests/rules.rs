@@ -12,7 +12,7 @@ use std::{
 
 use mamba_queue::{
     ConsumerId, DeathReason, Effects, Fetch, Incoming, LiveRun, Outcome, Overflow, PageIn,
-    PagedRun, Port, Queue, QueueKind, Selector, Settings, Settled, Stored, Subscription,
+    PagedRun, Port, Queue, QueueKind, Scan, Selector, Settings, Settled, Stored, Subscription,
     UnackedKey, Window,
 };
 use mamba_types::{LogPosition, Message, RecordMeta, Sequence};
@@ -44,6 +44,8 @@ struct Scene {
     queue: Queue<TestPort>,
     consumers: Vec<(ConsumerId, TestPort)>,
     out: Vec<(u64, UnackedKey)>,
+    /// What filters want read.
+    scans: Vec<Scan>,
 }
 
 impl Scene {
@@ -52,6 +54,7 @@ impl Scene {
             queue: Queue::new(settings, Sequence(1)),
             consumers: Vec::new(),
             out: Vec::new(),
+            scans: Vec::new(),
         }
     }
 
@@ -150,7 +153,12 @@ impl Scene {
     fn dispatch(&mut self) -> String {
         let mut effects = Effects::default();
         self.queue.dispatch(&mut effects);
+        self.note(effects)
+    }
+
+    fn note(&mut self, mut effects: Effects) -> String {
         self.queue.check_invariants();
+        self.scans.append(&mut effects.scans);
         let mut noted = String::new();
         for delivery in effects.deliveries {
             let port = self.queue.port(delivery.consumer).expect("it is there");
@@ -1248,6 +1256,17 @@ mod filters {
         }
     }
 
+    /// Messages from 1 on as they lie in the log, one per letter, which is its routing key.
+    fn stored(keys: &str) -> impl Iterator<Item = Stored> {
+        keys.bytes().zip(1..).map(|(key, number)| Stored {
+            sequence: Sequence(number),
+            message: Message::build(RecordMeta::default(), b"", &[key], &[0; 14], b"body"),
+            at: LogPosition(1000 * number),
+            returns: 0,
+            redelivered: false,
+        })
+    }
+
     impl Scene {
         /// One message per letter, which is its routing key.
         fn enqueue_keys(&mut self, keys: &str) -> String {
@@ -1262,6 +1281,44 @@ mod filters {
             });
             self.queue.enqueue(incoming);
             self.dispatch()
+        }
+
+        /// The same in the log: the first so many are fetched, and the others go to the disk.
+        fn enqueue_stored_keys(&mut self, keys: &str, fetched: usize) {
+            self.queue.enqueue(stored(keys).map(|stored| Incoming {
+                returns: 0,
+                message: stored.message,
+                at: stored.at,
+            }));
+            for _ in 0..fetched {
+                let fetched = self.queue.fetch(false, &mut Effects::default());
+                let Fetch::Message(fetched) = fetched else {
+                    panic!("{fetched:?}");
+                };
+                let key = fetched.key.expect("it is to be settled");
+                self.out.push((fetched.stored.sequence.0, key));
+            }
+            self.page_out();
+        }
+
+        fn page_out(&mut self) {
+            self.queue.page_out(LogPosition(u64::MAX), 0);
+            self.queue.check_invariants();
+        }
+
+        /// Answers the reading that is under way with what lies before `next`, of a log that has these keys.
+        #[track_caller]
+        fn scanned(&mut self, keys: &str, next: u64) -> String {
+            assert_eq!(self.scans.len(), 1);
+            let scan = self.scans.remove(0);
+            let next = scan.to.min(Sequence(next));
+            let range = scan.from..next;
+            let read = stored(keys).filter(|stored| range.contains(&stored.sequence));
+            let scanned = scan.look_at(read, next);
+            let mut effects = Effects::default();
+            assert_eq!(self.queue.scanned(&scan, scanned, &mut effects), 0);
+            let noted = self.note(effects);
+            noted + &self.dispatch()
         }
 
         #[track_caller]
@@ -1312,6 +1369,90 @@ mod filters {
             assert_eq!(scene.filtered('a', &key("x"), 0), "a2");
             assert_eq!(scene.settle(&[2], outcome), "a2!", "{outcome:?}");
         }
+    }
+
+    /// The reading began behind it: it was skipped for good, and 4 went out instead.
+    #[test]
+    fn what_comes_back_to_the_disk_during_a_reading_goes_first() {
+        let mut scene = Scene::classic();
+        let keys = "zxzx";
+        scene.enqueue_stored_keys(keys, 2);
+        scene.settle(&[1], Outcome::Requeue);
+        scene.page_out();
+        assert_eq!(scene.filtered('a', &key("x"), 1), "");
+        // It has come to 2, which is out.
+        assert_eq!(scene.scanned(keys, 2), "");
+        assert_eq!(scene.scans[0].from, Sequence(3));
+        assert_eq!(scene.settle(&[2], Outcome::Requeue), "");
+        assert_eq!(scene.scanned(keys, 5), "");
+        assert_eq!(scene.scanned(keys, 5), "a2!");
+        assert_eq!(scene.settle(&[2], Outcome::Ack), "");
+        assert_eq!(scene.scanned(keys, 5), "a4");
+    }
+
+    /// Nobody had room for it when the reading ended: the cursor went past it.
+    #[test]
+    fn what_comes_back_to_memory_during_a_reading_waits_for_room() {
+        let mut scene = Scene::classic();
+        let keys = "xz";
+        scene.enqueue_stored_keys(keys, 1);
+        assert_eq!(scene.filtered('a', &key("x"), 0), "");
+        scene.port('a').room.set(0);
+        assert_eq!(scene.settle(&[1], Outcome::Requeue), "");
+        assert_eq!(scene.scanned(keys, 3), "");
+        scene.port('a').room.set(PLENTY);
+        assert_eq!(scene.resume('a'), "a1!");
+    }
+
+    /// More comes back during a reading than is remembered one by one.
+    #[test]
+    fn a_reading_that_too_much_has_overtaken_is_done_again() {
+        const OUT: u64 = 5000;
+        let mut scene = Scene::classic();
+        let keys = "x".repeat(5000) + "zx";
+        scene.enqueue_stored_keys(&keys, 5000);
+        assert_eq!(scene.filtered('a', &key("x"), 0), "");
+        scene.port('a').room.set(0);
+        let numbers: Vec<u64> = (1..=OUT).collect();
+        assert_eq!(scene.settle(&numbers, Outcome::Requeue), "");
+        assert_eq!(scene.scanned(&keys, 5003), "");
+        scene.port('a').room.set(10 * PLENTY);
+        let expected: Vec<String> = numbers.iter().map(|number| format!("a{number}!")).collect();
+        assert!(scene.resume('a') == expected.join(" "));
+        assert_eq!(scene.scanned(&keys, 5003), "a5002");
+    }
+
+    /// What is not in the log goes before everything paged when it comes back. What was too much to be remembered one by one was
+    /// skipped for good.
+    #[test]
+    fn all_that_comes_back_before_what_is_paged_is_looked_at() {
+        let mut scene = Scene::classic();
+        scene.enqueue_stored_keys("z", 0);
+        scene.enqueue_keys(&"x".repeat(5000));
+        let all = |mark| {
+            let one = |number| format!("a{number}{mark}");
+            (2..=5001).map(one).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(scene.filtered('a', &key("x"), 0), "");
+        assert!(scene.scanned("z", 2) == all(""));
+        scene.port('a').room.set(0);
+        let numbers: Vec<u64> = (2..=5001).collect();
+        assert_eq!(scene.settle(&numbers, Outcome::Requeue), "");
+        scene.port('a').room.set(10 * PLENTY);
+        assert!(scene.resume('a') == all("!"));
+    }
+
+    /// A newcomer did not find it.
+    #[test]
+    fn what_came_back_before_what_is_paged_is_looked_at_later_too() {
+        let mut scene = Scene::classic();
+        scene.enqueue_stored_keys("z", 0);
+        scene.enqueue_keys("x");
+        assert_eq!(scene.filtered('a', &key("x"), 0), "");
+        assert_eq!(scene.scanned("z", 2), "a2");
+        scene.unsubscribe('a');
+        assert_eq!(scene.settle(&[2], Outcome::Requeue), "");
+        assert_eq!(scene.filtered('b', &key("x"), 0), "b2!");
     }
 
     #[test]
