@@ -1,12 +1,14 @@
-//! `mambamq ctl COMMAND`: rabbitmqctl's commands for users, virtual hosts, permissions, limits, policies, parameters and definitions, over the
+//! `mambamq ctl COMMAND`: rabbitmqctl's commands for users, virtual hosts, permissions, limits, policies, parameters, definitions and connections, over the
 //! control socket of a broker on this machine. Arguments, output and exit codes are rabbitmqctl's.
 
+mod connections;
 mod definitions;
 mod node;
 mod output;
 mod parameters;
 mod policies;
 mod queues;
+mod status;
 mod tenants;
 mod topology;
 
@@ -77,7 +79,7 @@ const FLAGS: [&str; 6] = [
     "--local",
 ];
 /// Options with a value that only some commands know.
-const VALUES: [&str; 11] = [
+const VALUES: [&str; 12] = [
     "--offset",
     "--count",
     "--body-limit",
@@ -89,6 +91,7 @@ const VALUES: [&str; 11] = [
     "--protected-from-deletion",
     "--user",
     "--hashing-algorithm",
+    "--limit",
 ];
 
 impl Invocation {
@@ -172,6 +175,25 @@ impl Invocation {
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
         let given = words.len();
         words.try_into().map_err(|_| self.wrong_count(given < N))
+    }
+
+    /// The columns that were asked for, or the usual ones.
+    fn columns<'a>(&'a self, known: &[&str], usual: &[&'a str]) -> Result<Vec<&'a str>, Failure> {
+        let words = self.words.iter().flat_map(|word| word.split([',', ' ']));
+        let columns: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+        if columns.is_empty() {
+            return Ok(usual.to_vec());
+        }
+        let mut unknown = columns.clone();
+        unknown.retain(|column| !known.contains(column));
+        if unknown.is_empty() {
+            return Ok(columns);
+        }
+        let text = format!(
+            "Error (argument validation): Info key(s) {} are not supported",
+            unknown.join(",")
+        );
+        Err(Failure::new(EX_USAGE, text))
     }
 
     fn wrong_count(&self, too_few: bool) -> Failure {
@@ -273,13 +295,15 @@ type Part = (
     fn(&mut Node, &Invocation) -> Done,
 );
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 9] = [
     (&tenants::COMMANDS, tenants::perform),
     (&policies::COMMANDS, policies::perform),
     (&topology::COMMANDS, topology::perform),
     (&queues::COMMANDS, queues::perform),
     (&parameters::COMMANDS, parameters::perform),
     (&definitions::COMMANDS, definitions::perform),
+    (&connections::COMMANDS, connections::perform),
+    (&status::COMMANDS, status::perform),
     (&node::COMMANDS, node::perform),
 ];
 

@@ -147,6 +147,7 @@ pub(crate) fn managed(
                 open_fds: readings.open_fds,
                 max_fds: readings.max_fds,
                 resident_bytes: readings.resident_bytes,
+                resident_file_bytes: readings.resident_file_bytes,
                 disk_free_bytes: readings.disk_free_bytes,
             }
         }),

@@ -13,6 +13,8 @@ pub(crate) struct Readings {
     pub(crate) max_fds: u64,
     /// Resident memory, in octets.
     pub(crate) resident_bytes: u64,
+    /// Of it, what stands for files: the program itself.
+    pub(crate) resident_file_bytes: u64,
     /// Processor time used, user and system, in seconds.
     pub(crate) cpu_seconds: f64,
     /// Threads of this process.
@@ -30,6 +32,7 @@ impl Readings {
             open_fds,
             max_fds: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
             resident_bytes: resident_bytes().unwrap_or(0),
+            resident_file_bytes: field(&status, "RssFile:").map_or(0, |kib| kib * 1024),
             cpu_seconds,
             threads: field(&status, "Threads:").unwrap_or(0),
             disk_free_bytes: disk_free(data_dir).unwrap_or(0),

@@ -40,9 +40,7 @@ use crate::{
     },
     logging::{self, Logger},
     metrics::{self, Identity, http::Endpoint},
-    node,
-    process::{self, Readings},
-    supervisor,
+    node, process, supervisor,
 };
 
 /// Protocols of listeners, as the management API names them.
@@ -160,11 +158,7 @@ fn announce(broker: &Broker, listeners: &[Listener]) -> io::Result<()> {
     broker.store().lock().publish(&lines)
 }
 
-async fn run(
-    config: &Config,
-    stop_with_stdin: bool,
-    logger: Logger,
-) -> Result<(), StartError> {
+async fn run(config: &Config, stop_with_stdin: bool, logger: Logger) -> Result<(), StartError> {
     let started = Instant::now();
     let tls = config
         .tls
@@ -239,16 +233,10 @@ async fn run(
         tokio::spawn(keep_keys(tokens, source, stopping.clone()));
     }
     let metrics_task = endpoint.map(|endpoint| {
-        let (broker, folder) = (Arc::clone(&broker), config.store.data_dir.clone());
-        let source = move || {
-            metrics::render(
-                &identity,
-                &broker.snapshot(),
-                &Readings::take(&folder),
-                started.elapsed().as_secs_f64(),
-            )
-        };
-        tokio::spawn(endpoint.run(Arc::new(source), stopping.clone()))
+        let folder = config.store.data_dir.clone();
+        let source = metrics::Source::new(Arc::clone(&broker), identity, folder, started);
+        let write = move |wanted: &_, page: &mut _| source.write(wanted, page);
+        tokio::spawn(endpoint.run(Arc::new(write), stopping.clone()))
     });
     let control_task = bind_control(config).map(|control| {
         tokio::spawn(control.run(Arc::clone(&broker), logger.set_level, stopping.clone()))

@@ -658,3 +658,92 @@ mod metrics_endpoint {
         ]);
     }
 }
+
+mod daily_commands {
+    use super::*;
+    use support::ctl::{ctl_on, refused_on};
+
+    /// Connections as `rabbitmqctl` lists them, and closed by what it calls them.
+    #[test]
+    fn connections_are_listed_and_closed() {
+        if elsewhere("a control socket") {
+            return;
+        }
+        let broker = Broker::start(&[]);
+        let ctl = |words: &[&str]| ctl_on(Some(&broker), words);
+        assert_eq!(ctl(&["list_connections", "-q"]), "");
+        let client = Client::to(&broker);
+        let channel = client.channel(1);
+        channel.call(&qos(7, ""));
+        channel.own_queue("q");
+        channel.consume("q", "tag", "");
+        assert_eq!(
+            ctl(&[
+                "list_connections",
+                "-q",
+                "user",
+                "vhost",
+                "protocol",
+                "channels"
+            ]),
+            "user\tvhost\tprotocol\tchannels\nguest\t/\t{0,9,1}\t1\n"
+        );
+        assert_eq!(
+            ctl(&["list_channels", "-s", "number", "user", "consumer_count"]),
+            "1\tguest\t1\n"
+        );
+        assert_eq!(
+            ctl(&[
+                "list_consumers",
+                "-s",
+                "queue_name",
+                "consumer_tag",
+                "ack_required",
+                "prefetch_count",
+                "active",
+                "arguments"
+            ]),
+            "q\ttag\ttrue\t7\ttrue\t[]\n"
+        );
+        let text = refused_on(Some(&broker), 64, &["list_connections", "bogus"]);
+        assert!(
+            text.contains("Info key(s) bogus are not supported"),
+            "{text}"
+        );
+        refused_on(Some(&broker), 65, &["close_connection", "no pid", "why"]);
+        refused_on(Some(&broker), 64, &["close_connection", "<x>"]);
+        let pid = ctl(&["list_connections", "-s", "pid"]);
+        ctl(&["close_connection", pid.trim(), "go away"]);
+        client.expect_close(320, "CONNECTION_FORCED - go away", (0, 0));
+        client.vanish();
+        eventually("the connection is gone", || {
+            ctl(&["list_connections", "-s", "pid"]).is_empty()
+        });
+        let other = Client::to(&broker);
+        assert!(
+            ctl(&["close_all_connections", "-p", "/", "over"]).contains("Closed 1 connections")
+        );
+        other.expect_close(320, "CONNECTION_FORCED - over", (0, 0));
+    }
+
+    #[test]
+    fn the_node_at_a_glance() {
+        if elsewhere("a control socket") {
+            return;
+        }
+        let broker = Broker::start(&[]);
+        let ctl = |words: &[&str]| ctl_on(Some(&broker), words);
+        assert!(ctl(&["ping"]).ends_with("Ping succeeded\n"));
+        assert_eq!(ctl(&["version"]), concat!(env!("CARGO_PKG_VERSION"), "\n"));
+        let status: serde_json::Value =
+            serde_json::from_str(&ctl(&["status", "--formatter", "json"])).unwrap();
+        assert_eq!(status["pid"], broker.pid());
+        assert_eq!(status["alarms"], serde_json::json!([]));
+        assert_eq!(status["totals"]["virtual_host_count"], 1);
+        let text = ctl(&["status"]);
+        assert!(text.contains("Virtual host count: 1"), "{text}");
+        let text = ctl(&["cluster_status"]);
+        assert!(text.contains("Running Nodes"), "{text}");
+        refused_on(Some(&broker), 64, &["status", "extra"]);
+    }
+}

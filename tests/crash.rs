@@ -3,7 +3,7 @@
 //! Every choice follows from one seed; threads and the operating system do the rest, so that a seed is a workload rather than a run.
 //! No verdict depends on time: what a client knows is what it received before the end.
 //!
-//! * `MAMBAMQ_CRASH_ROUNDS`: crashes of the test, 8 unless told; a long run takes 200 and more.
+//! * `MAMBAMQ_CRASH_ROUNDS`: crashes of the test, 6 unless told; a long run takes 200 and more.
 //! * `MAMBAMQ_CRASH_SEED`: the workload of a failed run. Without it, each run draws a new one.
 //! * `MAMBAMQ_CRASH_SYNC`: `fsync`, `interval` or `os` in every round instead of any of them. A killed process loses nothing in all three.
 //! * `MAMBAMQ_TEST_BINARY`: another binary than the one just built, such as a release build.
@@ -1398,7 +1398,7 @@ fn nothing_confirmed_is_lost_whenever_the_broker_is_killed() {
     let folder = broker::fresh_folder();
     let mut run = Run {
         seed,
-        rounds: Run::environment("MAMBAMQ_CRASH_ROUNDS").unwrap_or(8),
+        rounds: Run::environment("MAMBAMQ_CRASH_ROUNDS").unwrap_or(6),
         random: Random::new(seed),
         config: folder.with_extension("toml"),
         memory: knows_memory_budget(&folder),

@@ -13,6 +13,7 @@ use std::{fs, io::Write, path::PathBuf, process::Output, process::Stdio};
 use serde_json::{Value, json};
 use support::{
     ctl::{ctl_on, refused_on},
+    http::Api,
     *,
 };
 
@@ -565,4 +566,92 @@ mod limits_of_the_node {
         channel.call(&exchange_declare("x", "direct", "", table([])));
         fs::remove_file(&configuration).unwrap();
     }
+}
+
+/// With another broker (`MAMBAMQ_TEST_HTTP=HOST:PORT`, its management API): what is exported here is imported there, comes back the
+/// same, and is imported here again. Its virtual host and user named `definitions-*` are made and deleted.
+#[test]
+fn there_and_back() {
+    const VHOST_NAME: &str = "definitions-there-and-back";
+    const KEYS: [&str; 5] = ["queues", "exchanges", "bindings", "policies", "parameters"];
+    let Ok(there) = std::env::var("MAMBAMQ_TEST_HTTP") else {
+        return;
+    };
+    let there = Api::new(there.parse().unwrap(), "guest", "guest");
+    let broker = Broker::start(&[]);
+    let here = Api::new(broker.management, "guest", "guest");
+    let (path, of_user) = (format!("/vhosts/{VHOST_NAME}"), "/users/definitions-user");
+    there.delete(&path);
+    there.delete(of_user);
+    assert_eq!(
+        here.put(&path, r#"{"description":"d","tags":"a,b"}"#)
+            .status,
+        201
+    );
+    let user = r#"{"password":"p","tags":"management"}"#;
+    assert_eq!(here.put(of_user, user).status, 201);
+    let rights = r#"{"configure":"^a","write":"^b","read":""}"#;
+    let granted = here.put(
+        &format!("/permissions/{VHOST_NAME}/definitions-user"),
+        rights,
+    );
+    assert_eq!(granted.status, 201);
+    let limit = here.put(
+        &format!("/vhost-limits/{VHOST_NAME}/max-queues"),
+        r#"{"value":100}"#,
+    );
+    assert_eq!(limit.status, 204);
+    let of_vhost = format!("/definitions/{VHOST_NAME}");
+    assert_eq!(here.post(&of_vhost, VHOST).status, 204);
+
+    // Everything but what both have of their own.
+    let mut document = here.get("/definitions").json();
+    let own = |one: &Value| {
+        let text = one.to_string();
+        text.contains(VHOST_NAME) || text.contains("definitions-user")
+    };
+    for objects in document.as_object_mut().unwrap().values_mut() {
+        if let Some(objects) = objects.as_array_mut() {
+            objects.retain(own);
+        }
+    }
+    let json = [("content-type", "application/json")];
+    let imported = there.request(
+        "POST",
+        "/definitions",
+        &json,
+        document.to_string().as_bytes(),
+    );
+    assert_eq!(imported.status, 204, "{imported:?}");
+    let (ours, theirs) = (here.get(&of_vhost).json(), there.get(&of_vhost).json());
+    for key in KEYS {
+        assert!(!list(&ours, key).is_empty(), "{key}");
+        assert_eq!(list(&theirs, key), list(&ours, key), "{key}");
+    }
+    let as_user = there.get(&format!("/permissions/{VHOST_NAME}/definitions-user"));
+    assert_eq!(as_user.json()["configure"], "^a");
+    let metadata = &theirs["metadata"];
+    assert_eq!(
+        (&metadata["description"], &metadata["tags"]),
+        (&json!("d"), &json!(["a", "b"]))
+    );
+
+    assert_eq!(here.delete(&path).status, 204);
+    let whole = there
+        .get(&format!("/definitions?vhost={VHOST_NAME}"))
+        .json();
+    let mut part: Value = whole.clone();
+    for objects in part.as_object_mut().unwrap().values_mut() {
+        if let Some(objects) = objects.as_array_mut() {
+            objects.retain(own);
+        }
+    }
+    let back = here.post("/definitions", &part.to_string());
+    assert_eq!(back.status, 204, "{back:?}");
+    let again = here.get(&of_vhost).json();
+    for key in KEYS {
+        assert_eq!(list(&again, key), list(&ours, key), "{key}");
+    }
+    assert_eq!(there.delete(&path).status, 204);
+    assert_eq!(there.delete(of_user).status, 204);
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::*;
+use support::{ctl::ctl_on, *};
 
 /// Each case runs with both kinds of end.
 fn both(case: impl Fn(fn(Broker) -> Broker)) {
@@ -278,6 +278,69 @@ mod messages {
                 .collect();
             expected.push("last".to_owned());
             assert_eq!(client.channel(1).drain("q"), expected);
+        });
+    }
+
+    /// After a restart the octets of a queue were shared out evenly where messages had settled in between, so that
+    /// `max-length-bytes` dropped messages that fit, or kept some that did not.
+    #[test]
+    fn their_octets_count_exactly() {
+        both(|end| {
+            // Which of the messages go, and whether the limit is there before the restart or comes after it.
+            for (settled_len, limited_before) in [(1000, true), (1, true), (1000, false)] {
+                let broker = Broker::start(&[]);
+                let client = Client::to(&broker);
+                let channel = client.channel(1);
+                for queue in ["q", "other"] {
+                    channel.queue(queue, "durable", table([]));
+                }
+                let confirming = client.channel(2);
+                confirming.call(&confirm_select());
+                let len = |number: usize| if number.is_multiple_of(2) { 1 } else { 1000 };
+                let body = |number: usize| format!("{number:0len$}", len = len(number).max(2));
+                for number in 0..99 {
+                    confirming.publish_with("", "q", "", &persistent(), body(number));
+                }
+                confirming.confirms(1, 99);
+                channel.consume("q", "t", "");
+                let mut kept = Vec::new();
+                for number in 0..99 {
+                    let delivery = channel.delivery();
+                    if (20..60).contains(&number) && len(number) == settled_len {
+                        channel.send(&ack(delivery.tag, ""));
+                    } else {
+                        kept.push(body(number));
+                    }
+                }
+                channel.call(&cancel("t", ""));
+                channel.call(&recover("requeue"));
+                let octets: usize = kept.iter().map(String::len).sum();
+                let limit = format!("{{\"max-length-bytes\":{octets}}}");
+                let set_limit = |broker: &Broker| {
+                    ctl_on(Some(broker), &["set_policy", "-q", "p", "^q$", &limit]);
+                };
+                if limited_before {
+                    set_limit(&broker);
+                }
+                // The acks ride along with the next commit.
+                client.put_persistent("other", "x");
+
+                let broker = end(broker);
+                if !limited_before {
+                    set_limit(&broker);
+                }
+                let client = Client::to(&broker);
+                let channel = client.channel(1);
+                assert_eq!(channel.ready("q") as usize, kept.len());
+                client.put_persistent("q", "!");
+                kept.push("!".to_owned());
+                // One octet too many: the oldest goes.
+                kept.remove(0);
+                eventually("the oldest goes", || {
+                    channel.ready("q") as usize <= kept.len()
+                });
+                assert_eq!(channel.drain("q"), kept);
+            }
         });
     }
 

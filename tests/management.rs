@@ -1064,7 +1064,9 @@ mod messages {
         check(
             &own.post(&format!("/queues/{vhost}/other/get"), get),
             401,
-            denied("Access refused."),
+            denied(&format!(
+                "ACCESS_REFUSED - read access to queue 'other' in vhost '{vhost}' refused for user '{user}'"
+            )),
         );
         assert_eq!(api.get(&format!("/queues/{vhost}/other")).status, 200);
     }

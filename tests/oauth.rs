@@ -615,6 +615,10 @@ fn what_is_wrong_with_the_configuration_is_said() {
         "resource_server_id = \"mq\"\nkeys = [{ file = \"/nowhere/key.pem\" }]",
         "cannot use the keys for tokens in /nowhere/key.pem: No such file",
     );
+    check(
+        "resource_server_id = \"mq\"\njwks_url = \"https://localhost/\"\njwks_ca = \"/nowhere/ca.pem\"",
+        "cannot use the certificates of authorities in /nowhere/ca.pem",
+    );
     let folder = broker::fresh_folder();
     let path = folder.join("bad.pem");
     fs::write(

@@ -204,6 +204,34 @@ mod live {
         assert_eq!(channel.ready("used"), 0);
     }
 
+    /// Whether messages say how often they came back used to be settled when their consumer came.
+    #[test]
+    fn a_delivery_limit_counts_for_consumers_that_are_there() {
+        let (vhost, client, channel) = setup();
+        channel.queue("q", "durable", table([]));
+        channel.consume("q", "c", "");
+        client.put("q", "a");
+        let mut delivery = channel.delivery();
+        let mut count_after_return = || {
+            channel.send(&reject(delivery.tag, "requeue"));
+            delivery = channel.delivery();
+            delivery.header("x-delivery-count")
+        };
+        assert_eq!(count_after_return(), None);
+        let limit = r#"{"delivery-limit":9}"#;
+        vhost.ctl(&[
+            "set_policy",
+            "--apply-to",
+            "classic_queues",
+            "p",
+            "^q$",
+            limit,
+        ]);
+        assert_eq!(count_after_return(), Some(long(2)));
+        vhost.ctl(&["clear_policy", "p"]);
+        assert_eq!(count_after_return(), None);
+    }
+
     #[test]
     fn delivery_limits() {
         let (vhost, client, channel) = setup();

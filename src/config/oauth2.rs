@@ -116,6 +116,9 @@ impl Oauth2 {
             default_key: given(&self.default_key),
             leeway: Duration::from_secs(self.leeway_secs),
         };
+        if let Some(source) = self.source() {
+            source.check()?;
+        }
         Ok(Some(Tokens::new(settings, self.file_keys()?)))
     }
 

@@ -75,7 +75,8 @@ pub(super) fn list(invocation: &Invocation, columns: &[(&str, &str)], rows: &[Va
             .collect();
         format!("{{{}}}", pairs.join(","))
     };
-    let headings = !invocation.silent && !invocation.no_headers;
+    // A list of nothing has no headings, as in the tool that people know.
+    let headings = !invocation.silent && !invocation.no_headers && rows.len() > 0;
     match invocation.format {
         Format::Table => {
             if headings {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Done, EX_USAGE, Failure, Invocation, Node,
+    Done, Invocation, Node,
     output::{self, Format},
 };
 
@@ -105,27 +105,7 @@ pub(super) fn perform(node: &mut Node, invocation: &Invocation) -> Done {
             format!("Listing bindings for vhost {vhost}..."),
         ),
     };
-    let mut columns: Vec<&str> = invocation
-        .words
-        .iter()
-        .flat_map(|word| word.split([',', ' ']))
-        .filter(|word| !word.is_empty())
-        .collect();
-    if columns.is_empty() {
-        columns = usual.to_vec();
-    }
-    let unknown: Vec<&str> = columns
-        .iter()
-        .copied()
-        .filter(|column| !known.contains(column))
-        .collect();
-    if !unknown.is_empty() {
-        let text = format!(
-            "Error (argument validation): Info key(s) {} are not supported",
-            unknown.join(",")
-        );
-        return Err(Failure::new(EX_USAGE, text));
-    }
+    let columns = invocation.columns(known, usual)?;
     if command == "list_queues" {
         invocation.banner("Timeout: 60.0 seconds ...");
     }

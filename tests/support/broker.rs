@@ -260,23 +260,17 @@ impl Broker {
             * 1024
     }
 
-    /// The metrics page, or another path of that endpoint: (status line, body).
+    /// The metrics page, or another path of that endpoint: (status, body).
     pub(crate) fn http(&self, path: &str) -> (String, String) {
         use std::io::Write;
-        let mut stream = std::net::TcpStream::connect(self.metrics).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = super::http::connect(self.metrics);
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         )
         .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-        (
-            head.lines().next().unwrap_or_default().to_owned(),
-            body.to_owned(),
-        )
+        let answer = super::http::read(stream);
+        (answer.status.to_string(), answer.body)
     }
 
     /// The value of the series with exactly this name, summed over its labels.

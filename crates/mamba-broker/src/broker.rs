@@ -26,13 +26,14 @@ use crate::{
     access::Access,
     commit::Commit,
     connection::{Connection, Now, Origin},
+    deaths::Deaths,
     events::{EVENT_EXCHANGE, Events},
     metrics::{Counts, Deduplicator, Metrics, Snapshot},
     oauth::Tokens,
     outbox::{ConsumerPort, Notice, Outbox},
     paging::Paging,
     queue_cell::{Ended, QueueCell},
-    registry::Presence,
+    registry::{Presence, Traffic},
     tenants,
     timers::{Doorbell, Timers},
     transport::TlsFacts,
@@ -211,6 +212,7 @@ pub struct Broker {
     opened: AtomicUsize,
     pub(crate) timers: Arc<Timers>,
     paging: Arc<Paging>,
+    deaths: Arc<Deaths>,
     alarms: AtomicU8,
     stopping: AtomicBool,
     pub(crate) seed: u64,
@@ -233,6 +235,7 @@ struct Registered {
     presence: Arc<Presence>,
     /// Who it is and where, from `connection.open` on.
     login: Option<(Arc<str>, Arc<str>)>,
+    home: Option<Arc<Vhost>>,
 }
 
 /// A connection's number, outbox and presence, and its user and virtual host.
@@ -279,6 +282,7 @@ impl Broker {
         let (store, mut recovered) = open(store_config)?;
         let timers: Arc<Timers> = Arc::default();
         let paging = Paging::new(config.message_memory);
+        let deaths: Arc<Deaths> = Arc::default();
         let mut definitions = std::mem::take(&mut recovered.definitions);
         if config.seed_new_node {
             tenants::seed_new_node(&store, &config, &mut definitions)?;
@@ -294,6 +298,7 @@ impl Broker {
                 seed,
                 Arc::clone(&timers),
                 Arc::clone(&paging),
+                Arc::clone(&deaths),
                 unix_ms,
             ));
             declare_events(&vhost, &config);
@@ -332,6 +337,7 @@ impl Broker {
             opened: AtomicUsize::new(0),
             timers,
             paging,
+            deaths,
             alarms: AtomicU8::new(0),
             stopping: AtomicBool::new(false),
             seed,
@@ -349,6 +355,7 @@ impl Broker {
             self.seed,
             Arc::clone(&self.timers),
             Arc::clone(&self.paging),
+            Arc::clone(&self.deaths),
             unix_ms,
         );
         declare_events(&vhost, &self.config);
@@ -431,6 +438,7 @@ impl Broker {
             outbox: Arc::clone(&outbox),
             presence: Arc::clone(&presence),
             login: None,
+            home: None,
         };
         connections.insert(id, registered);
         drop(connections);
@@ -463,9 +471,10 @@ impl Broker {
     }
 
     /// Notes who a connection is and where, so that it can be closed with its user or virtual host.
-    pub(crate) fn register_login(&self, id: u64, user: &Arc<str>, vhost: &Arc<str>) {
+    pub(crate) fn register_login(&self, id: u64, user: &Arc<str>, vhost: &Arc<Vhost>) {
         if let Some(registered) = self.connections.lock().get_mut(&id) {
-            registered.login = Some((Arc::clone(user), Arc::clone(vhost)));
+            registered.login = Some((Arc::clone(user), Arc::clone(&vhost.name)));
+            registered.home = Some(Arc::clone(vhost));
         }
     }
 
@@ -494,7 +503,39 @@ impl Broker {
     }
 
     pub(crate) fn forget_connection(&self, id: u64) {
-        self.connections.lock().remove(&id);
+        let mut connections = self.connections.lock();
+        let ended = connections.remove(&id);
+        if let Some(Registered {
+            presence,
+            home: Some(home),
+            ..
+        }) = &ended
+        {
+            home.ended_traffic.add(&presence.traffic());
+        }
+        drop(connections);
+        // The last one in a deleted virtual host takes it along, outside the lock.
+        drop(ended);
+    }
+
+    /// What went over the sockets of each virtual host's connections, those that have ended included.
+    #[must_use]
+    pub fn traffic_by_vhost(&self) -> HashMap<Arc<str>, Traffic> {
+        let vhosts = self.vhosts();
+        let connections = self.connections.lock();
+        let mut sums: HashMap<Arc<str>, Traffic> = vhosts
+            .iter()
+            .map(|vhost| (Arc::clone(&vhost.name), vhost.ended_traffic.read()))
+            .collect();
+        #[expect(clippy::iter_over_hash_type, reason = "sums have no order")]
+        for registered in connections.values() {
+            if let Some(home) = &registered.home
+                && let Some(sum) = sums.get_mut(&home.name)
+            {
+                sum.add(&registered.presence.traffic());
+            }
+        }
+        sums
     }
 
     /// Looks at every connection: number, outbox, presence, and who it is where, once it is open.
@@ -508,6 +549,7 @@ impl Broker {
                 outbox,
                 presence,
                 login,
+                home: _,
             } = registered;
             (*id, outbox, presence, login.as_ref())
         }))
@@ -942,10 +984,23 @@ impl Broker {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = self.metrics.snapshot();
-        snapshot.connections = self.connection_count() as u64;
+        (snapshot.connections, snapshot.outbox_bytes) = self.with_connections(|connections| {
+            connections.fold((0, 0), |(count, octets), (_, outbox, ..)| {
+                (count + 1, octets + outbox.octets() as u64)
+            })
+        });
         for vhost in self.vhosts() {
-            for queue in vhost.queues() {
-                let counts = queue.counts();
+            for queue in vhost.queues_unsorted() {
+                let gauges = queue.gauges();
+                let counts = gauges.counts;
+                snapshot.messages_paged_out += gauges.paged;
+                snapshot.messages_persistent += gauges.persistent.unwrap_or(0);
+                snapshot.message_bytes_persistent += gauges.persistent_bytes.unwrap_or(0);
+                *(if queue.is_quorum() {
+                    &mut snapshot.quorum_queue_memory
+                } else {
+                    &mut snapshot.classic_queue_memory
+                }) += gauges.resident_bytes;
                 snapshot.queues += 1;
                 snapshot.messages_ready += counts.ready;
                 snapshot.messages_unacked += counts.unacked;
@@ -972,7 +1027,13 @@ impl Broker {
             });
             snapshot.deduplication.extend(exchanges);
         }
+        // The queues came in no order.
+        snapshot.deduplication.sort_unstable_by(|left, right| {
+            (&left.vhost, left.kind, &left.name).cmp(&(&right.vhost, right.kind, &right.name))
+        });
         let log = self.store.0.log().stats();
+        snapshot.log_sync_times = log.sync_times;
+        snapshot.log_group_entries = log.group_entries;
         snapshot.log_syncs = log.syncs;
         snapshot.log_sync_seconds = log.sync_time.as_secs_f64();
         snapshot.log_bytes_written = log.bytes_written;
@@ -989,6 +1050,8 @@ impl Broker {
         snapshot.messages_scanned = self.paging.scanned.load(Ordering::Relaxed);
         snapshot.message_bytes_paged_out = self.paging.dropped_bytes.load(Ordering::Relaxed);
         snapshot.messages_quarantined = self.paging.quarantined.load(Ordering::Relaxed);
+        snapshot.deaths = self.deaths.read();
+        snapshot.dead_letters_confirmed = self.deaths.confirmed();
         let alarms = self.alarms();
         snapshot.alarm_memory = alarms.memory;
         snapshot.alarm_disk = alarms.disk;

@@ -23,6 +23,7 @@ use mamba_types::{
 
 use crate::{
     death::{Death, is_cycle},
+    deaths::Strategy,
     lazy_properties::LazyProperties,
     queue_cell::{Arrival, DeadLetterTarget, QueueCell, QueueRef, settled_at_place},
     vhost::Vhost,
@@ -61,6 +62,7 @@ pub(crate) fn bury_again(
     let mut buried = Buried::default();
     let mut work = Work::new();
     let refused = publish(source, vhost, letters, &mut work, &mut buried.long);
+    vhost.deaths.confirm((letters.len() - refused.len()) as u64);
     work_off(vhost, work, &mut buried);
     refused
 }
@@ -77,12 +79,32 @@ fn work_off(vhost: &Vhost, mut work: Work, buried: &mut Buried) {
             source.buried(&std::mem::take(&mut settled));
         }
         let refused = publish(&source, vhost, &dead, &mut work, &mut buried.long);
+        count(&source, vhost, &dead, refused.len());
         if !refused.is_empty() {
             source.keep(refused.into_iter().map(|at| &dead[at as usize]));
         }
         if !settled.is_empty() {
             buried.position = buried.position.max(source.buried(&settled));
         }
+    }
+}
+
+/// Counts dead messages of `source`, of which `kept` wait for a queue that takes them.
+fn count(source: &QueueCell, vhost: &Vhost, dead: &[(Stored, DeathReason)], kept: usize) {
+    let strategy = match source.dead_letter_target() {
+        None => Strategy::Disabled,
+        Some(target) if target.at_least_once => Strategy::AtLeastOnce,
+        Some(_) => Strategy::AtMostOnce,
+    };
+    let kind = source.declaration.settings.kind;
+    // Those that die together mostly do so for one reason.
+    for run in dead.chunk_by(|(_, one), (_, next)| one == next) {
+        if let Some((_, reason)) = run.first() {
+            vhost.deaths.add(*reason, kind, strategy, run.len() as u64);
+        }
+    }
+    if strategy == Strategy::AtLeastOnce {
+        vhost.deaths.confirm((dead.len() - kept) as u64);
     }
 }
 

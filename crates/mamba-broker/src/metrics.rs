@@ -6,7 +6,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use crate::deduplication::DeduplicationCounts;
+use mamba_store::log::SYNC_BOUNDS_MICROS;
+
+use crate::{deaths::DeathCount, deduplication::DeduplicationCounts};
 
 /// A queue or an exchange that takes each message once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,26 @@ macro_rules! counters {
             pub message_bytes_unacked: u64,
             /// Octets of the bodies of waiting messages.
             pub message_bytes_delayed: u64,
+            /// Ready messages that are on the disk only.
+            pub messages_paged_out: u64,
+            /// Messages, ready and unsettled, that outlive a restart; those of queues that have both kinds are left out.
+            pub messages_persistent: u64,
+            /// Octets of their bodies.
+            pub message_bytes_persistent: u64,
+            /// Octets that the waiting messages of classic queues take in memory, with their places.
+            pub classic_queue_memory: u64,
+            /// The same of quorum queues.
+            pub quorum_queue_memory: u64,
+            /// Octets that wait in all connections' outboxes.
+            pub outbox_bytes: u64,
+            /// How messages died: every combination.
+            pub deaths: Vec<DeathCount>,
+            /// Dead letters that were kept until a queue had them, and that have been taken.
+            pub dead_letters_confirmed: u64,
+            /// Syncs of the message log by what they took ([`mamba_store::LogStats::sync_times`]).
+            pub log_sync_times: [u64; SYNC_BOUNDS_MICROS.len() + 1],
+            /// Groups written by entries ([`mamba_store::LogStats::group_entries`]).
+            pub log_group_entries: [u64; 16],
             /// Syncs of the message log.
             pub log_syncs: u64,
             /// Seconds spent in them.

@@ -92,6 +92,12 @@ impl Outbox {
         usize::try_from(self.room.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
+    /// Octets that are there.
+    pub(crate) fn octets(&self) -> usize {
+        let taken = self.room_max - self.room.load(Ordering::Relaxed);
+        usize::try_from(taken).unwrap_or(0)
+    }
+
     /// Appends deliveries while `next` yields them, and rings once.
     pub(crate) fn push_all(&self, notices: impl Iterator<Item = Notice>) {
         let mut cost = 0;

@@ -14,6 +14,7 @@ use std::{
 };
 
 use mamba_queue::{PageIn, Scan};
+use mamba_store::{DurableWaker, Log};
 use mamba_types::QueueId;
 use parking_lot::{Condvar, Mutex};
 
@@ -23,8 +24,6 @@ use crate::queue_cell::QueueCell;
 const SHARE_MIN: usize = 32 << 10;
 /// Octets of records read back at once, at most.
 const READ_MAX: usize = 1 << 20;
-/// Pause before messages are looked for again that are not written yet.
-const MOMENT: Duration = Duration::from_millis(2);
 /// Jobs of any queue that are waited for before somebody looks whether what it wanted is there: more than there are threads.
 const FINISH_WAITS: u64 = 16;
 /// Longest sleep of a thread without work, so that it notices the end.
@@ -39,6 +38,8 @@ pub(crate) enum Job {
     Scan(Scan),
     /// The log knows what it waited for.
     Resume,
+    /// Count octets that are an estimate since a restart.
+    Measure,
     /// Messages of its waiting room are due.
     Release,
     /// What its waiting room held before a restart is to be read.
@@ -60,23 +61,23 @@ struct Request {
     job: Job,
 }
 
-/// How reading back went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PagedIn {
-    /// The queue has what there is.
-    Done,
-    /// The log has not been written that far.
-    TooEarly,
+impl DurableWaker for Request {
+    fn durable(&self) {
+        // On the log's thread: work is for the pagers.
+        if let Some(queue) = self.queue.upgrade() {
+            queue.paging().add(self.clone());
+        }
+    }
 }
 
-/// How far a job came that may be long.
+/// How far a job came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// To the end.
     Done,
     /// There is more to do at once.
     More,
-    /// The log has not been written that far.
+    /// The log has not been written that far, and has not failed: the same again when it is.
     TooEarly,
 }
 
@@ -195,21 +196,19 @@ impl Paging {
         let id = request.id;
         let is_for_reader = request.job.is_for_reader();
         if let Some(queue) = request.queue.upgrade() {
-            match &request.job {
-                Job::PageIn(page_in) => {
-                    if queue.page_in(page_in) == PagedIn::TooEarly {
-                        // The queue asks again; the log writer needs a moment.
-                        std::thread::sleep(MOMENT);
-                    }
-                }
-                Job::Scan(scan) => {
-                    if queue.scan(scan) == PagedIn::TooEarly {
-                        std::thread::sleep(MOMENT);
-                    }
-                }
+            let progress = match &request.job {
+                Job::PageIn(page_in) => queue.page_in(page_in),
+                Job::Scan(scan) => queue.scan(scan),
                 Job::Resume => queue.resume(),
-                Job::Release => self.go_on(queue.release(), request),
-                Job::Recall => self.go_on(queue.recall(), request),
+                Job::Measure => queue.measure(),
+                Job::Release => queue.release(),
+                Job::Recall => queue.recall(),
+            };
+            match progress {
+                Progress::Done => {}
+                // Long work goes on behind what others have asked for meanwhile.
+                Progress::More => self.add(request),
+                Progress::TooEarly => self.add_when_written(request, queue.log()),
             }
         }
         if !is_for_reader {
@@ -223,14 +222,14 @@ impl Paging {
         self.done.notify_all();
     }
 
-    /// Long work goes on behind what others have asked for meanwhile.
-    fn go_on(&self, progress: Progress, request: Request) {
-        match progress {
-            Progress::Done => return,
-            Progress::More => {}
-            Progress::TooEarly => std::thread::sleep(MOMENT),
+    /// Adds it when everything that is in the log now can be read: usually in a moment, or when the disk has room again.
+    fn add_when_written(&self, request: Request, log: &Log) {
+        let position = log.staged();
+        if log.wait_durable(position) {
+            self.add(request);
+        } else {
+            log.wake_at(position, Arc::new(request));
         }
-        self.add(request);
     }
 
     /// Reads parts back until [`Self::stop`].

@@ -129,7 +129,12 @@ impl Broker {
         name: &str,
     ) -> Result<(), TenantError> {
         if (component, name) == LIMITS {
-            return self.change_vhost(vhost, |settings| settings.limits = Default::default());
+            let mut known = false;
+            self.change_vhost(vhost, |settings| {
+                let limits = std::mem::take(&mut settings.limits);
+                known = !vhost_limits_json(&limits).is_empty();
+            })?;
+            return known.then_some(()).ok_or(TenantError::NoSuchParameter);
         }
         match check_component(component) {
             Err(TenantError::NoSuchComponent(_)) => return Err(TenantError::NoSuchParameter),

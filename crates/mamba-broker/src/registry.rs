@@ -18,6 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::{
     broker::{Broker, ConnectionEntry},
     connection::Origin,
+    exchange_stats::Count,
     outbox::{Notice, Outbox},
     transport::TlsFacts,
 };
@@ -118,6 +119,8 @@ pub struct ConnectionView {
     pub connected_at_ms: u64,
     /// User and virtual host, from `connection.open` on.
     pub login: Option<(Arc<str>, Arc<str>)>,
+    /// What went over the socket.
+    pub traffic: Traffic,
     /// What its task knows; `None` if it was too busy to say.
     pub detail: Option<ConnectionDetail>,
 }
@@ -135,8 +138,6 @@ pub struct ConnectionDetail {
     pub frame_max: u32,
     /// Agreed heartbeat interval, in seconds.
     pub heartbeat_secs: u16,
-    /// What went over the socket.
-    pub traffic: Traffic,
     /// Octets that wait for the socket.
     pub output_bytes: usize,
     /// Open channels, by number.
@@ -154,6 +155,16 @@ pub struct Traffic {
     pub sent_bytes: u64,
     /// Times octets left.
     pub sent_packets: u64,
+}
+
+impl Traffic {
+    /// Adds another's.
+    pub const fn add(&mut self, other: &Self) {
+        self.received_bytes += other.received_bytes;
+        self.received_packets += other.received_packets;
+        self.sent_bytes += other.sent_bytes;
+        self.sent_packets += other.sent_packets;
+    }
 }
 
 /// A channel at one moment.
@@ -198,11 +209,39 @@ impl ConnectionView {
     }
 }
 
+/// Counts what goes over sockets; one writer at a time.
+#[derive(Debug, Default)]
+pub(crate) struct TrafficCounts {
+    received_bytes: Count,
+    received_packets: Count,
+    sent_bytes: Count,
+    sent_packets: Count,
+}
+
+impl TrafficCounts {
+    pub(crate) fn add(&self, traffic: &Traffic) {
+        self.received_bytes.add(traffic.received_bytes);
+        self.received_packets.add(traffic.received_packets);
+        self.sent_bytes.add(traffic.sent_bytes);
+        self.sent_packets.add(traffic.sent_packets);
+    }
+
+    pub(crate) fn read(&self) -> Traffic {
+        Traffic {
+            received_bytes: self.received_bytes.get(),
+            received_packets: self.received_packets.get(),
+            sent_bytes: self.sent_bytes.get(),
+            sent_packets: self.sent_packets.get(),
+        }
+    }
+}
+
 /// A connection's place in the node's list, from accept to end.
 #[derive(Debug)]
 pub(crate) struct Presence {
     pub(crate) origin: Origin,
     pub(crate) connected_at_ms: u64,
+    traffic: TrafficCounts,
     /// There are questions.
     asked: AtomicBool,
     questions: Mutex<Vec<Question>>,
@@ -213,9 +252,27 @@ impl Presence {
         Self {
             origin,
             connected_at_ms,
+            traffic: TrafficCounts::default(),
             asked: AtomicBool::new(false),
             questions: Mutex::default(),
         }
+    }
+
+    /// Octets came. For the connection's own task.
+    pub(crate) fn received(&self, octets: usize) {
+        self.traffic.received_bytes.add(octets as u64);
+        self.traffic.received_packets.add(1);
+    }
+
+    /// The socket took octets. For the connection's own task.
+    pub(crate) fn sent(&self, octets: usize) {
+        self.traffic.sent_bytes.add(octets as u64);
+        self.traffic.sent_packets.add(1);
+    }
+
+    /// What went over the socket so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.traffic.read()
     }
 
     /// Whether somebody wants to know.
@@ -364,6 +421,7 @@ fn view_of((id, _, presence, login): ConnectionEntry<'_>) -> ConnectionView {
         tls: presence.origin.tls.clone(),
         connected_at_ms: presence.connected_at_ms,
         login: login.cloned(),
+        traffic: presence.traffic(),
         detail: None,
     }
 }

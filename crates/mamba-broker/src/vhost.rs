@@ -26,10 +26,13 @@ use crate::{
     access,
     arguments::{self, Flags},
     broker::Broker,
+    deaths::Deaths,
     deduplication::ExchangeIds,
+    exchange_stats::{ExchangeCounts, ExchangeStats},
     paging::Paging,
     policies,
     queue_cell::{Declaration, QueueCell, QueueRef},
+    registry::TrafficCounts,
     timers::Timers,
 };
 
@@ -58,6 +61,8 @@ pub struct Vhost {
     pub(crate) table: RwLock<RoutingTable<QueueRef>>,
     /// What the exchanges that take each message once have seen. Changed under the table's lock.
     ids: RwLock<HashMap<Arc<str>, Arc<ExchangeIds>>>,
+    /// What was published to exchanges, once something was. Changed under the table's lock.
+    exchange_stats: RwLock<HashMap<Arc<str>, Arc<ExchangeStats>>>,
     settings: RwLock<Arc<VhostSettings>>,
     /// [`VhostSettings::tracing`], for whoever asks often.
     traced: AtomicBool,
@@ -68,14 +73,18 @@ pub struct Vhost {
     pub(crate) parameters: RwLock<BTreeMap<(String, String), serde_json::Value>>,
     /// Open connections.
     connections: AtomicUsize,
+    /// What went over the sockets of ended ones. Written under the lock of the node's list of connections.
+    pub(crate) ended_traffic: TrafficCounts,
     /// It is being deleted or gone: nothing new may be made in it. Written under the table's lock.
     deleted: AtomicBool,
-    /// The latest time a connection was told, in milliseconds since 1970.
-    unix_ms: AtomicU64,
+    /// The latest time a connection was told, in milliseconds since 1970; its queues read it, too.
+    unix_ms: Arc<AtomicU64>,
     /// The node's deadlines.
     pub(crate) timers: Arc<Timers>,
     /// The node's budget for messages in memory.
     pub(crate) paging: Arc<Paging>,
+    /// How messages died on the node.
+    pub(crate) deaths: Arc<Deaths>,
 }
 
 impl Vhost {
@@ -85,22 +94,26 @@ impl Vhost {
         seed: u64,
         timers: Arc<Timers>,
         paging: Arc<Paging>,
+        deaths: Arc<Deaths>,
         unix_ms: u64,
     ) -> Self {
         Self {
             name: name.into(),
             table: RwLock::new(RoutingTable::new(name, seed)),
             ids: RwLock::default(),
+            exchange_stats: RwLock::default(),
             traced: AtomicBool::new(settings.tracing),
             settings: RwLock::new(Arc::new(settings)),
             policies: RwLock::default(),
             applying: Mutex::default(),
             parameters: RwLock::default(),
             connections: AtomicUsize::new(0),
+            ended_traffic: TrafficCounts::default(),
             deleted: AtomicBool::new(false),
-            unix_ms: AtomicU64::new(unix_ms),
+            unix_ms: Arc::new(AtomicU64::new(unix_ms)),
             timers,
             paging,
+            deaths,
         }
     }
 
@@ -185,6 +198,11 @@ impl Vhost {
         }
     }
 
+    /// What tells the time, for a queue.
+    pub(crate) fn clock(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.unix_ms)
+    }
+
     /// Milliseconds since 1970.
     pub(crate) fn unix_ms(&self) -> u64 {
         self.unix_ms.load(Ordering::Relaxed)
@@ -199,15 +217,18 @@ impl Vhost {
             .map(|queue| Arc::clone(&queue.0))
     }
 
+    /// All queues, in no particular order.
+    #[must_use]
+    pub fn queues_unsorted(&self) -> Vec<Arc<QueueCell>> {
+        let table = self.table.read();
+        let queues = table.queue_handles().map(|queue| Arc::clone(&queue.0));
+        queues.collect()
+    }
+
     /// All queues, by name.
     #[must_use]
     pub fn queues(&self) -> Vec<Arc<QueueCell>> {
-        let mut all: Vec<_> = self
-            .table
-            .read()
-            .queue_handles()
-            .map(|queue| Arc::clone(&queue.0))
-            .collect();
+        let mut all = self.queues_unsorted();
         // Not under the table's lock: there may be many.
         all.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         all
@@ -356,6 +377,36 @@ impl Vhost {
         ids
     }
 
+    /// Where publishes to an exchange that is there are counted. Call it under the table's lock.
+    pub(crate) fn exchange_stats(&self, exchange: &str) -> Arc<ExchangeStats> {
+        if let Some(stats) = self.exchange_stats.read().get(exchange) {
+            return Arc::clone(stats);
+        }
+        let mut all = self.exchange_stats.write();
+        Arc::clone(all.entry(exchange.into()).or_default())
+    }
+
+    /// What was published to an exchange; `None` as long as nothing was.
+    #[must_use]
+    pub fn exchange_counts(&self, exchange: &str) -> Option<ExchangeCounts> {
+        let stats = self.exchange_stats.read().get(exchange).cloned();
+        stats.map(|stats| stats.read())
+    }
+
+    /// What was published to each exchange, by name; those left out to which nothing was.
+    #[must_use]
+    pub fn all_exchange_counts(&self) -> Vec<(Arc<str>, ExchangeCounts)> {
+        let mut all: Vec<_> = self
+            .exchange_stats
+            .read()
+            .iter()
+            .map(|(name, stats)| (Arc::clone(name), Arc::clone(stats)))
+            .collect();
+        all.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+        let read = |(name, stats): (Arc<str>, Arc<ExchangeStats>)| (name, stats.read());
+        all.into_iter().map(read).collect()
+    }
+
     pub(crate) fn exchange_definition(&self, spec: &ExchangeSpec) -> ExchangeDefinition {
         ExchangeDefinition {
             vhost: self.name.to_string(),
@@ -400,6 +451,13 @@ impl Vhost {
             let mut ids = self.ids.write();
             for exchange in &removed.exchanges {
                 ids.remove(&exchange.spec.name);
+            }
+            drop(ids);
+            let mut all = self.exchange_stats.write();
+            for exchange in &removed.exchanges {
+                if let Some(stats) = all.remove(&exchange.spec.name) {
+                    stats.mark_deleted();
+                }
             }
         }
         let bindings = removed.bindings.iter().filter(|removed| removed.durable);

@@ -49,6 +49,16 @@ impl Vhost {
         table.exchange(name).map(|exchange| exchange.spec().clone())
     }
 
+    /// Each exchange with the number of its bindings, as their source, by name. Looks once per exchange.
+    #[must_use]
+    pub fn exchanges_with_bindings(&self) -> Vec<(ExchangeSpec, usize)> {
+        let counted = self.exchanges().into_iter().map(|spec| {
+            let bindings = self.table.read().bindings_from(&spec.name).count();
+            (spec, bindings)
+        });
+        counted.collect()
+    }
+
     /// The bindings of an exchange, as their source. The default exchange has none of its own.
     #[must_use]
     pub fn bindings_from(&self, exchange: &str) -> Vec<Binding> {

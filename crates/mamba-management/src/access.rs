@@ -113,7 +113,7 @@ pub(crate) fn check(
             if tags.administrator() || tags.contains("policymaker") {
                 Ok(())
             } else {
-                Err("Not policymaker")
+                Err("User not authorised to access object")
             }
         }
         Access::Monitoring => is_monitor(user).then_some(()).ok_or("Not monitor user"),

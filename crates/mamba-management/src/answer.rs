@@ -118,23 +118,32 @@ impl Refusal {
         }
     }
 
-    /// The same for messages: `CODE NAME - text`.
-    pub(crate) fn of_message(violation: &Violation) -> Self {
+    /// The same for what is published, which the reference broker does over a channel: `CODE NAME - text`.
+    pub(crate) fn of_publish(violation: &Violation) -> Self {
+        let code = match violation {
+            Violation::Channel { code, .. } | Violation::ConnectionSoft { code, .. } => code.code(),
+            Violation::Connection { code, .. } => code.code(),
+        };
+        Self::bad(format!("{code} {violation}"))
+    }
+
+    /// The same for what is got: who may not is told why.
+    pub(crate) fn of_get(violation: &Violation) -> Self {
         match violation {
             Violation::Channel {
                 code: SoftError::AccessRefused,
                 ..
-            } => Self::denied("Access refused."),
-            other => {
-                let code = match other {
-                    Violation::Channel { code, .. } | Violation::ConnectionSoft { code, .. } => {
-                        code.code()
-                    }
-                    Violation::Connection { code, .. } => code.code(),
-                };
-                Self::bad(format!("{code} {other}"))
-            }
+            } => Self::denied(&violation.to_string()),
+            other => Self::of_method(other),
         }
+    }
+
+    /// 400 for a name that does not fit into a short string.
+    pub(crate) fn too_long(what: &str, name: &str) -> Self {
+        let octets = name.len();
+        Self::bad(format!(
+            "{what} should be less than 255 bytes, actually was {octets}\n"
+        ))
     }
 }
 
@@ -252,6 +261,7 @@ impl List {
             head: Some(head),
             tail: Some(tail),
             first: true,
+            turn_over: false,
         })
     }
 }
@@ -270,6 +280,8 @@ pub(crate) struct ListBody {
     head: Option<String>,
     tail: Option<String>,
     first: bool,
+    /// A part was written in this turn.
+    turn_over: bool,
 }
 
 impl ListBody {
@@ -299,11 +311,19 @@ impl Body for AnswerBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let octets = match &mut *self {
             Self::Whole(octets) => octets.take(),
-            Self::List(list) => list.next_frame(),
+            Self::List(list) => {
+                // Message traffic is served by the same threads: it gets a turn between two parts of a list.
+                if std::mem::replace(&mut list.turn_over, false) {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                list.turn_over = true;
+                list.next_frame()
+            }
         };
         Poll::Ready(octets.map(|octets| Ok(Frame::data(octets))))
     }

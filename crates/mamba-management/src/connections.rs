@@ -12,9 +12,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     answer::{Answer, List, Outcome, Refusal},
-    rates::Object,
+    rates::{Object, Windows},
     request::Request,
     server::Management,
+    time::time_text,
 };
 
 /// Said to a client whose connection is closed for no given reason.
@@ -46,11 +47,11 @@ pub(crate) fn list(request: &Request<'_>) -> Outcome {
 fn listed(request: &Request<'_>, views: Vec<ConnectionView>) -> List {
     let (management, now_ms) = (Arc::clone(request.management), request.now.unix_ms);
     List::named(views, ConnectionView::name, move |view| {
-        shown(&management, now_ms, view)
+        shown(&management, now_ms, view, &Windows::default())
     })
 }
 
-fn shown(management: &Management, now_ms: u64, view: &ConnectionView) -> Value {
+fn shown(management: &Management, now_ms: u64, view: &ConnectionView, windows: &Windows) -> Value {
     let mut connection = json!({
         "name": view.name(), "node": management.node.name, "type": "network", "protocol": "AMQP 0-9-1",
         "host": host(view.local), "port": view.local.port(),
@@ -92,16 +93,20 @@ fn shown(management: &Management, now_ms: u64, view: &ConnectionView) -> Value {
         add("timeout", detail.heartbeat_secs.into());
         add("channels", detail.channels.len().into());
         add("send_pend", detail.output_bytes.into());
-        let traffic = detail.traffic;
-        add("recv_cnt", traffic.received_packets.into());
-        add("send_cnt", traffic.sent_packets.into());
-        let counters = [
-            ("recv_oct", traffic.received_bytes),
-            ("send_oct", traffic.sent_bytes),
-        ];
-        let object = Object::Connection(view.id);
-        fields.extend(management.rates.counters(object, now_ms, &counters));
     }
+    let traffic = view.traffic;
+    let mut add = |key: &str, value: u64| {
+        fields.insert(key.to_owned(), value.into());
+    };
+    add("recv_cnt", traffic.received_packets);
+    add("send_cnt", traffic.sent_packets);
+    let counters = [
+        ("recv_oct", traffic.received_bytes),
+        ("send_oct", traffic.sent_bytes),
+    ];
+    let object = Object::Connection(view.id);
+    let rates = &management.rates;
+    fields.extend(rates.counters(object, now_ms, &counters, windows.data));
     connection
 }
 
@@ -161,6 +166,7 @@ pub(crate) fn one(request: &Request<'_>) -> Outcome {
         request.management,
         request.now.unix_ms,
         &view,
+        &request.query.windows()?,
     )))
 }
 
@@ -222,7 +228,7 @@ impl ChannelOf {
         format!("{} ({})", self.connection.name(), self.channel.number)
     }
 
-    fn shown(&self, management: &Management, now_ms: u64) -> Value {
+    fn shown(&self, management: &Management, now_ms: u64, windows: &Windows) -> Value {
         let (connection, channel) = (&self.connection, &self.channel);
         let (user, vhost) = match &connection.login {
             Some((user, vhost)) => (&**user, &**vhost),
@@ -243,7 +249,10 @@ impl ChannelOf {
         if let Some(fields) = view.as_object_mut() {
             let object = Object::Channel(connection.id, channel.number);
             let rates = &management.rates;
-            rates.add_stats(fields, object, now_ms, &[], &channel.stats);
+            rates.add_stats(fields, object, now_ms, &[], &channel.stats, windows);
+            if let Some(since_ms) = rates.idle_since(object, now_ms) {
+                fields.insert("idle_since".to_owned(), time_text(since_ms).into());
+            }
         }
         view
     }
@@ -266,7 +275,7 @@ fn channels_in(views: Vec<ConnectionView>) -> Vec<ChannelOf> {
 fn listed_channels(request: &Request<'_>, views: Vec<ConnectionView>) -> List {
     let (management, now_ms) = (Arc::clone(request.management), request.now.unix_ms);
     List::named(channels_in(views), ChannelOf::name, move |channel| {
-        channel.shown(&management, now_ms)
+        channel.shown(&management, now_ms, &Windows::default())
     })
 }
 
@@ -288,7 +297,8 @@ pub(crate) fn channel(request: &Request<'_>) -> Outcome {
         .into_iter()
         .find(|channel| channel.name() == name);
     let channel = found.ok_or_else(Refusal::missing)?;
-    let mut view = channel.shown(request.management, request.now.unix_ms);
+    let windows = request.query.windows()?;
+    let mut view = channel.shown(request.management, request.now.unix_ms, &windows);
     let id = channel.connection.id;
     let login = channel.connection.login.as_ref();
     let vhost = login.and_then(|(_, vhost)| request.broker().vhost(vhost));
@@ -348,16 +358,11 @@ fn shown_consumer(
         format!("{name} ({})", consumer.channel).into(),
     );
     details.insert("number".to_owned(), consumer.channel.into());
-    let status = match (consumer.single_active, consumer.active) {
-        (false, _) => "up",
-        (true, true) => "single_active",
-        (true, false) => "waiting",
-    };
     let user = connection.get("user").cloned().unwrap_or_default();
     json!({
         "consumer_tag": *consumer.tag, "queue": {"name": *queue.name, "vhost": *queue.vhost},
         "channel_details": details, "ack_required": consumer.ack_required, "exclusive": consumer.exclusive,
-        "active": consumer.active, "activity_status": status, "prefetch_count": consumer.prefetch,
+        "active": consumer.active, "activity_status": consumer.activity_status(), "prefetch_count": consumer.prefetch,
         "arguments": mamba_policy::table_to_json(&consumer.arguments),
         // Strict clients want a number.
         "consumer_timeout": consumer.timeout_ms.unwrap_or(0), "user_who_performed_action": user,

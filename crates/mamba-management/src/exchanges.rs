@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use crate::{
     answer::{Answer, List, Outcome, Refusal},
+    rates::{Object, Windows},
     request::Request,
+    server::Management,
 };
 
 pub(crate) fn list(request: &Request<'_>) -> Outcome {
@@ -21,20 +23,42 @@ pub(crate) fn list(request: &Request<'_>) -> Outcome {
             exchanges.map(|spec| (Arc::clone(vhost), spec))
         })
         .collect();
+    let (management, now_ms) = (Arc::clone(request.management), request.now.unix_ms);
     Ok(Answer::List(List::named(
         all,
         |(_, spec)| spec.name.to_string(),
-        |(vhost, spec)| view(vhost, spec),
+        move |(vhost, spec)| view(&management, now_ms, vhost, spec, &Windows::default()),
     )))
 }
 
-fn view(vhost: &Vhost, spec: &ExchangeSpec) -> Value {
-    json!({
+fn view(
+    management: &Management,
+    now_ms: u64,
+    vhost: &Vhost,
+    spec: &ExchangeSpec,
+    windows: &Windows,
+) -> Value {
+    let mut view = json!({
         "name": *spec.name, "vhost": *vhost.name, "type": *spec.kind, "durable": spec.durable,
         "auto_delete": spec.auto_delete, "internal": spec.internal,
         "arguments": mamba_policy::table_to_json(&spec.arguments),
-        "policy": vhost.policies_of_exchange(&spec.name).policy,
-    })
+    });
+    if let Some(policy) = vhost.policies_of_exchange(&spec.name).policy {
+        view["policy"] = policy.into();
+    }
+    // Left out as long as nothing was published to it, as clients know it.
+    if let Some(counts) = vhost.exchange_counts(&spec.name) {
+        let counters = [
+            ("publish_in", counts.publish_in),
+            ("publish_out", counts.publish_out),
+        ];
+        let object = Object::exchange(&vhost.name, &spec.name);
+        let rates = &management.rates;
+        view["message_stats"] = rates
+            .counters(object, now_ms, &counters, windows.messages)
+            .into();
+    }
+    view
 }
 
 fn known(request: &Request<'_>) -> Result<ExchangeSpec, Refusal> {
@@ -43,7 +67,15 @@ fn known(request: &Request<'_>) -> Result<ExchangeSpec, Refusal> {
 }
 
 pub(crate) fn one(request: &Request<'_>) -> Outcome {
-    let mut view = view(&*request.vhost()?, &known(request)?);
+    let (spec, windows) = (known(request)?, request.query.windows()?);
+    let now_ms = request.now.unix_ms;
+    let mut view = view(
+        request.management,
+        now_ms,
+        &*request.vhost()?,
+        &spec,
+        &windows,
+    );
     view["incoming"] = json!([]);
     view["outgoing"] = json!([]);
     Ok(Answer::Json(view))
@@ -54,11 +86,11 @@ pub(crate) fn put(request: &Request<'_>) -> Outcome {
     let fields = request.fields()?;
     let name = request.exchange("exchange");
     if name.len() > 255 {
-        return Err(Refusal::bad("exchange name too long"));
+        return Err(Refusal::too_long("exchange", name));
     }
     let kind = fields.text("type")?.unwrap_or("direct");
     if kind.len() > 255 {
-        return Err(Refusal::bad("exchange type too long"));
+        return Err(Refusal::too_long("type", kind));
     }
     let declare = exchange::Declare {
         exchange: name.into(),

@@ -91,15 +91,15 @@ pub(crate) fn cluster_size(_: &Request<'_>) -> Outcome {
 }
 
 pub(crate) fn port_listener(request: &Request<'_>) -> Outcome {
-    let port: u16 = request
+    let port: u64 = request
         .name("port")
         .parse()
         .map_err(|_| Refusal::bad("Invalid port"))?;
-    let mut ports: Vec<u16> = request
+    let mut ports: Vec<u64> = request
         .node()
         .listeners
         .iter()
-        .map(|listener| listener.address.port())
+        .map(|listener| listener.address.port().into())
         .collect();
     if ports.contains(&port) {
         return Ok(Answer::Json(json!({"status": "ok", "port": port})));

@@ -17,6 +17,7 @@ mod connections;
 mod definitions;
 mod exchanges;
 mod health;
+mod history;
 mod limits;
 mod messages;
 mod openapi;
@@ -29,8 +30,10 @@ mod queues;
 mod rates;
 mod request;
 mod routes;
+mod schemas;
 mod server;
 mod stall;
+mod time;
 mod users;
 mod vhosts;
 

@@ -47,7 +47,7 @@ pub(crate) fn publish(request: &Request<'_>) -> Outcome {
                 code: SoftError::NotFound,
                 ..
             } => Refusal::of_method(&violation),
-            other => Refusal::of_message(&other),
+            other => Refusal::of_publish(&other),
         })?;
     match outcome {
         Published::Routed => Ok(Answer::Json(json!({"routed": true}))),
@@ -150,7 +150,7 @@ pub(crate) fn get(request: &Request<'_>) -> Outcome {
         let no_ack = matches!(mode, Mode::Take);
         let got = direct
             .get(queue, no_ack)
-            .map_err(|violation| Refusal::of_method(&violation))?;
+            .map_err(|violation| Refusal::of_get(&violation))?;
         let Some(got) = got else { break };
         octets += got.message.record_len();
         messages.push(view(&got, base64, truncate, limits));

@@ -8,8 +8,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     answer::{Answer, List, Outcome, Refusal},
-    rates::{Object, node_stats},
+    rates::{Object, Windows, node_stats},
     request::Request,
+    server::{Management, Readings},
+    vhosts,
 };
 
 /// The global parameter that holds the cluster's name.
@@ -97,7 +99,7 @@ pub(crate) fn overview(request: &Request<'_>) -> Outcome {
     let exchanges: usize = vhosts.iter().map(|vhost| vhost.exchange_count()).sum();
     let mut fields = match json!({
         "management_version": node.version, "rates_mode": "basic",
-        "sample_retention_policies": {"global": [5], "basic": [5], "detailed": [5]},
+        "sample_retention_policies": {"global": [600, 3600, 28800, 86400], "basic": [600, 3600], "detailed": [600]},
         "exchange_types": exchange_types(),
         "product_name": node.product, "product_version": node.version, "rabbitmq_version": node.version,
         "mambamq_version": env!("CARGO_PKG_VERSION"),
@@ -111,6 +113,7 @@ pub(crate) fn overview(request: &Request<'_>) -> Outcome {
         _ => Map::new(),
     };
     if monitor {
+        let windows = request.query.windows()?;
         let mut stats = Map::new();
         request.rates().add_stats(
             &mut stats,
@@ -118,16 +121,13 @@ pub(crate) fn overview(request: &Request<'_>) -> Outcome {
             now_ms,
             &gauges(&s),
             &node_stats(&s),
+            &windows,
         );
-        let messages = stats.remove("message_stats");
-        fields.insert(
-            "message_stats".to_owned(),
-            messages.unwrap_or_else(|| json!({})),
-        );
-        fields.insert("queue_totals".to_owned(), stats.into());
-        let churn = request
-            .rates()
-            .counters(Object::NodeCounters, now_ms, &churn(&s));
+        add_totals(&mut fields, stats);
+        let churn =
+            request
+                .rates()
+                .counters(Object::NodeCounters, now_ms, &churn(&s), windows.node);
         fields.insert("churn_rates".to_owned(), churn.into());
         fields.insert(
             "object_totals".to_owned(),
@@ -145,22 +145,53 @@ pub(crate) fn overview(request: &Request<'_>) -> Outcome {
     Ok(Answer::Json(fields.into()))
 }
 
+/// `queue_totals`, and `message_stats` also when nothing was counted.
+fn add_totals(fields: &mut Map<String, Value>, mut stats: Map<String, Value>) {
+    let messages = stats.remove("message_stats");
+    let messages = messages.unwrap_or_else(|| json!({}));
+    fields.insert("message_stats".to_owned(), messages);
+    fields.insert("queue_totals".to_owned(), stats.into());
+}
+
+/// Takes samples of the node, so that there are rates and graphs whoever asks first.
+pub(crate) fn sample(management: &Management, now_ms: u64) {
+    let (s, rates) = (management.broker.snapshot(), &management.rates);
+    let windows = Windows::default();
+    let (gauges, stats) = (gauges(&s), node_stats(&s));
+    rates.add_stats(
+        &mut Map::new(),
+        Object::Node,
+        now_ms,
+        &gauges,
+        &stats,
+        &windows,
+    );
+    rates.counters(Object::NodeCounters, now_ms, &churn(&s), None);
+    let readings = (management.node.readings)();
+    let counted = process_counters(&s, &readings);
+    rates.counters(Object::NodeProcess, now_ms, &counted, None);
+}
+
 /// What somebody sees who sees not everything.
 fn add_visible_totals(
     request: &Request<'_>,
     fields: &mut Map<String, Value>,
     exchanges: usize,
 ) -> Result<(), Refusal> {
-    let (mut queues, mut consumers, mut ready, mut unacked) = (0, 0, 0, 0);
+    let mut sum = vhosts::Totals::default();
     for vhost in request.visible_vhosts()? {
-        for queue in vhost.queues() {
-            let counts = queue.counts();
-            queues += 1;
-            consumers += counts.consumers;
-            ready += counts.ready;
-            unacked += counts.unacked;
-        }
+        sum.add(&vhosts::Totals::of(&vhost));
     }
+    let mut stats = Map::new();
+    request.rates().add_stats(
+        &mut stats,
+        Object::user(&request.user().name),
+        request.now.unix_ms,
+        &sum.gauges(),
+        &sum.stats,
+        &request.query.windows()?,
+    );
+    add_totals(fields, stats);
     let user = &request.user().name;
     let own = request
         .broker()
@@ -170,28 +201,12 @@ fn add_visible_totals(
         .filter_map(|view| view.detail.as_ref())
         .map(|detail| detail.channels.len())
         .sum();
-    let rate = json!({"rate": 0.0});
-    let totals = [
-        (
-            "object_totals",
-            json!({
-                "channels": channels, "connections": own.len(), "consumers": consumers,
-                "exchanges": exchanges, "queues": queues,
-            }),
-        ),
-        (
-            "queue_totals",
-            json!({
-                "messages": ready + unacked, "messages_ready": ready, "messages_unacknowledged": unacked,
-                "messages_details": rate, "messages_ready_details": rate, "messages_unacknowledged_details": rate,
-            }),
-        ),
-        ("message_stats", json!({})),
-        ("churn_rates", json!({})),
-    ];
-    for (key, value) in totals {
-        fields.insert(key.to_owned(), value);
-    }
+    let objects = json!({
+        "channels": channels, "connections": own.len(), "consumers": sum.consumers,
+        "exchanges": exchanges, "queues": sum.queues,
+    });
+    fields.insert("object_totals".to_owned(), objects);
+    fields.insert("churn_rates".to_owned(), json!({}));
     Ok(())
 }
 
@@ -218,6 +233,9 @@ fn contexts(request: &Request<'_>, with_node: bool) -> Value {
             "description": description, "path": "/", "ip": listener.address.ip().to_string(),
             "port": listener.address.port().to_string(), "cowboy_opts": "[]", "ssl_opts": [],
         });
+        if listener.protocol != "http" {
+            context["protocol"] = format!("'{}'", listener.protocol).into();
+        }
         if with_node {
             context["node"] = node.name.clone().into();
         }
@@ -246,12 +264,12 @@ pub(crate) fn version(request: &Request<'_>) -> Outcome {
 }
 
 pub(crate) fn nodes(request: &Request<'_>) -> Outcome {
-    Ok(Answer::List(List::of(vec![node_view(request)])))
+    Ok(Answer::List(List::of(vec![node_view(request)?])))
 }
 
 pub(crate) fn node(request: &Request<'_>) -> Outcome {
     check_node(request)?;
-    let mut view = node_view(request);
+    let mut view = node_view(request)?;
     if request.query.is_true("memory") {
         view["memory"] = memory_view(request);
     }
@@ -267,11 +285,10 @@ fn check_node(request: &Request<'_>) -> Result<(), Refusal> {
     }
 }
 
-fn node_view(request: &Request<'_>) -> Value {
+fn node_view(request: &Request<'_>) -> Result<Value, Refusal> {
     let (node, broker, now_ms) = (request.node(), request.broker(), request.now.unix_ms);
     let readings = (node.readings)();
     let (s, alarms) = (broker.snapshot(), broker.alarms());
-    let channels = s.channels_opened.saturating_sub(s.channels_closed);
     let uptime = request.now.instant.duration_since(node.started).as_millis();
     let anonymous = broker.config().anonymous_user.is_some();
     let mut view = json!({
@@ -294,6 +311,20 @@ fn node_view(request: &Request<'_>) -> Value {
         "partitions": [], "cluster_links": [], "metrics_gc_queue_length": {},
         "ra_open_file_metrics": {"ra_log_wal": 0, "ra_log_segment_writer": 0},
     });
+    let counted = process_counters(&s, &readings);
+    let window = request.query.windows()?.node;
+    let counted = request
+        .rates()
+        .counters(Object::NodeProcess, now_ms, &counted, window);
+    if let Some(fields) = view.as_object_mut() {
+        fields.extend(counted);
+    }
+    Ok(view)
+}
+
+/// What of the node and its process has rates.
+fn process_counters(s: &Snapshot, readings: &Readings) -> Vec<(&'static str, u64)> {
+    let channels = s.channels_opened.saturating_sub(s.channels_closed);
     let gauges = [
         ("mem_used", readings.resident_bytes),
         ("fd_used", readings.open_fds),
@@ -306,14 +337,7 @@ fn node_view(request: &Request<'_>) -> Value {
         ("msg_store_read_count", s.messages_read_back),
         ("msg_store_write_count", s.log_entries),
     ];
-    let counted: Vec<_> = gauges.into_iter().chain(churn(&s)).collect();
-    let counted = request
-        .rates()
-        .counters(Object::NodeProcess, now_ms, &counted);
-    if let Some(fields) = view.as_object_mut() {
-        fields.extend(counted);
-    }
-    view
+    gauges.into_iter().chain(churn(s)).collect()
 }
 
 pub(crate) fn memory(request: &Request<'_>) -> Outcome {
@@ -323,12 +347,10 @@ pub(crate) fn memory(request: &Request<'_>) -> Outcome {
 
 /// What is measured stands under its closest name, what does not exist here is 0, the rest is `other_proc`.
 fn memory_view(request: &Request<'_>) -> Value {
-    const ABSENT: [&str; 22] = [
+    const ABSENT: [&str; 17] = [
         "connection_readers",
-        "connection_writers",
         "connection_channels",
         "connection_other",
-        "quorum_queue_procs",
         "quorum_queue_dlx_procs",
         "stream_queue_procs",
         "stream_queue_replica_reader_procs",
@@ -336,26 +358,33 @@ fn memory_view(request: &Request<'_>) -> Value {
         "plugins",
         "metadata_store",
         "metrics",
-        "mgmt_db",
         "mnesia",
         "quorum_ets",
         "metadata_store_ets",
         "other_ets",
-        "binary",
         "msg_index",
-        "code",
         "atom",
         "other_system",
     ];
-    let resident = (request.node().readings)().resident_bytes;
-    let messages = request.broker().snapshot().message_bytes_in_memory;
+    let readings = (request.node().readings)();
+    let resident = readings.resident_bytes;
+    let s = request.broker().snapshot();
+    let measured = [
+        ("queue_procs", s.classic_queue_memory),
+        ("quorum_queue_procs", s.quorum_queue_memory),
+        ("connection_writers", s.outbox_bytes),
+        ("binary", s.message_bytes_unacked),
+        ("mgmt_db", request.rates().bytes() as u64),
+        ("code", readings.resident_file_bytes),
+    ];
+    // Some octets stand under two names: a message on its way to a client may be unacknowledged as well.
+    let named: u64 = measured.iter().map(|(_, octets)| octets).sum();
     let mut fields: Map<String, Value> = ABSENT
         .iter()
         .map(|name| ((*name).to_owned(), 0.into()))
         .collect();
     let known = [
-        ("queue_procs", json!(messages)),
-        ("other_proc", json!(resident.saturating_sub(messages))),
+        ("other_proc", json!(resident.saturating_sub(named))),
         ("allocated_unused", json!(0)),
         ("reserved_unallocated", json!(0)),
         ("strategy", json!("rss")),
@@ -364,8 +393,25 @@ fn memory_view(request: &Request<'_>) -> Value {
             json!({"erlang": resident, "rss": resident, "allocated": resident}),
         ),
     ];
+    fields.extend(measured.map(|(name, octets)| (name.to_owned(), octets.into())));
     fields.extend(known.map(|(name, value)| (name.to_owned(), value)));
     fields.into()
+}
+
+/// The same in per cent of what the process has, rounded up, so that only what is not there is 0.
+pub(crate) fn relative_memory(request: &Request<'_>) -> Outcome {
+    check_node(request)?;
+    let view = memory_view(request);
+    let total = view["total"]["rss"].as_u64().unwrap_or(0).max(1);
+    let parts = view.as_object().into_iter().flatten();
+    let mut shares: Map<String, Value> = parts
+        .filter_map(|(name, octets)| {
+            let share = octets.as_u64()?.saturating_mul(100).div_ceil(total);
+            Some((name.clone(), share.into()))
+        })
+        .collect();
+    shares.insert("total".to_owned(), 100.into());
+    Ok(Answer::Json(json!({"memory": shares})))
 }
 
 pub(crate) fn extensions(_: &Request<'_>) -> Outcome {

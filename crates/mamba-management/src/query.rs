@@ -5,10 +5,14 @@ use std::cmp::Ordering;
 use mamba_auth::Pattern;
 use serde_json::{Map, Value};
 
-use crate::answer::Refusal;
+use crate::{
+    answer::Refusal,
+    history::{SAMPLES_MAX, Window},
+    rates::Windows,
+};
 
 /// Largest page.
-const PAGE_SIZE_MAX: usize = 500;
+pub(crate) const PAGE_SIZE_MAX: usize = 500;
 /// Items of a page when the request does not say.
 const PAGE_SIZE: usize = 100;
 
@@ -47,6 +51,38 @@ impl Query {
             path: text.split('.').map(str::to_owned).collect(),
             reverse: self.is_true("sort_reverse"),
         })
+    }
+
+    /// `lengths_age=SECONDS&lengths_incr=SECONDS` and the like: what of the past is wanted.
+    ///
+    /// # Errors
+    /// 400 for what is no number, and for more than [`SAMPLES_MAX`] samples.
+    pub(crate) fn windows(&self) -> Result<Windows, Refusal> {
+        Ok(Windows {
+            lengths: self.window("lengths")?,
+            messages: self.window("msg_rates")?,
+            data: self.window("data_rates")?,
+            node: self.window("node_stats")?,
+        })
+    }
+
+    fn window(&self, of: &str) -> Result<Option<Window>, Refusal> {
+        let seconds = |what: &str| {
+            let name = format!("{of}_{what}");
+            let value = self.get(&name).map(str::parse::<u64>).transpose();
+            value.map_err(|_| Refusal::bad(format!("{name} must be a number of seconds")))
+        };
+        let (Some(age_secs), Some(increment_secs)) = (seconds("age")?, seconds("incr")?) else {
+            return Ok(None);
+        };
+        if increment_secs == 0 || age_secs / increment_secs > SAMPLES_MAX {
+            let text = format!("{of}_age may be at most {SAMPLES_MAX} times {of}_incr");
+            return Err(Refusal::bad(text));
+        }
+        Ok(Some(Window {
+            age_secs,
+            increment_secs,
+        }))
     }
 
     /// `page=N`; `None`: everything.

@@ -10,8 +10,9 @@ use serde_json::{Map, Value, json};
 use crate::{
     answer::{Answer, List, Outcome, Refusal},
     connections,
-    rates::Object,
+    rates::{IDLE_MS, Object, Windows},
     request::Request,
+    time::time_text,
 };
 
 pub(crate) fn list(request: &Request<'_>) -> Outcome {
@@ -22,6 +23,7 @@ pub(crate) fn list(request: &Request<'_>) -> Outcome {
         now_ms: request.now.unix_ms,
         stats: !request.query.is_true("disable_stats"),
         totals: request.query.is_true("enable_queue_totals"),
+        windows: Windows::default(),
     };
     Ok(Answer::List(List::named(
         queues,
@@ -36,6 +38,7 @@ struct Show {
     now_ms: u64,
     stats: bool,
     totals: bool,
+    windows: Windows,
 }
 
 impl Show {
@@ -94,7 +97,14 @@ impl Show {
         ];
         let rates = &self.management.rates;
         let object = Object::Queue(queue.id.0);
-        rates.add_stats(fields, object, self.now_ms, &gauges, &view.stats);
+        rates.add_stats(
+            fields,
+            object,
+            self.now_ms,
+            &gauges,
+            &view.stats,
+            &self.windows,
+        );
         let mut add = |key: &str, value: Value| {
             fields.insert(key.to_owned(), value);
         };
@@ -111,6 +121,17 @@ impl Show {
         add("message_bytes_unacknowledged", counts.unacked_bytes.into());
         add("message_bytes_ram", view.resident_bytes.into());
         add("memory", view.resident_bytes.into());
+        // Of a queue with messages of both kinds it is not counted how many outlive a restart.
+        if let (Some(messages), Some(bytes)) = (view.persistent, view.persistent_bytes) {
+            add("messages_persistent", messages.into());
+            add("message_bytes_persistent", bytes.into());
+        }
+        add("consumer_capacity", view.consumer_capacity.into());
+        add("consumer_utilisation", view.consumer_capacity.into());
+        add("head_message_timestamp", view.head_timestamp.into());
+        if self.now_ms.saturating_sub(view.active_ms) >= IDLE_MS {
+            add("idle_since", time_text(view.active_ms).into());
+        }
         add("storage_version", 2.into());
         let home = self.management.broker.vhost(&queue.vhost);
         let followed = home
@@ -138,6 +159,7 @@ pub(crate) fn one(request: &Request<'_>) -> Outcome {
         now_ms: request.now.unix_ms,
         stats,
         totals: request.query.is_true("enable_queue_totals"),
+        windows: request.query.windows()?,
     };
     let mut fields = show.view(&queue);
     if stats {
@@ -155,7 +177,7 @@ pub(crate) fn put(request: &Request<'_>) -> Outcome {
     let fields = request.fields()?;
     let name = request.name("queue");
     if name.len() > 255 {
-        return Err(Refusal::bad("queue name too long"));
+        return Err(Refusal::too_long("queue", name));
     }
     let declare = queue::Declare {
         queue: name.into(),

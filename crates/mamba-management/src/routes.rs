@@ -112,6 +112,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     get("/nodes", Monitoring, overview::nodes, "The nodes of the cluster"),
     get("/nodes/{node}", Monitoring, overview::node, "One node"),
     get("/nodes/{node}/memory", Monitoring, overview::memory, "What a node's memory is used for"),
+    get("/nodes/{node}/memory/relative", Monitoring, overview::relative_memory, "The same in per cent"),
     get("/extensions", Management, overview::extensions, "Extensions of the management UI"),
     get("/whoami", Management, users::whoami, "The user who asks"),
     get("/auth", Anybody, overview::auth, "How to log in"),

@@ -37,7 +37,7 @@ use crate::{
     access,
     answer::{AnswerBody, Refusal, allowing, respond},
     query::Query,
-    rates::{INTERVAL_MS, Object, Rates, node_stats},
+    rates::{INTERVAL_MS, Rates},
     request::Request,
     routes::{self, Endpoint, Found},
     stall::StallLimit,
@@ -111,6 +111,8 @@ pub struct Readings {
     pub max_fds: u64,
     /// Resident memory, in octets.
     pub resident_bytes: u64,
+    /// Of the resident memory, what stands for files: the program itself.
+    pub resident_file_bytes: u64,
     /// Free disk space for the data folder, in octets.
     pub disk_free_bytes: u64,
 }
@@ -280,7 +282,7 @@ impl Listening {
     }
 }
 
-/// Keeps the node's own rates ready for whoever asks first.
+/// Keeps samples of the node and its virtual hosts ready for whoever asks first.
 async fn sample(management: Arc<Management>) {
     let mut ticks = interval(Duration::from_millis(INTERVAL_MS));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -289,13 +291,9 @@ async fn sample(management: Arc<Management>) {
         let management = Arc::clone(&management);
         let sampling = move || {
             let now_ms = now().unix_ms;
-            let counters = management.broker.snapshot();
-            let stats = node_stats(&counters);
-            let mut fields = serde_json::Map::new();
-            let gauges = crate::overview::gauges(&counters);
-            let rates = &management.rates;
-            rates.add_stats(&mut fields, Object::Node, now_ms, &gauges, &stats);
-            rates.tidy(now_ms);
+            crate::overview::sample(&management, now_ms);
+            crate::vhosts::sample(&management, now_ms);
+            management.rates.tidy(now_ms);
         };
         // It walks all queues.
         let _ = tokio::task::spawn_blocking(sampling).await;
@@ -339,6 +337,8 @@ async fn converse(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
+        // Who has said all it wants to say may still wait for the answer.
+        .half_close(true)
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(StallLimit::new(stream, STALL_TIME)), service);
     let mut connection = std::pin::pin!(connection);

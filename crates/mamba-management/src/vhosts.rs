@@ -1,26 +1,148 @@
 //! Virtual hosts (`spec: http-api §5.8`).
 
-use mamba_broker::vhost::{Vhost, VhostSettings};
-use serde_json::{Value, json};
+use std::{collections::HashMap, sync::Arc};
+
+use mamba_broker::{
+    registry::{MessageStats, Traffic},
+    vhost::{Vhost, VhostSettings},
+};
+use serde_json::{Map, Value, json};
 
 use crate::{
     answer::{Answer, List, Outcome, Refusal},
-    rates::Object,
+    rates::{Object, Rates, Windows},
     request::{Fields, Request},
+    server::Management,
 };
+
+/// Virtual hosts that are sampled all the time, if there are no more.
+const SAMPLED_MAX: usize = 100;
 
 pub(crate) fn list(request: &Request<'_>) -> Outcome {
     let views = request.visible_vhosts()?;
-    let views = views.iter().map(|vhost| view(request, vhost));
+    let traffic = request.broker().traffic_by_vhost();
+    let windows = Windows::default();
+    let views = views
+        .iter()
+        .map(|vhost| view(request, vhost, &traffic, &windows));
     Ok(Answer::List(List::of(views.collect())))
 }
 
 pub(crate) fn one(request: &Request<'_>) -> Outcome {
     let vhost = request.vhost()?;
-    Ok(Answer::Json(view(request, &vhost)))
+    let traffic = request.broker().traffic_by_vhost();
+    let windows = request.query.windows()?;
+    Ok(Answer::Json(view(request, &vhost, &traffic, &windows)))
 }
 
-fn view(request: &Request<'_>, vhost: &Vhost) -> Value {
+/// What is in a virtual host, added up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) queues: usize,
+    pub(crate) consumers: u64,
+    ready: u64,
+    unacked: u64,
+    pub(crate) stats: MessageStats,
+}
+
+impl Totals {
+    pub(crate) fn of(vhost: &Vhost) -> Self {
+        let mut sum = Self::default();
+        for queue in vhost.queues_unsorted() {
+            let counts = queue.counts();
+            // What came is counted where it was published: a message may go to many queues.
+            let stats = MessageStats {
+                publish: 0,
+                ..queue.stats()
+            };
+            sum.add(&Self {
+                queues: 1,
+                consumers: counts.consumers,
+                ready: counts.ready,
+                unacked: counts.unacked,
+                stats,
+            });
+        }
+        for (_, counts) in vhost.all_exchange_counts() {
+            sum.stats.publish += counts.publish_in;
+            sum.stats.confirm += counts.confirm;
+            sum.stats.return_unroutable += counts.return_unroutable;
+            sum.stats.drop_unroutable += counts.drop_unroutable;
+        }
+        sum
+    }
+
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.queues += other.queues;
+        self.consumers += other.consumers;
+        self.ready += other.ready;
+        self.unacked += other.unacked;
+        self.stats.add(&other.stats);
+    }
+
+    /// The gauges that have rates.
+    pub(crate) const fn gauges(&self) -> [(&'static str, u64); 3] {
+        [
+            ("messages", self.ready + self.unacked),
+            ("messages_ready", self.ready),
+            ("messages_unacknowledged", self.unacked),
+        ]
+    }
+}
+
+/// Takes samples of the virtual hosts, so that there are rates and graphs whoever asks first; only when somebody asks if there are
+/// many.
+pub(crate) fn sample(management: &Management, now_ms: u64) {
+    let vhosts = management.broker.vhosts();
+    if vhosts.len() > SAMPLED_MAX {
+        return;
+    }
+    let traffic = management.broker.traffic_by_vhost();
+    for vhost in vhosts {
+        counted(
+            &management.rates,
+            &vhost,
+            &traffic,
+            now_ms,
+            &Windows::default(),
+        );
+    }
+}
+
+/// A virtual host's statistics, as clients know them.
+fn counted(
+    rates: &Rates,
+    vhost: &Vhost,
+    traffic: &HashMap<Arc<str>, Traffic>,
+    now_ms: u64,
+    windows: &Windows,
+) -> Map<String, Value> {
+    let (sum, object) = (Totals::of(vhost), Object::vhost(&vhost.name));
+    let mut fields = Map::new();
+    rates.add_stats(
+        &mut fields,
+        object,
+        now_ms,
+        &sum.gauges(),
+        &sum.stats,
+        windows,
+    );
+    let traffic = traffic.get(&vhost.name).copied().unwrap_or_default();
+    let octets = [
+        ("recv_oct", traffic.received_bytes),
+        ("send_oct", traffic.sent_bytes),
+    ];
+    let object = Object::vhost_traffic(&vhost.name);
+    fields.extend(rates.counters(object, now_ms, &octets, windows.data));
+    fields
+}
+
+fn view(
+    request: &Request<'_>,
+    vhost: &Vhost,
+    traffic: &HashMap<Arc<str>, Traffic>,
+    windows: &Windows,
+) -> Value {
     let settings = vhost.settings();
     let kind = settings.default_queue_type.as_deref().unwrap_or("classic");
     let mut view = json!({
@@ -29,24 +151,9 @@ fn view(request: &Request<'_>, vhost: &Vhost) -> Value {
         "metadata": {"description": settings.description, "tags": settings.tags, "default_queue_type": kind},
         "tracing": settings.tracing, "cluster_state": {request.node().name.as_str(): "running"},
     });
-    let (mut ready, mut unacked) = (0, 0);
-    let mut stats = mamba_broker::registry::MessageStats::default();
-    for queue in vhost.queues() {
-        let (counts, of_queue) = (queue.counts(), queue.stats());
-        ready += counts.ready;
-        unacked += counts.unacked;
-        stats.add(&of_queue);
-    }
     if let Some(fields) = view.as_object_mut() {
-        let gauges = [
-            ("messages", ready + unacked),
-            ("messages_ready", ready),
-            ("messages_unacknowledged", unacked),
-        ];
-        let object = Object::vhost(&vhost.name);
-        request
-            .rates()
-            .add_stats(fields, object, request.now.unix_ms, &gauges, &stats);
+        let now_ms = request.now.unix_ms;
+        fields.extend(counted(request.rates(), vhost, traffic, now_ms, windows));
     }
     view
 }

@@ -717,6 +717,7 @@ impl Level {
                 from,
                 count: 0,
                 body_bytes: 0,
+                estimated: false,
                 ..run
             };
             let mut rest = run;
@@ -737,6 +738,10 @@ impl Level {
                     piece.body_bytes += body;
                 }
             }
+            if rest.count == 0 {
+                // From an estimate to the truth.
+                (rest.body_bytes, rest.estimated) = (0, false);
+            }
             piece.to = run.to.min(next);
             if run.to > next {
                 self.append_piece(piece);
@@ -750,12 +755,14 @@ impl Level {
                 // What the disk has lost of the run is noticed when the last of it is read at the front.
                 piece.count += rest.count;
                 piece.body_bytes += rest.body_bytes;
+                piece.estimated = rest.estimated;
                 self.append_piece(piece);
             } else if self.paged.len() > first_piece
                 && let Some(last) = self.paged.back_mut()
             {
                 last.count += rest.count;
                 last.body_bytes += rest.body_bytes;
+                last.estimated |= rest.estimated;
                 self.paged_count += rest.count;
             } else {
                 gone.lost += rest.count;

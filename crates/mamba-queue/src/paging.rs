@@ -18,8 +18,11 @@ pub struct PagedRun {
     pub to: Sequence,
     /// Messages; after a restart too high if the disk has lost some.
     pub count: u64,
-    /// Octets of bodies; an estimate after a restart.
+    /// Octets of bodies.
     pub body_bytes: u64,
+    /// The octets are an estimate: before the restart only a part of what was enqueued together was left. See
+    /// [`crate::Queue::measured`].
+    pub estimated: bool,
     /// Whether a consumer may have seen them.
     pub redelivered: bool,
     /// How often each of them came back.
@@ -34,13 +37,17 @@ impl PagedRun {
             to: stored.sequence.next(),
             count: 1,
             body_bytes: stored.message.body_len() as u64,
+            estimated: false,
             redelivered: stored.redelivered,
             returns: stored.returns,
         }
     }
 
+    /// Whether the two can be one: a run that is to be measured keeps its bounds until it is, or gets smaller.
     pub(crate) const fn has_flags_of(&self, other: &Self) -> bool {
-        self.redelivered == other.redelivered && self.returns == other.returns
+        self.redelivered == other.redelivered
+            && self.returns == other.returns
+            && self.estimated == other.estimated
     }
 
     /// Takes in a run that lies next to it and has the same flags.

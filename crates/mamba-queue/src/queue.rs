@@ -257,10 +257,15 @@ pub struct Effects {
     pub wanted: Vec<PageIn>,
     /// Messages to read and look at for filters.
     pub scans: Vec<Scan>,
+    /// The length limit does not hold before [`Queue::estimated_runs`] have been measured.
+    pub unmeasured: bool,
     /// A filter has not looked at everything yet, so that the lock is not held for long: call [`Queue::dispatch`] again soon.
     pub unfinished: bool,
     /// Paged messages that are gone without having been read.
     pub dropped: Vec<PagedRun>,
+    /// Messages that died and went nowhere, for want of a dead-letter exchange: how many, by [`DeathReason`]. What else
+    /// follows of that is among the settled ones.
+    pub discarded: [u64; 4],
     /// Stored messages with a new sequence number.
     pub moved: Vec<Moved>,
     /// Returned messages that wait so many milliseconds before they are tried again. The owner settles them once the
@@ -279,6 +284,7 @@ impl Effects {
             && self.dead.is_empty()
             && self.wanted.is_empty()
             && self.scans.is_empty()
+            && !self.unmeasured
             && !self.unfinished
             && self.dropped.is_empty()
             && self.moved.is_empty()
@@ -294,10 +300,12 @@ impl Effects {
         self.dead.clear();
         self.wanted.clear();
         self.scans.clear();
+        self.unmeasured = false;
         self.unfinished = false;
         self.dropped.clear();
         self.moved.clear();
         self.delayed.clear();
+        self.discarded = [0; 4];
     }
 }
 
@@ -449,9 +457,20 @@ impl<P: Port> Queue<P> {
         self.unacked.len()
     }
 
-    /// Octets of ready bodies, paged ones included.
+    /// Octets of ready bodies, paged ones included. While there are [`Self::estimated_runs`] it is an estimate.
     pub const fn ready_bytes(&self) -> u64 {
         self.ready.body_bytes()
+    }
+
+    /// The first `max` runs of those whose octets nobody knows since a restart.
+    pub fn estimated_runs(&mut self, max: usize) -> Vec<PagedRun> {
+        self.ready.estimated_runs(max)
+    }
+
+    /// Takes the octets of bodies that the log has in a run of [`Self::estimated_runs`]. If something of the run has
+    /// gone meanwhile, what is left is to be measured again. Call [`Self::trim`] when none is left.
+    pub fn measured(&mut self, run: &PagedRun, body_bytes: u64) {
+        self.ready.measured(run, body_bytes);
     }
 
     /// Octets of the records of ready messages in memory.
@@ -492,6 +511,15 @@ impl<P: Port> Queue<P> {
     /// Consumers, waiting ones included.
     pub const fn consumer_count(&self) -> usize {
         self.consumers.len()
+    }
+
+    /// Whether messages are ready and there are consumers, none of which can take one: all have as many as they may hold.
+    /// Consumers with filters count as able, because what is ready may not be for them.
+    pub fn is_saturated(&self) -> bool {
+        self.consumers.len() > 0
+            && !self.ready.is_empty()
+            && self.filters.is_empty()
+            && self.consumers.next().is_none()
     }
 
     /// The ports of all consumers.
@@ -726,12 +754,15 @@ impl<P: Port> Queue<P> {
         self.has_expirations || self.unknown_to.0 > 0 || self.settings.message_ttl_ms.is_some()
     }
 
-    /// When a message of this queue expires, in milliseconds since 1970: the smaller of the queue's time and its own.
-    fn deadline(&self, stored: &Stored) -> Option<u64> {
-        let own = stored.message.expiration_ms();
-        let queue = ttl_of(&self.settings, &self.earlier_ttls, stored.sequence);
-        let ttl = own.into_iter().chain(queue).min()?;
-        Some(stored.message.accepted_at_ms().saturating_add(ttl))
+    /// The ready messages, and what decides whether their time is over.
+    fn ready_and_times(&mut self) -> (&mut Ready, Times<'_>) {
+        let times = Times {
+            message_ttl_ms: self.settings.message_ttl_ms,
+            earlier: &self.earlier_ttls,
+            now_ms: self.now_ms,
+            fresh_from: self.fresh_from,
+        };
+        (&mut self.ready, times)
     }
 
     /// The next moment at which [`Self::expire`] finds something, in milliseconds since 1970. Messages expire only
@@ -740,9 +771,10 @@ impl<P: Port> Queue<P> {
         if !self.may_expire() {
             return None;
         }
+        let ttl_of = |stored| ttl_of(self.settings.message_ttl_ms, &self.earlier_ttls, stored);
         self.ready
             .heads()
-            .filter_map(|stored| self.deadline(stored))
+            .filter_map(|stored| Some(deadline(stored, ttl_of(stored)?)))
             .min()
     }
 
@@ -764,21 +796,28 @@ impl<P: Port> Queue<P> {
         if !self.may_expire() {
             return;
         }
-        let (now_ms, fresh_from) = (self.now_ms, self.fresh_from);
-        let (settings, earlier) = (&self.settings, self.earlier_ttls.as_slice());
-        let is_over = |stored: &Stored| {
-            let message = &stored.message;
-            let queue = ttl_of(settings, earlier, stored.sequence);
-            let ttl = message.expiration_ms().into_iter().chain(queue).min();
-            ttl.is_some_and(|ttl| {
-                (ttl > 0 || stored.sequence < fresh_from)
-                    && message.accepted_at_ms().saturating_add(ttl) <= now_ms
-            })
-        };
-        while let Some(stored) = self.ready.pop_if(is_over) {
+        loop {
+            let (ready, times) = self.ready_and_times();
+            let Some(stored) = ready.pop_if(|stored| times.is_over(stored)) else {
+                break;
+            };
             self.drop_or_bury(stored, DeathReason::Expired, effects);
         }
         self.ready.want_heads(self.window, &mut effects.wanted);
+    }
+
+    /// The same for the next message alone: enough while nobody has touched the other heads since.
+    fn expire_next(&mut self, effects: &mut Effects) {
+        if !self.may_expire() {
+            return;
+        }
+        loop {
+            let (ready, times) = self.ready_and_times();
+            let Some(stored) = ready.pop_next_if(|stored| times.is_over(stored)) else {
+                break;
+            };
+            self.drop_or_bury(stored, DeathReason::Expired, effects);
+        }
     }
 
     /// Whether so many messages with so many octets of bodies fit the queue's length limits, or make others give way.
@@ -792,15 +831,17 @@ impl<P: Port> Queue<P> {
         }
     }
 
+    /// An estimate of the octets is not held against anybody.
     const fn is_over_limit(&self, messages: u64, bytes: u64) -> bool {
         let too_many = matches!(self.settings.max_length, Some(max) if messages > max);
         let too_large = matches!(self.settings.max_length_bytes, Some(max) if bytes > max);
-        too_many || too_large
+        too_many || too_large && !self.ready.is_estimated()
     }
 
     /// Drops messages from the head until the length limits hold, or the next must be read in first. Call it after
     /// [`Self::dispatch`].
     pub fn trim(&mut self, effects: &mut Effects) {
+        effects.unmeasured |= self.settings.max_length_bytes.is_some() && self.ready.is_estimated();
         while self.settings.overflow == Overflow::DropHead
             && self.is_over_limit(self.ready.len() as u64, self.ready.body_bytes())
         {
@@ -829,6 +870,8 @@ impl<P: Port> Queue<P> {
             self.wake_filters();
         }
         let mut is_wanted = false;
+        // Without filters messages leave the first level alone: of the heads only its own is another one then.
+        let mut heads_expired = false;
         while let Some(id) = self.consumers.next() {
             if !self.may_deliver(id, effects) {
                 continue;
@@ -837,10 +880,17 @@ impl<P: Port> Queue<P> {
             is_wanted |= group.is_none();
             let popped = match group {
                 None => {
-                    self.expire_heads(effects);
+                    if std::mem::replace(&mut heads_expired, true) {
+                        self.expire_next(effects);
+                    } else {
+                        self.expire_heads(effects);
+                    }
                     self.ready.pop()
                 }
-                Some(slot) => self.take_live_match(slot, effects),
+                Some(slot) => {
+                    heads_expired = false;
+                    self.take_live_match(slot, effects)
+                }
             };
             let Some(stored) = popped else {
                 if self.filters.is_empty() {
@@ -909,11 +959,7 @@ impl<P: Port> Queue<P> {
     fn take_live_match(&mut self, slot: usize, effects: &mut Effects) -> Option<Stored> {
         loop {
             let stored = self.take_match(slot)?;
-            let is_fresh = stored.sequence >= self.fresh_from;
-            let is_over = self.deadline(&stored).is_some_and(|at| {
-                at <= self.now_ms && (at > stored.message.accepted_at_ms() || !is_fresh)
-            });
-            if !is_over {
+            if !self.ready_and_times().1.is_over(&stored) {
                 return Some(stored);
             }
             self.drop_or_bury(stored, DeathReason::Expired, effects);
@@ -1230,6 +1276,7 @@ impl<P: Port> Queue<P> {
         if self.settings.dead_letters {
             effects.dead.push((stored, reason));
         } else {
+            effects.discarded[reason as usize] += 1;
             effects.settled.extend(settled(&stored));
         }
     }
@@ -1307,14 +1354,40 @@ impl<P: Port> Queue<P> {
     }
 }
 
-/// The time to live a queue's settings gave to a message, in milliseconds.
+/// What decides whether a message's time is over.
+struct Times<'a> {
+    message_ttl_ms: Option<u64>,
+    earlier: &'a [(Sequence, Option<u64>)],
+    now_ms: u64,
+    fresh_from: Sequence,
+}
+
+impl Times<'_> {
+    /// A message that has just come and has no time to wait may still be delivered.
+    fn is_over(&self, stored: &Stored) -> bool {
+        ttl_of(self.message_ttl_ms, self.earlier, stored).is_some_and(|ttl| {
+            (ttl > 0 || stored.sequence < self.fresh_from) && deadline(stored, ttl) <= self.now_ms
+        })
+    }
+}
+
+/// A message's time to live, in milliseconds: the smaller of its own and the one the queue's settings gave it.
 fn ttl_of(
-    settings: &Settings,
+    message_ttl_ms: Option<u64>,
     earlier: &[(Sequence, Option<u64>)],
-    sequence: Sequence,
+    stored: &Stored,
 ) -> Option<u64> {
-    let then = earlier.iter().find(|(until, _)| sequence < *until);
-    then.map_or(settings.message_ttl_ms, |(_, ttl)| *ttl)
+    let then = earlier.iter().find(|(until, _)| stored.sequence < *until);
+    let queue = then.map_or(message_ttl_ms, |(_, ttl)| *ttl);
+    match (stored.message.expiration_ms(), queue) {
+        (Some(own), Some(queue)) => Some(own.min(queue)),
+        (own, queue) => own.or(queue),
+    }
+}
+
+/// When a message with this time to live expires, in milliseconds since 1970.
+fn deadline(stored: &Stored, ttl_ms: u64) -> u64 {
+    stored.message.accepted_at_ms().saturating_add(ttl_ms)
 }
 
 fn settled(stored: &Stored) -> Option<Settled> {

@@ -29,6 +29,8 @@ pub(crate) struct Ready {
     levels: Vec<(u8, Level)>,
     count: usize,
     body_bytes: u64,
+    /// Some octets may be an estimate.
+    estimated: bool,
     /// Numbers readings.
     tokens: u64,
 }
@@ -42,6 +44,7 @@ impl Ready {
             levels: Vec::new(),
             count: 0,
             body_bytes: 0,
+            estimated: false,
             tokens: 0,
         }
     }
@@ -124,6 +127,7 @@ impl Ready {
     pub(crate) fn push_paged(&mut self, run: PagedRun) {
         self.count += usize::try_from(run.count).unwrap_or(usize::MAX);
         self.body_bytes += run.body_bytes;
+        self.estimated |= run.estimated;
         let level = self.level(run.level);
         level.paged_count += run.count;
         level.breaks.insert(run.to.0);
@@ -136,13 +140,56 @@ impl Ready {
         }
     }
 
+    /// Whether [`Self::body_bytes`] may be an estimate.
+    pub(crate) const fn is_estimated(&self) -> bool {
+        self.estimated
+    }
+
+    /// The first `max` runs whose octets are an estimate.
+    pub(crate) fn estimated_runs(&mut self, max: usize) -> Vec<PagedRun> {
+        let estimated = self.paged_runs().filter(|run| run.estimated);
+        let runs: Vec<_> = estimated.take(max).copied().collect();
+        self.estimated = !runs.is_empty();
+        runs
+    }
+
+    /// The octets of a run of [`Self::estimated_runs`], if it is still there as it was.
+    pub(crate) fn measured(&mut self, run: &PagedRun, body_bytes: u64) {
+        let Some(index) = self.position(run.level) else {
+            return;
+        };
+        let paged = &mut self.levels[index].1.paged;
+        let at = paged.partition_point(|other| other.from < run.from);
+        let here = paged.get_mut(at);
+        let is_it = |here: &&mut PagedRun| (here.from, here.to) == (run.from, run.to);
+        if let Some(here) = here.filter(is_it).filter(|here| here.estimated) {
+            self.body_bytes = self.body_bytes - here.body_bytes + body_bytes;
+            (here.body_bytes, here.estimated) = (body_bytes, false);
+        }
+    }
+
     /// The next message; `None` too when it must be read in first.
     pub(crate) fn pop(&mut self) -> Option<Stored> {
-        let index = self
-            .levels
-            .iter()
-            .position(|(_, level)| !level.is_empty())?;
+        let index = self.next_level()?;
         self.pop_level(index)
+    }
+
+    /// The next message if `is_wanted` says so of it.
+    pub(crate) fn pop_next_if(
+        &mut self,
+        is_wanted: impl FnOnce(&Stored) -> bool,
+    ) -> Option<Stored> {
+        let index = self.next_level()?;
+        self.levels[index]
+            .1
+            .first()
+            .filter(|stored| is_wanted(stored))?;
+        self.pop_level(index)
+    }
+
+    /// The level that is next.
+    fn next_level(&self) -> Option<usize> {
+        self.levels.iter().position(|(_, level)| !level.is_empty())
     }
 
     fn pop_level(&mut self, index: usize) -> Option<Stored> {
@@ -190,10 +237,7 @@ impl Ready {
 
     /// What the level that is next should read, if its head is running low.
     pub(crate) fn want_next(&mut self, window: Window) -> Option<PageIn> {
-        let index = self
-            .levels
-            .iter()
-            .position(|(_, level)| !level.is_empty())?;
+        let index = self.next_level()?;
         let head = self.levels[index].1.head_bytes();
         if head < window.low_bytes || self.levels[index].1.head.is_empty() {
             self.want(index, window)
@@ -562,7 +606,7 @@ impl Ready {
     ) -> impl Iterator<Item = Stored> + use<> {
         dropped.extend(self.paged_runs());
         let levels = std::mem::take(&mut self.levels);
-        (self.count, self.body_bytes) = (0, 0);
+        (self.count, self.body_bytes, self.estimated) = (0, 0, false);
         levels.into_iter().flat_map(|(_, level)| {
             level
                 .aside
@@ -583,6 +627,7 @@ impl Ready {
         let bodies = self.iter().map(|s| s.message.body_len() as u64);
         let paged = self.paged_runs().map(|run| run.body_bytes);
         assert_eq!(bodies.chain(paged).sum::<u64>(), self.body_bytes);
+        assert!(self.estimated || self.paged_runs().all(|run| !run.estimated));
     }
 
     fn level(&mut self, priority: u8) -> &mut Level {

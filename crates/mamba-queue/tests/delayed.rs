@@ -74,6 +74,7 @@ fn restarted(model: &Model, first: Sequence, chunk: u64) -> WaitingRoom {
             count: inside.clone().count() as u64,
             // An estimate, as after a crash.
             body_bytes: inside.map(|(_, (.., body))| *body as u64 / 2).sum(),
+            estimated: false,
             redelivered: run.delivered,
             returns: run.returns,
         });
@@ -192,6 +193,7 @@ fn what_the_disk_lost_is_counted_once() {
         to: Sequence(11),
         count: 10,
         body_bytes: 100,
+        estimated: false,
         redelivered: false,
         returns: 0,
     });

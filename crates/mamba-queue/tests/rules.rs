@@ -1140,6 +1140,7 @@ mod paging {
             to: Sequence(9),
             count: 1,
             body_bytes: 1,
+            estimated: false,
             redelivered: true,
             returns: 3,
         });

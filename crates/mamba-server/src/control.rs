@@ -14,10 +14,12 @@
 
 mod arguments;
 mod backup;
+mod connections;
 mod definitions;
 mod parameters;
 mod policies;
 mod queues;
+mod status;
 mod tenants;
 mod topology;
 
@@ -429,13 +431,15 @@ type Perform = fn(&Broker, &str, &Map<String, Value>) -> Outcome;
 
 /// Who does a command of an operator.
 fn management(command: &str) -> Option<Perform> {
-    let parts: [(&[&str], Perform); 6] = [
+    let parts: [(&[&str], Perform); 8] = [
         (&tenants::COMMANDS, tenants::perform),
         (&policies::COMMANDS, policies::perform),
         (&topology::COMMANDS, topology::perform),
         (&queues::COMMANDS, queues::perform),
         (&parameters::COMMANDS, parameters::perform),
         (&definitions::COMMANDS, definitions::perform),
+        (&connections::COMMANDS, connections::perform),
+        (&status::COMMANDS, status::perform),
     ];
     parts
         .into_iter()

@@ -9,13 +9,15 @@ use std::{
 use mamba_broker::Broker;
 use tokio::{
     sync::Notify,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use crate::clock::Clock;
 
 /// Without any deadline, look again after this long; the doorbell rings when one comes up.
 const LONG: Duration = Duration::from_secs(3600);
+/// Deadlines that come one soon after another are looked at together, this late at most.
+const PACE: Duration = Duration::from_millis(6);
 /// How often log and memory are looked after, beside each new log file.
 const MAINTENANCE: Duration = Duration::from_secs(2);
 /// Threads that read messages back.
@@ -26,15 +28,19 @@ pub(crate) async fn keep_deadlines(broker: Arc<Broker>, clock: Clock) {
     let earlier = Arc::new(Notify::new());
     let doorbell = Arc::clone(&earlier);
     broker.on_earlier_deadline(Arc::new(move || doorbell.notify_one()));
+    let mut not_before = Instant::now();
     loop {
         let wait = broker.next_deadline().map_or(LONG, |deadline| {
             Duration::from_millis(deadline.saturating_sub(clock.now().unix_ms))
         });
+        let next = (Instant::now() + wait.min(LONG)).max(not_before);
         tokio::select! {
             () = earlier.notified() => {}
-            () = sleep(wait.min(LONG)) => {}
+            () = sleep_until(next) => {
+                broker.tick(clock.now().unix_ms);
+                not_before = next + PACE;
+            }
         }
-        broker.tick(clock.now().unix_ms);
     }
 }
 

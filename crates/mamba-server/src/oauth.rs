@@ -49,10 +49,11 @@ const RETRY_TIME: Duration = Duration::from_secs(5);
 /// The longest such pause.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// A file with keys that cannot be used.
+/// A file that tokens are verified with and that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot use the keys for tokens in {path}: {reason}")]
+#[error("cannot use {what} in {path}: {reason}")]
 pub struct KeyFileError {
+    what: &'static str,
     path: PathBuf,
     reason: String,
 }
@@ -63,6 +64,7 @@ pub struct KeyFileError {
 /// What is wrong with the file.
 pub fn read_keys(path: &Path, id: Option<&str>) -> Result<KeySet, KeyFileError> {
     let refuse = |reason: String| KeyFileError {
+        what: "the keys for tokens",
         path: path.to_owned(),
         reason,
     };
@@ -146,6 +148,25 @@ pub struct KeySource {
     pub authorities: Option<PathBuf>,
     /// How old keys may become.
     pub refresh: Duration,
+}
+
+impl KeySource {
+    /// Whether the authorities' file can be used.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), KeyFileError> {
+        let Some(path) = &self.authorities else {
+            return Ok(());
+        };
+        client_config(Some(path))
+            .map(drop)
+            .map_err(|error| KeyFileError {
+                what: "the certificates of authorities",
+                path: path.clone(),
+                reason: error.to_string(),
+            })
+    }
 }
 
 /// Why there are no new keys.

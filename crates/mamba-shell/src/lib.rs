@@ -8,11 +8,6 @@
     rustdoc::private_intra_doc_links,
     reason = "a map for readers of the code"
 )]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "it talks to a broker by the clock"
-)]
-
 mod client;
 mod consume;
 mod error;

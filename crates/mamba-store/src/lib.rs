@@ -30,8 +30,8 @@ pub use definitions::{
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{OpenError, StoreError};
 pub use log::{
-    Appended, Checkpoint, CommitHere, Damage, DurableWaker, EnqueuedRun, LiveRun, LoadRequest, Loaded,
-    LoadedMessage, Log, LogConfig, LogFile, LogHold, LogStats, LogStatus, LogThreads,
+    Appended, Checkpoint, CommitHere, Damage, DurableWaker, EnqueuedRun, LiveRun, LoadRequest,
+    Loaded, LoadedMessage, Log, LogConfig, LogFile, LogHold, LogStats, LogStatus, LogThreads,
     NewFileListener, Relocated, Relocation, RelocationBatch, RelocationCursor, Seen, SeenId,
     Settled, StatusListener, SyncMode,
 };

@@ -217,6 +217,12 @@ pub type StatusListener = Arc<dyn Fn(&LogStatus) + Send + Sync>;
 /// Told whenever the log begins a new file.
 pub type NewFileListener = Arc<dyn Fn() + Send + Sync>;
 
+/// Bounds of the classes of [`LogStats::sync_times`], in microseconds.
+pub const SYNC_BOUNDS_MICROS: [u64; 13] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000,
+];
+
 /// Counters since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
@@ -232,6 +238,9 @@ pub struct LogStats {
     pub groups: u64,
     /// Groups by entries: index `i` counts those with `2^i ..` entries; the last one all above.
     pub group_entries: [u64; 16],
+    /// Syncs by what they took: index `i` counts those of at most `SYNC_BOUNDS_MICROS[i]` that the one before does not count; the
+    /// last one all above.
+    pub sync_times: [u64; SYNC_BOUNDS_MICROS.len() + 1],
     /// Log files on disk, spares not counted.
     pub files: u64,
     /// Octets in them.
@@ -772,6 +781,12 @@ impl Log {
         LogPosition(self.shared.written.load(Ordering::Acquire))
     }
 
+    /// Everything appended so far lies before this position: who waits for it finds all of that written.
+    #[must_use]
+    pub fn staged(&self) -> LogPosition {
+        LogPosition(self.shared.staged.load(Ordering::Acquire))
+    }
+
     /// Everything appended before this position is durable, in the sense of the [`SyncMode`].
     #[must_use]
     pub fn durable(&self) -> LogPosition {
@@ -829,9 +844,7 @@ impl Log {
         if self.failed() {
             return 0;
         }
-        let written = self.shared.written.load(Ordering::Acquire);
-        let staged = self.shared.staged.load(Ordering::Acquire);
-        staged.saturating_sub(written)
+        self.staged().0.saturating_sub(self.written().0)
     }
 
     /// Counters for metrics.
@@ -855,6 +868,7 @@ impl Log {
             entries: load(&counters.entries),
             groups: load(&counters.groups),
             group_entries: std::array::from_fn(|class| load(&counters.group_entries[class])),
+            sync_times: std::array::from_fn(|class| load(&counters.sync_times[class])),
             files,
             log_bytes,
             live_bytes,

@@ -38,8 +38,11 @@ pub struct RecoveredRun {
     pub to: Sequence,
     /// Messages; at least 1.
     pub count: u64,
-    /// Octets of their bodies; an estimate where the run covers only a part of what was enqueued together.
+    /// Octets of their bodies.
     pub body_bytes: u64,
+    /// The octets are an estimate, because the run covers only a part of what was enqueued together;
+    /// [`crate::Log::body_octets`] counts them.
+    pub estimated: bool,
     /// They may have been delivered before.
     pub redelivered: bool,
     /// How often they came back, as last told by `append_delivery_count`, their run or their state.

@@ -8,6 +8,7 @@ use mamba_types::{ChannelId, DeliveryTag, Message, Sequence};
 
 use super::{publish::Route, timeout::Due};
 use crate::{
+    exchange_stats::Unconfirmed,
     outbox::{ChannelLimit, ConsumerSlot},
     registry::{ChannelView, MessageStats},
 };
@@ -92,6 +93,8 @@ pub(crate) struct Channel {
     pub(crate) reply: Option<ReplyConsumer>,
     pub(crate) has_published: bool,
     pub(crate) stats: MessageStats,
+    /// In confirm mode.
+    pub(crate) unconfirmed: Unconfirmed,
 }
 
 impl Channel {
@@ -107,6 +110,7 @@ impl Channel {
             reply: None,
             has_published: false,
             stats: MessageStats::default(),
+            unconfirmed: Unconfirmed::default(),
         }
     }
 

@@ -50,8 +50,6 @@ pub(crate) struct Consumer {
     pub(crate) id: Option<ConsumerId>,
     no_ack: bool,
     quorum: bool,
-    /// Its queue says how often a message came back.
-    counts_returns: bool,
     /// How long a delivery may stay unsettled, in milliseconds.
     pub(crate) timeout_ms: Option<u64>,
 }
@@ -335,7 +333,6 @@ impl Core {
             id: None,
             no_ack: consume.no_ack,
             quorum: kind == QueueKind::Quorum,
-            counts_returns: queue.settings().counts_returns(),
             timeout_ms,
         });
         let told = Arc::clone(&about);
@@ -630,7 +627,7 @@ impl Core {
         }
         let message = outgoing(
             &fetched.stored,
-            queue.settings().counts_returns(),
+            queue.counts_returns(),
             &self.broker.config.limits,
         );
         let remaining = u32::try_from(fetched.remaining).unwrap_or(u32::MAX);
@@ -715,7 +712,10 @@ impl Core {
                     stats.redeliver += u64::from(stored.redelivered);
                     counts.message_bytes_delivered += stored.message.body_len() as u64;
                     let (id, ctag) = (consumer.channel, consumer.tag.as_bytes());
-                    if consumer.counts_returns && stored.returns > 0 {
+                    let counts_returns = |queue: &Arc<QueueCell>| queue.counts_returns();
+                    if stored.returns > 0
+                        && self.queues.get(consumer.queue).is_some_and(counts_returns)
+                    {
                         let message = outgoing(&stored, true, &self.broker.config.limits);
                         write_deliver(
                             out,

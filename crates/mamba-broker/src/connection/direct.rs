@@ -225,7 +225,7 @@ impl Direct {
         }
         let limits = &self.core.broker.config.limits;
         Ok(Some(Got {
-            message: outgoing(&fetched.stored, queue.settings().counts_returns(), limits),
+            message: outgoing(&fetched.stored, queue.counts_returns(), limits),
             redelivered: fetched.stored.redelivered,
             remaining: fetched.remaining,
         }))

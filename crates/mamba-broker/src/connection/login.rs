@@ -83,6 +83,8 @@ impl Connection {
             session, out, core, ..
         } = self;
         let (bell, rung) = bell.unzip();
+        // What came before was allowed by the old one.
+        core.flush();
         match core.renew(&secret, now, bell, out) {
             Ok(Renewal::Done) => session.secret_updated(out),
             Ok(Renewal::Later) => {

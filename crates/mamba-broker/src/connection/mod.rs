@@ -59,7 +59,7 @@ use crate::{
     outbox::{Notice, Outbox},
     pacing::Pacing,
     queue_cell::QueueCell,
-    registry::{Client, ConnectionDetail, Presence, Traffic},
+    registry::{Client, ConnectionDetail, Presence},
     transport::TlsFacts,
     vhost::{Vhost, VhostSeat},
 };
@@ -147,7 +147,6 @@ pub(crate) struct Core {
     pub(crate) frame_max: u32,
     presence: Arc<Presence>,
     client: Arc<Client>,
-    traffic: Traffic,
 }
 
 /// The way a connection came.
@@ -294,8 +293,7 @@ impl Connection {
             }
         }
         self.core.counts.bytes_received += done as u64;
-        self.core.traffic.received_bytes += done as u64;
-        self.core.traffic.received_packets += 1;
+        self.core.presence.received(done);
         self.core.flush();
         if !self.core.confirming.is_empty() {
             self.core.broker.store.0.log().waits(self.core.id);
@@ -514,7 +512,6 @@ impl Connection {
             channel_max: self.session.channel_max(),
             frame_max: self.session.frame_max(),
             heartbeat_secs: self.session.heartbeat_secs(),
-            traffic: self.core.traffic,
             output_bytes: self.out.len(),
             channels: channels.map(|(id, channel)| channel.view(*id)).collect(),
         }
@@ -551,6 +548,7 @@ impl Connection {
             let Some(Channel {
                 mode: Mode::Confirm(confirms),
                 stats,
+                unconfirmed,
                 ..
             }) = channels.get_mut(id)
             else {
@@ -571,8 +569,10 @@ impl Connection {
                     }
                 },
             );
-            stats.confirm += before - confirms.pending();
-            confirmed += before - confirms.pending();
+            let settled = before - confirms.pending();
+            stats.confirm += settled;
+            unconfirmed.confirmed(settled);
+            confirmed += settled;
             if let Some(position) = confirms.waiting_for() {
                 latest = latest.max(position);
             }
@@ -634,8 +634,7 @@ impl Connection {
     /// The socket took octets.
     pub fn wrote(&mut self, octets: usize, now: Now) {
         self.core.counts.bytes_sent += octets as u64;
-        self.core.traffic.sent_bytes += octets as u64;
-        self.core.traffic.sent_packets += 1;
+        self.core.presence.sent(octets);
         self.session.wrote(now.instant);
     }
 
@@ -751,7 +750,6 @@ impl Core {
             frame_max: 0,
             presence,
             client: Arc::default(),
-            traffic: Traffic::default(),
         }
     }
 
@@ -796,7 +794,7 @@ impl Core {
             return Err(not_allowed(no_access));
         }
         // Whoever deletes the user or the virtual host from here on finds this connection; whoever did before is seen.
-        self.broker.register_login(self.id, &user.name, &found.name);
+        self.broker.register_login(self.id, &user.name, &found);
         if found.is_deleted() {
             return Err(not_found());
         }

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     broker::{Broker, DRAWN_LEN},
     deduplication::{ExchangeIds, Kept, Passage},
+    exchange_stats::ExchangeTally,
     lazy_properties::LazyProperties,
     queue_cell::{Arrival, QueueCell, QueueRef},
     vhost::Vhost,
@@ -39,6 +40,8 @@ const BATCH_MESSAGES_MAX: usize = 2048;
 const OWN_CHUNK_FROM: usize = 16_384;
 /// Routes a connection remembers; at the limit it starts over.
 const CACHED_ROUTES_MAX: usize = 4096;
+/// Exchanges a connection remembers that it counts for; at the limit it starts over.
+const COUNTED_EXCHANGES_MAX: usize = 1024;
 /// Longest time a per-message TTL may ask for, in milliseconds: ten years.
 const EXPIRATION_MAX_MS: u64 = 315_360_000_000;
 /// Where replies go: the bare name in a request, with a token after a dot once rewritten.
@@ -63,6 +66,8 @@ pub(crate) struct Route {
     delayed: Option<Box<Delayed>>,
     /// The token of a direct reply-to consumer; there are no queues then.
     reply_token: Option<Box<str>>,
+    /// Where publishes to its exchange are counted; `None` for replies.
+    pub(crate) exchange: Option<Arc<ExchangeTally>>,
 }
 
 /// The two parts of a route through a delayed exchange.
@@ -81,12 +86,15 @@ impl Route {
         waiting: usize,
         stamps: Vec<Stamp>,
         ids: Option<Arc<ExchangeIds>>,
+        exchange: Arc<ExchangeTally>,
     ) -> Self {
+        let exchange = Some(exchange);
         let delayed = (waiting > 0).then(|| {
             let (at_once, late) = queues.split_at(queues.len() - waiting);
             let at_once = (!at_once.is_empty()).then(|| {
                 Arc::new(Self {
                     ids: ids.clone(),
+                    exchange: exchange.clone(),
                     ..Self::to(at_once.to_vec(), Vec::new())
                 })
             });
@@ -95,6 +103,7 @@ impl Route {
                 // Who waits does so in the log.
                 stores_persistent: true,
                 stores_all: true,
+                exchange: exchange.clone(),
                 ..Self::to(late.to_vec(), Vec::new())
             });
             Box::new(Delayed { at_once, late })
@@ -102,6 +111,7 @@ impl Route {
         Self {
             delayed,
             ids,
+            exchange,
             ..Self::to(queues, stamps)
         }
     }
@@ -116,6 +126,7 @@ impl Route {
             waits: false,
             delayed: None,
             reply_token: None,
+            exchange: None,
         }
     }
 
@@ -146,6 +157,20 @@ impl Route {
     /// Whether it leads to a direct reply-to consumer.
     pub(crate) const fn is_reply(&self) -> bool {
         self.reply_token.is_some()
+    }
+
+    /// Its exchange gave a message back that nothing is bound for.
+    pub(crate) fn count_returned(&self) {
+        if let Some(exchange) = &self.exchange {
+            exchange.returned();
+        }
+    }
+
+    /// Its exchange dropped a message that nothing is bound for.
+    pub(crate) fn count_dropped(&self) {
+        if let Some(exchange) = &self.exchange {
+            exchange.dropped();
+        }
     }
 
     fn is_current(&self) -> bool {
@@ -196,6 +221,8 @@ pub(crate) struct Batch {
 pub(crate) struct Publisher {
     pub(crate) batch: Batch,
     routes: HashMap<Box<[u8]>, Arc<Route>, foldhash::fast::FixedState>,
+    /// Where it counts what it publishes to an exchange.
+    exchanges: HashMap<Box<str>, Arc<ExchangeTally>, foldhash::fast::FixedState>,
     last: Option<(Vec<u8>, Arc<Route>)>,
     /// The generation of rights that the routes were allowed under.
     rights: u64,
@@ -335,6 +362,9 @@ impl Core {
         channel.stats.publish += 1;
         self.counts.received(content.body().len());
         self.counts.messages_routed += route.queues.len() as u64;
+        if let Some(exchange) = &route.exchange {
+            exchange.published(route.queues.len());
+        }
         let confirm = match &mut channel.mode {
             Mode::Plain => false,
             Mode::Confirm(_) => true,
@@ -387,7 +417,7 @@ impl Core {
                 if let Some(waits) = route.repeats(header, now.unix_ms) {
                     self.counts.messages_deduplicated += 1;
                     if confirm {
-                        self.note_confirm(id, Some(waits));
+                        self.note_confirm(id, Some(waits), route.exchange.as_ref());
                     }
                     return Ok(());
                 }
@@ -398,6 +428,7 @@ impl Core {
             if mandatory {
                 self.counts.messages_unroutable_returned += 1;
                 channel.stats.return_unroutable += 1;
+                route.count_returned();
                 let parts = Parts {
                     exchange,
                     routing_key,
@@ -415,6 +446,7 @@ impl Core {
             } else {
                 self.counts.messages_unroutable_dropped += 1;
                 channel.stats.drop_unroutable += 1;
+                route.count_dropped();
             }
             self.publisher.batch.unroutable(confirm, id, &route);
             return Ok(());
@@ -598,6 +630,7 @@ impl Core {
         self.published_stored |= position != LogPosition::NONE;
         batch.arrivals = arrivals;
         let items = std::mem::take(&mut batch.items);
+        let routes = std::mem::take(&mut batch.routes);
         for (item, index) in items.iter().zip(0u32..) {
             if !item.confirm {
                 continue;
@@ -610,20 +643,28 @@ impl Core {
             };
             // One queue's refusal outweighs the others' consent.
             let taken = rejected.binary_search(&index).is_err();
-            self.note_confirm(item.channel, taken.then_some(waits));
+            let exchange = routes[item.route as usize].exchange.as_ref();
+            self.note_confirm(item.channel, taken.then_some(waits), exchange);
         }
         let batch = &mut self.publisher.batch;
         batch.items = items;
         batch.items.clear();
+        batch.routes = routes;
         batch.routes.clear();
         batch.known.clear();
         batch.own.clear();
     }
 
     /// Notes that a publish is to be confirmed when the log has come to that position, or `None`: that it was refused.
-    fn note_confirm(&mut self, id: ChannelId, taken: Option<LogPosition>) {
+    fn note_confirm(
+        &mut self,
+        id: ChannelId,
+        taken: Option<LogPosition>,
+        exchange: Option<&Arc<ExchangeTally>>,
+    ) {
         let Some(Channel {
             mode: Mode::Confirm(confirms),
+            unconfirmed,
             ..
         }) = self.channels.get_mut(&id)
         else {
@@ -632,6 +673,7 @@ impl Core {
         if confirms.pending() == 0 {
             self.confirming.push(id);
         }
+        unconfirmed.published(exchange);
         match taken {
             Some(position) => confirms.published(position),
             None => confirms.rejected(),
@@ -1030,11 +1072,18 @@ impl Publisher {
             .deduplicates
             .then(|| vhost.ids_of(name))
             .flatten();
+        let exchange = tally(&mut self.exchanges, name, vhost);
         drop(table);
         let queues = self.scratch.queues.drain(..).map(|queue| queue.0).collect();
         let cacheable = self.scratch.cacheable && checked.extra_keys.is_empty();
         let stamps = std::mem::take(&mut self.scratch.stamps);
-        let route = Arc::new(Route::through(queues, self.scratch.waiting, stamps, ids));
+        let route = Arc::new(Route::through(
+            queues,
+            self.scratch.waiting,
+            stamps,
+            ids,
+            exchange,
+        ));
         if cacheable {
             if self.routes.len() >= CACHED_ROUTES_MAX {
                 self.routes.clear();
@@ -1045,6 +1094,25 @@ impl Publisher {
         }
         Ok(route)
     }
+}
+
+/// The connection's tally of an exchange. Call it under the table's lock.
+fn tally(
+    known: &mut HashMap<Box<str>, Arc<ExchangeTally>, foldhash::fast::FixedState>,
+    exchange: &str,
+    vhost: &Vhost,
+) -> Arc<ExchangeTally> {
+    if let Some(tally) = known.get(exchange)
+        && tally.is_current()
+    {
+        return Arc::clone(tally);
+    }
+    if known.len() >= COUNTED_EXCHANGES_MAX {
+        known.clear();
+    }
+    let tally = Arc::new(vhost.exchange_stats(exchange).open());
+    known.insert(exchange.into(), Arc::clone(&tally));
+    tally
 }
 
 /// A reply's routing key, if its token has the form that [`Broker::draw_name`] gives it.

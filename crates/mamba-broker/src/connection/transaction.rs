@@ -118,6 +118,7 @@ impl Core {
             } else if route.queues.is_empty() && !route.is_reply() {
                 if *mandatory {
                     self.counts.messages_unroutable_returned += 1;
+                    route.count_returned();
                     write_return(
                         out,
                         id,
@@ -128,6 +129,7 @@ impl Core {
                     );
                 } else {
                     self.counts.messages_unroutable_dropped += 1;
+                    route.count_dropped();
                 }
             }
             match self.enqueue_committed(uncommitted) {

@@ -91,18 +91,15 @@ impl QueueCell {
             self.take_in_once(&mut state, arrivals, ids, along, all_fit, outcome);
         } else if all_fit {
             let arrivals = arrivals.drain(..);
-            self.take_in(&mut state, arrivals, &[], &mut enqueued, &mut after);
+            let outcome = (&mut enqueued, &mut after);
+            self.take_in(&mut state, arrivals, &[], outcome);
         } else {
             // Whether there is room for a message depends on where the one before it went.
             for arrival in arrivals.drain(..) {
                 if state.queue.admits(1, body_len(&arrival)) {
-                    self.take_in(
-                        &mut state,
-                        std::iter::once(arrival),
-                        &[],
-                        &mut enqueued,
-                        &mut after,
-                    );
+                    let arrivals = std::iter::once(arrival);
+                    let outcome = (&mut enqueued, &mut after);
+                    self.take_in(&mut state, arrivals, &[], outcome);
                 } else {
                     enqueued.rejected.push(arrival.item);
                     Self::refuse(&state, arrival, &mut after.dead);
@@ -110,6 +107,7 @@ impl QueueCell {
             }
         }
         self.balance(&mut state);
+        self.note_use(&mut state);
         enqueued.long = state.queue.consumer_count() > 0
             && (state.queue.ready_count() > pacing::LONG_MESSAGES
                 || state.queue.ready_bytes() > pacing::LONG_BYTES);
@@ -129,11 +127,12 @@ impl QueueCell {
         state: &mut State,
         arrivals: impl ExactSizeIterator<Item = Arrival>,
         seen: &[Seen],
-        enqueued: &mut Enqueued,
-        after: &mut Aftermath,
+        (enqueued, after): (&mut Enqueued, &mut Aftermath),
     ) {
-        self.stats.published(arrivals.len() as u64);
+        let count = arrivals.len() as u64;
+        self.stats.published(count);
         let queue = &mut state.queue;
+        let was_empty = queue.ready_count() + queue.unacked_count() == 0;
         let watched = queue.consumer_count() > 0;
         // Behind what lies on the disk nobody gets them before they have been read back or moved up, but for filters.
         let mut paged = [false; 256];
@@ -159,6 +158,10 @@ impl QueueCell {
             next = next.next();
             arrival.incoming
         }));
+        if self.declaration.durable && !self.is_quorum() {
+            let stored: u64 = runs.list.iter().map(|run| u64::from(run.count)).sum();
+            state.usage.came(stored > 0, stored < count, was_empty);
+        }
         if !runs.list.is_empty() {
             let position = if seen.is_empty() {
                 self.log.append_enqueued(self.id, &runs.list)

@@ -8,7 +8,7 @@ use mamba_store::{Damage, LoadRequest, LoadedMessage, Settled};
 use mamba_types::{LogPosition, QueueId, Sequence, message};
 
 use super::{Aftermath, QueueCell, State, journal::Runs};
-use crate::paging::PagedIn;
+use crate::paging::Progress;
 
 /// Change of octets in memory that the node's budget is told.
 const ACCOUNT_STEP: usize = 16 << 10;
@@ -18,6 +18,9 @@ const SPILL_BYTES_MAX: usize = 4 << 20;
 const SPILL_BACKLOG_MAX: u64 = 16 << 20;
 /// Messages read back at once.
 pub(super) const READ_MESSAGES_MAX: usize = 16_384;
+
+/// Runs measured at once.
+const MEASURE_RUNS_MAX: usize = 4096;
 
 /// A message read back, without what only its queue knows of it.
 pub(super) fn stored(loaded: LoadedMessage) -> Stored {
@@ -95,9 +98,43 @@ impl QueueCell {
     }
 
     /// Looks again at what waited for the log, or for a filter.
-    pub(crate) fn resume(self: &Arc<Self>) {
+    pub(crate) fn resume(self: &Arc<Self>) -> Progress {
         self.state.lock().looking = false;
         self.change(|_, _| ());
+        Progress::Done
+    }
+
+    /// Counts octets that are an estimate since a restart, some runs at a time; then the length limit holds.
+    pub(crate) fn measure(self: &Arc<Self>) -> Progress {
+        let runs = {
+            let mut state = self.state.lock();
+            let mut runs = state.queue.estimated_runs(MEASURE_RUNS_MAX);
+            let level = runs.first().map(|run| run.level);
+            runs.retain(|run| Some(run.level) == level);
+            state.measuring = !runs.is_empty();
+            runs
+        };
+        let Some(first) = runs.first() else {
+            self.change(|_, _| ());
+            return Progress::Done;
+        };
+        let ranges: Vec<_> = runs.iter().map(|run| (run.from, run.to)).collect();
+        let Some(octets) = self.log.body_octets(self.id, first.level, &ranges) else {
+            return self.too_early();
+        };
+        let mut state = self.state.lock();
+        for (run, octets) in runs.iter().zip(octets) {
+            state.queue.measured(run, octets);
+        }
+        Progress::More
+    }
+
+    /// What is to be read has not been written. A log that has failed is not written any more: then it stays as it is.
+    pub(super) fn too_early(&self) -> Progress {
+        match self.log.failed() {
+            true => Progress::Done,
+            false => Progress::TooEarly,
+        }
     }
 
     /// Drops from memory what can be had back from the disk; for queues nobody uses at the moment.
@@ -109,7 +146,7 @@ impl QueueCell {
     }
 
     /// Reads a part of the queue back that lies on the disk only.
-    pub(crate) fn page_in(self: &Arc<Self>, wanted: &PageIn) -> PagedIn {
+    pub(crate) fn page_in(self: &Arc<Self>, wanted: &PageIn) -> Progress {
         let relocations = self.relocations.load(Ordering::Acquire);
         let window = self.paging.read_bytes();
         let loaded = self.log.load(&LoadRequest {
@@ -121,18 +158,20 @@ impl QueueCell {
             messages_max: READ_MESSAGES_MAX,
         });
         self.report_damage(self.id, &loaded.damaged);
+        if loaded.next <= wanted.from {
+            return self.too_early();
+        }
         let count = loaded.messages.len() as u64;
         self.paging.read.fetch_add(count, Ordering::Relaxed);
-        let too_early = loaded.next <= wanted.from;
         self.announce(loaded.messages.last().map(|last| last.sequence));
         let mut after = Aftermath::default();
         let mut state = self.state.lock();
         if state.deleted {
-            return PagedIn::Done;
+            return Progress::Done;
         }
         let queue = &mut state.queue;
-        if too_early || self.relocations.load(Ordering::Acquire) != relocations {
-            // Not written yet, or copied meanwhile: read again, from their new places.
+        if self.relocations.load(Ordering::Acquire) != relocations {
+            // Copied meanwhile: read again, from their new places.
             queue.load_failed(wanted.level, wanted.token);
         } else {
             queue.set_window(Window {
@@ -148,11 +187,7 @@ impl QueueCell {
         self.follow(&mut state, &mut after);
         drop(state);
         self.finish(after);
-        if too_early {
-            PagedIn::TooEarly
-        } else {
-            PagedIn::Done
-        }
+        Progress::Done
     }
 
     /// Has the log know of messages that will be within reach of consumers in a moment, and waits for it: so that they need not.

@@ -15,6 +15,7 @@ mod relocation;
 mod scan;
 mod settings;
 mod stats;
+mod usage;
 mod view;
 mod waiting;
 
@@ -22,7 +23,7 @@ use std::{
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -37,12 +38,14 @@ use parking_lot::{Mutex, RwLock};
 
 use in_flight::InFlight;
 use settings::Effective;
+use usage::Usage;
 use waiting::Room;
 
 use crate::{
     arguments,
     commit::{Commit, CommitState},
     dead_letters::{self, Buried},
+    deaths::{DEATH_REASONS, Deaths, Strategy},
     deduplication::{DeduplicationCounts, Memory, Rules},
     outbox::{ConsumerPort, Notice, Outbox, Starving},
     pacing::{self, Waiter},
@@ -95,10 +98,16 @@ pub struct QueueCell {
     dead_letter_target: RwLock<Option<Arc<DeadLetterTarget>>>,
     /// How long it may be unused, in milliseconds; 0: for ever.
     expires_ms: AtomicU64,
+    /// Its messages say how often they came back.
+    counts_returns: AtomicBool,
     /// When the queue expires unless it is used, in milliseconds since 1970; 0 before its first lease.
     lease_until: AtomicU64,
     log: Log,
     paging: Arc<Paging>,
+    /// How messages died on the node.
+    deaths: Arc<Deaths>,
+    /// The virtual host's time, in milliseconds since 1970.
+    clock: Arc<AtomicU64>,
     /// What was handed to consumers without acknowledgement and has not been sent: it lives until then.
     in_flight: Mutex<InFlight>,
     /// Counts relocations of its messages: what was read before one does not know the new places.
@@ -136,6 +145,9 @@ struct State {
     waiters: Vec<Arc<Waiter>>,
     /// A pager will let filters go on looking.
     looking: bool,
+    /// A pager counts what the length limit has to know.
+    measuring: bool,
+    usage: Usage,
 }
 
 /// What a step leaves to do without the queue's lock.
@@ -174,6 +186,7 @@ const fn paged_run(run: &RecoveredRun) -> PagedRun {
         to: run.to,
         count: run.count,
         body_bytes: run.body_bytes,
+        estimated: run.estimated,
         redelivered: run.redelivered,
         returns: run.delivery_count,
     }
@@ -285,7 +298,10 @@ impl QueueCell {
                 timer_at: None,
                 waiters: Vec::new(),
                 looking: false,
+                measuring: false,
+                usage: Usage::new(home.unix_ms()),
             }),
+            counts_returns: AtomicBool::new(settings.counts_returns()),
             definition: Mutex::default(),
             deduplication,
             dead_letter_target: RwLock::new(dead_letter_target),
@@ -295,6 +311,8 @@ impl QueueCell {
             generation: Arc::new(AtomicU64::new(0)),
             log,
             paging: Arc::clone(&home.paging),
+            deaths: Arc::clone(&home.deaths),
+            clock: home.clock(),
             in_flight: Mutex::default(),
             relocations: AtomicU64::new(0),
             stats: stats::QueueStats::default(),
@@ -308,6 +326,11 @@ impl QueueCell {
             QueueKind::Quorum => true,
             QueueKind::Classic => persistent && self.declaration.durable,
         }
+    }
+
+    /// Who reads back what it has on the disk only.
+    pub(crate) const fn paging(&self) -> &Arc<Paging> {
+        &self.paging
     }
 
     /// The log its stored messages go to.
@@ -344,15 +367,23 @@ impl QueueCell {
         self: &Arc<Self>,
         step: impl FnOnce(&mut Queue<ConsumerPort>, &mut Effects) -> R,
     ) -> Option<(R, LogPosition)> {
+        self.change_state(|State { queue, effects, .. }| step(queue, effects))
+    }
+
+    /// The same for a step that needs what is around the state machine as well.
+    fn change_state<R>(
+        self: &Arc<Self>,
+        step: impl FnOnce(&mut State) -> R,
+    ) -> Option<(R, LogPosition)> {
         let mut state = self.state.lock();
         if state.deleted {
             return None;
         }
         let mut after = Aftermath::default();
-        let State { queue, effects, .. } = &mut *state;
-        let result = step(queue, effects);
+        let result = step(&mut state);
         let position = self.follow(&mut state, &mut after);
         self.balance(&mut state);
+        self.note_use(&mut state);
         drop(state);
         // What died is settled once it is where dead letters go.
         let buried = self.finish(after);
@@ -367,6 +398,24 @@ impl QueueCell {
         self.arm(state);
         Self::release_waiters(state);
         position
+    }
+
+    /// Ends a step: the queue was used, and its consumers keep up or not.
+    fn note_use(&self, state: &mut State) {
+        let now_ms = self.clock.load(Ordering::Relaxed);
+        state.usage.step(now_ms, state.queue.is_saturated());
+    }
+
+    /// Counts what a step dropped for want of a dead-letter exchange.
+    fn count_discarded(&self, effects: &mut Effects) {
+        if effects.discarded == [0; 4] {
+            return;
+        }
+        let kind = self.declaration.settings.kind;
+        for (reason, count) in DEATH_REASONS.into_iter().zip(effects.discarded) {
+            self.deaths.add(reason, kind, Strategy::Disabled, count);
+        }
+        effects.discarded = [0; 4];
     }
 
     /// What a step leaves to do without the lock. Returns the log position that makes it durable.
@@ -437,36 +486,8 @@ impl QueueCell {
         let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
         // Between reading back and looking again somebody else may be faster, but not for ever.
         for _ in 0..FETCH_TRIES {
-            let mut after = Aftermath::default();
-            let mut state = self.state.lock();
-            if state.deleted {
-                return None;
-            }
-            let State { queue, effects, .. } = &mut *state;
-            queue.expire(now_ms, effects);
-            let within_reach = queue.deliverable_to();
-            let fetched = queue.fetch(no_ack, effects);
-            let mut position = LogPosition::NONE;
-            if let Fetch::Message(Fetched { stored, .. }) = &fetched
-                && stored.at != LogPosition::NONE
-            {
-                if stored.sequence > state.noted && self.stores(stored.message.persistent()) {
-                    // Exact at first; who gets many need not wait each time.
-                    let ahead = state.gets_noted / GETS_EXACT;
-                    state.gets_noted += 1;
-                    let up_to = Sequence(stored.sequence.0.saturating_add(ahead));
-                    let up_to = within_reach.map_or(stored.sequence, |within_reach| {
-                        up_to.min(within_reach).max(stored.sequence)
-                    });
-                    state.noted = up_to;
-                    state.noted_at = self.log.append_delivered(self.id, up_to);
-                }
-                position = state.noted_at;
-            }
-            self.follow(&mut state, &mut after);
-            self.balance(&mut state);
-            drop(state);
-            self.finish(after);
+            let ((fetched, position), _) =
+                self.change_state(|state| self.fetch_in_memory(state, no_ack, now_ms))?;
             match fetched {
                 Fetch::Message(fetched) => {
                     self.stats.got(no_ack, fetched.stored.redelivered);
@@ -480,6 +501,37 @@ impl QueueCell {
             }
         }
         None
+    }
+
+    /// The same as far as the next message is in memory.
+    fn fetch_in_memory(
+        &self,
+        state: &mut State,
+        no_ack: bool,
+        now_ms: u64,
+    ) -> (Fetch, LogPosition) {
+        let State { queue, effects, .. } = state;
+        queue.expire(now_ms, effects);
+        let within_reach = queue.deliverable_to();
+        let fetched = queue.fetch(no_ack, effects);
+        let mut position = LogPosition::NONE;
+        if let Fetch::Message(Fetched { stored, .. }) = &fetched
+            && stored.at != LogPosition::NONE
+        {
+            if stored.sequence > state.noted && self.stores(stored.message.persistent()) {
+                // Exact at first; who gets many need not wait each time.
+                let ahead = state.gets_noted / GETS_EXACT;
+                state.gets_noted += 1;
+                let up_to = Sequence(stored.sequence.0.saturating_add(ahead));
+                let up_to = within_reach.map_or(stored.sequence, |within_reach| {
+                    up_to.min(within_reach).max(stored.sequence)
+                });
+                state.noted = up_to;
+                state.noted_at = self.log.append_delivered(self.id, up_to);
+            }
+            position = state.noted_at;
+        }
+        (fetched, position)
     }
 
     fn carry_out(self: &Arc<Self>, state: &mut State, after: &mut Aftermath) -> LogPosition {
@@ -501,6 +553,7 @@ impl QueueCell {
                 queue.expire(now_ms, effects);
                 queue.trim(effects);
             }
+            self.count_discarded(effects);
             if effects.is_empty() {
                 return position;
             }
@@ -510,6 +563,7 @@ impl QueueCell {
                 effects,
                 burying,
                 looking,
+                measuring,
                 ..
             } = state;
             burying.extend(effects.dead.iter().map(|(stored, _)| stored.clone()));
@@ -524,6 +578,9 @@ impl QueueCell {
             }
             if effects.unfinished && !std::mem::replace(looking, true) {
                 self.paging.request(self, Job::Resume);
+            }
+            if effects.unmeasured && !std::mem::replace(measuring, true) {
+                self.paging.request(self, Job::Measure);
             }
             let mut again = false;
             for consumer in effects.starved.drain(..) {

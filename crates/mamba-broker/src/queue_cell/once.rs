@@ -54,13 +54,15 @@ impl QueueCell {
             }
             admitted.push(arrival);
             if !all_fit {
-                self.take_in(state, admitted.drain(..), &seen, enqueued, after);
+                let outcome = (&mut *enqueued, &mut *after);
+                self.take_in(state, admitted.drain(..), &seen, outcome);
                 self.noted(state, &seen, enqueued);
                 seen.clear();
             }
         }
         if !admitted.is_empty() {
-            self.take_in(state, admitted.drain(..), &seen, enqueued, after);
+            let outcome = (&mut *enqueued, &mut *after);
+            self.take_in(state, admitted.drain(..), &seen, outcome);
             self.noted(state, &seen, enqueued);
         }
     }

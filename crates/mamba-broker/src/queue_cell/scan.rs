@@ -6,15 +6,15 @@ use mamba_queue::Scan;
 use mamba_store::LoadRequest;
 
 use super::{
-    Aftermath, QueueCell,
+    QueueCell, State,
     memory::{READ_MESSAGES_MAX, stored},
 };
-use crate::paging::PagedIn;
+use crate::paging::Progress;
 
 impl QueueCell {
     /// Reads a part of the queue, looks at it without the queue's lock, and hands out what matches and is still there. What does not
     /// match is not kept.
-    pub(crate) fn scan(self: &Arc<Self>, scan: &Scan) -> PagedIn {
+    pub(crate) fn scan(self: &Arc<Self>, scan: &Scan) -> Progress {
         let relocations = self.relocations.load(Ordering::Acquire);
         // What is damaged is reported by whoever reads the queue's front.
         let loaded = self.log.load(&LoadRequest {
@@ -25,37 +25,28 @@ impl QueueCell {
             octets_max: scan.octets.min(self.paging.read_bytes()),
             messages_max: READ_MESSAGES_MAX,
         });
+        if loaded.next <= scan.from {
+            return self.too_early();
+        }
         let count = loaded.messages.len() as u64;
         self.paging.scanned.fetch_add(count, Ordering::Relaxed);
-        let too_early = loaded.next <= scan.from;
         let scanned = scan.look_at(loaded.messages.into_iter().map(stored), loaded.next);
         let last = scanned.last_match();
         self.announce(last);
-        let mut after = Aftermath::default();
-        let mut state = self.state.lock();
-        if state.deleted {
-            return PagedIn::Done;
-        }
-        let known = !self.stores(true) || last.is_none_or(|last| last <= state.noted);
-        let moved = self.relocations.load(Ordering::Acquire) != relocations;
-        if too_early || moved || !known || self.is_held(&mut state) {
-            // Not written yet, copied meanwhile, or the log does not know yet that they may be delivered: once more, later.
-            state.queue.load_failed(scan.level, scan.token);
-        } else {
-            let super::State { queue, effects, .. } = &mut *state;
+        self.change_state(|state| {
+            let known = !self.stores(true) || last.is_none_or(|last| last <= state.noted);
+            let moved = self.relocations.load(Ordering::Acquire) != relocations;
+            if moved || !known || self.is_held(state) {
+                // Copied meanwhile, or the log does not know yet that they may be delivered: once more, later.
+                state.queue.load_failed(scan.level, scan.token);
+                return;
+            }
+            let State { queue, effects, .. } = state;
             let now_ms = self.home.upgrade().map_or(0, |home| home.unix_ms());
             queue.expire_waited(now_ms, effects);
             let missing = queue.scanned(scan, scanned, effects);
             self.report_missing(missing);
-        }
-        self.follow(&mut state, &mut after);
-        self.balance(&mut state);
-        drop(state);
-        self.finish(after);
-        if too_early {
-            PagedIn::TooEarly
-        } else {
-            PagedIn::Done
-        }
+        });
+        Progress::Done
     }
 }

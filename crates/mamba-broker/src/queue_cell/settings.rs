@@ -68,6 +68,8 @@ impl QueueCell {
             *self.dead_letter_target.write() = dead_letter_target;
         }
         if *self.state.lock().queue.settings() != settings {
+            let counts_returns = settings.counts_returns();
+            self.counts_returns.store(counts_returns, Ordering::Release);
             self.change(|queue, _| queue.configure(settings));
         }
         if self.expires_ms.swap(expires_ms, Ordering::AcqRel) != expires_ms {
@@ -79,6 +81,11 @@ impl QueueCell {
     #[must_use]
     pub fn settings(&self) -> Settings {
         *self.state.lock().queue.settings()
+    }
+
+    /// Whether its messages say how often they came back.
+    pub(crate) fn counts_returns(&self) -> bool {
+        self.counts_returns.load(Ordering::Acquire)
     }
 
     /// Where its dead letters go now.

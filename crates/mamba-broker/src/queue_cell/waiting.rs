@@ -222,19 +222,24 @@ impl QueueCell {
         }
     }
 
-    /// The node's timers have come: what is due is released, by a pager.
+    /// The node's timers have come: what is due is taken out, and released by a pager.
     pub(super) fn wake_room(self: &Arc<Self>, now_ms: u64) {
         let mut room = self.room.lock();
         room.timer_at = None;
-        let next = room.held.as_ref().and_then(|held| held.next_due());
-        match next {
-            Some(due_ms) if due_ms <= now_ms && !room.releasing => {
-                room.releasing = true;
-                drop(room);
-                self.paging.request(self, Job::Release);
-            }
-            Some(due_ms) => self.arm_room(&mut room, due_ms),
-            None => {}
+        // Who releases looks again at the end.
+        let is_free = !room.releasing;
+        let Some(held) = room.held.as_mut().filter(|_| is_free) else {
+            return;
+        };
+        let is_due = !held.take_due(now_ms, RELEASE_MESSAGES_MAX).is_empty();
+        // Already here, so that the timers need not be woken for it.
+        if let Some(due_ms) = held.next_due().filter(|due_ms| *due_ms > now_ms) {
+            self.arm_room(&mut room, due_ms);
+        }
+        room.releasing = is_due;
+        drop(room);
+        if is_due {
+            self.paging.request(self, Job::Release);
         }
     }
 
@@ -247,9 +252,17 @@ impl QueueCell {
         let stuck = self.log.is_full() || self.log.failed();
         let (taken, purges) = {
             let mut room = self.room.lock();
-            let next = room.held.as_ref().and_then(|held| held.next_due());
-            let is_due = next.is_some_and(|due_ms| due_ms <= now_ms);
-            if stuck || !is_due {
+            let Some(held) = &mut room.held else {
+                return Progress::Done;
+            };
+            let taken = if stuck {
+                held.put_back();
+                Vec::new()
+            } else {
+                held.take_due(now_ms, RELEASE_MESSAGES_MAX).to_vec()
+            };
+            let (next, purges) = (held.next_due(), held.purges());
+            if taken.is_empty() {
                 room.releasing = false;
                 if let Some(due_ms) = next {
                     let at = if stuck { now_ms + PAUSE_MS } else { due_ms };
@@ -257,9 +270,7 @@ impl QueueCell {
                 }
                 return Progress::Done;
             }
-            let held = room.open();
-            let taken = held.take_due(now_ms, RELEASE_MESSAGES_MAX).to_vec();
-            (taken, held.purges())
+            (taken, purges)
         };
         let due = self.read_due(&taken);
         self.paging.count_read(due.messages.len(), due.lost);
@@ -335,6 +346,10 @@ impl QueueCell {
                 break;
             }
             self.read_group(taken, group, &mut read, &mut octets);
+        }
+        // Neighbours of many octets may stand before it.
+        if matches!(read.first(), Some(Read::NotYet)) {
+            self.read_group(taken, &[0], &mut read, &mut 0);
         }
         let mut due = Due::default();
         for (read, waiting) in read.into_iter().zip(taken) {
@@ -424,7 +439,8 @@ impl QueueCell {
             return;
         }
         let arrivals = arrivals.into_iter();
-        self.take_in(&mut state, arrivals, &[], &mut enqueued, &mut after);
+        let outcome = (&mut enqueued, &mut after);
+        self.take_in(&mut state, arrivals, &[], outcome);
         let mut room = self.room.lock();
         self.settle_waiting(settled);
         room.open().left(rest, body_bytes, again);
@@ -526,7 +542,7 @@ impl QueueCell {
         });
         self.report_damage(id, &loaded.damaged);
         if loaded.next <= from {
-            return Progress::TooEarly;
+            return self.too_early();
         }
         let found = loaded.messages.iter().map(|one| {
             let message = &one.message;

@@ -66,7 +66,7 @@ pub(super) fn perform(broker: &Broker, command: &str, arguments: &Map<String, Va
     })
 }
 
-fn row(columns: &[&str], value: impl Fn(&str) -> Value) -> Value {
+pub(super) fn row(columns: &[&str], value: impl Fn(&str) -> Value) -> Value {
     columns
         .iter()
         .map(|column| ((*column).to_owned(), value(column)))

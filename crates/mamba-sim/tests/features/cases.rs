@@ -11,7 +11,7 @@ use mamba_codec::AMQPClass;
 use mamba_codec::protocol::basic;
 
 use crate::{
-    model::{How, Spec, Wrong},
+    model::{How, LATER, Spec, Wrong},
     world::{BODY_MIN, Command, Plan, To, World},
 };
 
@@ -258,6 +258,27 @@ fn what_a_length_limit_brings_to_the_head_expires() {
         expiring,
         publish(To::Queue(1), 1),
         publish(To::Queue(1), 3),
+    ];
+    check(plan, &commands);
+}
+
+/// What is due is read by neighbours in the log, so many octets at a time. When others filled that before the one that was due first, none
+/// was released, again and again.
+#[test]
+fn what_is_due_first_does_not_wait_for_large_neighbours() {
+    let late = Spec {
+        bindings: vec![(LATER.to_owned(), String::new())],
+        ..plain("q0")
+    };
+    let plan = Plan {
+        size: Some(400_000),
+        ..plan([late, plain("q1"), plain("q2")])
+    };
+    let commands = [
+        publish(To::Later(Some(50)), 3),
+        publish(To::Later(Some(10)), 1),
+        Command::Restart(60),
+        Command::Pass(5),
     ];
     check(plan, &commands);
 }

@@ -63,6 +63,11 @@ pub(crate) struct Retry {
     pub(crate) max: Option<u64>,
 }
 
+/// Octets of letters that certainly go to their queues in one step…
+const LETTERS_MAX: usize = 65_536;
+/// … and what one takes at most beside its body.
+const LETTER_OCTETS: usize = 1200;
+
 /// How a queue takes each message once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Once {
@@ -641,6 +646,8 @@ pub(crate) struct Model {
     pub(crate) began: BTreeMap<usize, u64>,
     /// Messages may have to be read from the disk, in parts.
     pub(crate) in_parts: bool,
+    /// So much has died at once that it went to where dead letters go in parts: what follows from that is not known here.
+    pub(crate) is_beyond: bool,
 }
 
 /// Queues a message goes to, with their ages.
@@ -1140,6 +1147,9 @@ impl Model {
                     }
                 }
             }
+            let octets = |message: &Message| message.size + LETTER_OCTETS;
+            let all = letters.iter().flat_map(|(_, messages)| messages);
+            self.is_beyond |= all.map(octets).sum::<usize>() > LETTERS_MAX;
             for (target, messages) in letters {
                 let (_, died) = self.enqueue(&target, messages, observed)?;
                 if !died.is_empty() {

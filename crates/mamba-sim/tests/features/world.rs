@@ -279,6 +279,10 @@ impl World {
             moment.crash(now)?;
             after.push(moment);
         }
+        if after.iter().any(|moment| moment.is_beyond) {
+            self.model.is_beyond = true;
+            return Ok(());
+        }
         let mut found = BTreeMap::new();
         for name in after[0].queues.keys() {
             found.insert(name.clone(), self.found(name)?);
@@ -654,6 +658,17 @@ impl World {
 
     /// One command to both sides, and what is due then.
     pub(crate) fn run(&mut self, command: &Command) -> Result<(), Wrong> {
+        let result = self.run_known(command);
+        match self.model.is_beyond {
+            true => Ok(()),
+            false => result,
+        }
+    }
+
+    fn run_known(&mut self, command: &Command) -> Result<(), Wrong> {
+        if self.model.is_beyond {
+            return Ok(());
+        }
         self.run_one(command)?;
         let late = self.next_late().map(|(due, _)| due);
         let due = self.broker()?.next_deadline().into_iter().chain(late).min();
@@ -1273,6 +1288,9 @@ impl World {
                 priority: 0,
                 filter: None,
             })?;
+        }
+        if self.model.is_beyond {
+            return Ok(());
         }
         let left = self.model.queues.values().map(|queue| queue.ready.len());
         let left: usize = left.sum();

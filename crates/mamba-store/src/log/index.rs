@@ -117,6 +117,8 @@ pub(crate) struct Totals {
     pub(crate) octets: u64,
     /// Octets of their bodies.
     pub(crate) body_octets: u64,
+    /// The octets are those of larger runs, shared out.
+    pub(crate) estimated: bool,
 }
 
 impl Totals {
@@ -124,6 +126,7 @@ impl Totals {
         self.count += other.count;
         self.octets += other.octets;
         self.body_octets += other.body_octets;
+        self.estimated |= other.estimated;
     }
 
     /// The part of `run` inside `[from, to)`; octets by share.
@@ -134,6 +137,7 @@ impl Totals {
             count,
             octets: share(run.octets),
             body_octets: share(run.body_octets),
+            estimated: count > 0 && count < run.count.into(),
         }
     }
 }
@@ -163,6 +167,7 @@ impl Summary {
             count: run.count.into(),
             octets: run.octets.into(),
             body_octets: run.body_octets.into(),
+            estimated: false,
         });
     }
 }
@@ -413,6 +418,7 @@ impl SealedIndex {
                     count: u64_at(line, 24),
                     octets: u64_at(line, 32),
                     body_octets: u64_at(line, 40),
+                    estimated: false,
                 },
             },
             start: u32_at(line, 56),

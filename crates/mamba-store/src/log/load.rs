@@ -115,19 +115,7 @@ impl Log {
     /// Only what [`Log::written`] has passed can be found.
     #[must_use]
     pub fn load(&self, request: &LoadRequest) -> Loaded {
-        let (from, to) = (request.from.0, request.to.0);
-        let mut sources = Vec::new();
-        {
-            let staging = self.shared.staging.lock();
-            for file in staging.files.iter().filter(|file| !file.moved) {
-                if file.index.overlaps(request.queue, request.level, from, to) {
-                    sources.push(Source {
-                        _hold: Some(Arc::clone(&file.hold)),
-                        ..Source::new(file.base, file.index.clone())
-                    });
-                }
-            }
-        }
+        let mut sources = self.sources(request);
         let mut loaded = Loaded {
             next: request.to,
             ..Loaded::default()
@@ -135,6 +123,89 @@ impl Log {
         let wanted = self.wanted(request, &mut sources, &mut loaded);
         self.read_wanted(wanted, &mut sources, &mut loaded);
         loaded
+    }
+
+    /// Octets of the bodies that the log holds of a level of a queue in each of these ranges, `[from, to)`, which ascend and do not
+    /// overlap. Reads records only where a range ends among what was enqueued together; those that cannot be read count nothing.
+    /// `None` while some of it has not been written. Blocks on the disk: never call it under a queue's lock.
+    #[must_use]
+    pub fn body_octets(
+        &self,
+        queue: QueueId,
+        level: u8,
+        ranges: &[(Sequence, Sequence)],
+    ) -> Option<Vec<u64>> {
+        let mut sums = vec![0; ranges.len()];
+        let mut from = ranges.first().map_or(Sequence(0), |(from, _)| *from);
+        let to = ranges.last().map_or(from, |(_, to)| *to);
+        while from < to {
+            let request = LoadRequest {
+                queue,
+                level,
+                from,
+                to,
+                octets_max: usize::MAX,
+                messages_max: usize::MAX,
+            };
+            let mut sources = self.sources(&request);
+            let mut answered = Loaded {
+                next: to,
+                ..Loaded::default()
+            };
+            for part in self.wanted(&request, &mut sources, &mut answered) {
+                self.add_body_octets(part, &mut sources, ranges, &mut sums);
+            }
+            if answered.next <= from {
+                return None;
+            }
+            from = answered.next;
+        }
+        Some(sums)
+    }
+
+    /// Adds the octets of bodies of a part of a run to the sums of the ranges it lies in.
+    fn add_body_octets(
+        &self,
+        part: Wanted,
+        sources: &mut [Source],
+        ranges: &[(Sequence, Sequence)],
+        sums: &mut [u64],
+    ) {
+        let first = Sequence(part.run.first + u64::from(part.skip));
+        let end = Sequence(first.0 + u64::from(part.count));
+        let mut at = ranges.partition_point(|(_, to)| *to <= first);
+        let Some((from, to)) = ranges.get(at).filter(|(from, _)| *from < end) else {
+            return;
+        };
+        if part.count == part.run.count && *from <= first && end <= *to {
+            sums[at] += u64::from(part.run.body_octets);
+            return;
+        }
+        let mut loaded = Loaded::default();
+        self.read_wanted(vec![part], sources, &mut loaded);
+        for LoadedMessage {
+            sequence, message, ..
+        } in loaded.messages
+        {
+            at += ranges[at..].partition_point(|(_, to)| *to <= sequence);
+            if ranges.get(at).is_some_and(|(from, _)| *from <= sequence) {
+                sums[at] += message.body_len() as u64;
+            }
+        }
+    }
+
+    /// The files that hold something of what is asked for. None of them is given back before the sources go.
+    fn sources(&self, request: &LoadRequest) -> Vec<Source> {
+        let (from, to) = (request.from.0, request.to.0);
+        let staging = self.shared.staging.lock();
+        let files = staging.files.iter().filter(|file| !file.moved);
+        let files = files
+            .filter(|file| file.index.overlaps(request.queue, request.level, from, to))
+            .map(|file| Source {
+                _hold: Some(Arc::clone(&file.hold)),
+                ..Source::new(file.base, file.index.clone())
+            });
+        files.collect()
     }
 
     /// Saves damaged octets of the log in `quarantine/` beside it, for whoever may want to look at them: their file will be given back.

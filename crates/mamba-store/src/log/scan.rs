@@ -1227,6 +1227,7 @@ impl<'a> Scan<'a> {
                 to: Sequence(range.to),
                 count: totals.count,
                 body_bytes: totals.body_octets,
+                estimated: totals.estimated,
                 redelivered: range.flags.delivered,
                 delivery_count: range.flags.delivery_count,
             });

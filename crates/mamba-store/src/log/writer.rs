@@ -16,7 +16,7 @@ use mamba_types::LogPosition;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
-    DurableWaker, LogConfig, LogStatus, NewFileListener, SyncMode,
+    DurableWaker, LogConfig, LogStatus, NewFileListener, SYNC_BOUNDS_MICROS, SyncMode,
     files::FileInfo,
     here,
     index::{Index, SealedIndex},
@@ -52,6 +52,7 @@ pub(crate) struct Counters {
     pub(crate) entries: AtomicU64,
     pub(crate) groups: AtomicU64,
     pub(crate) group_entries: [AtomicU64; 16],
+    pub(crate) sync_times: [AtomicU64; SYNC_BOUNDS_MICROS.len() + 1],
     pub(crate) checkpoints: AtomicU64,
     pub(crate) relocations: AtomicU64,
 }
@@ -596,6 +597,8 @@ impl Writer {
             self.usual_sync = (7 * self.usual_sync + took) / 8;
             let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
             shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
+            let class = SYNC_BOUNDS_MICROS.partition_point(|bound| bound * 1000 < took);
+            shared.counters.sync_times[class].fetch_add(1, Ordering::Relaxed);
             shared
                 .counters
                 .sync_nanos

@@ -368,7 +368,7 @@ pub struct Back {
 
 /// All that recovery found of a queue, read back in small portions, and what could not be read.
 pub fn read_back(log: &Log, recovered: &Recovered, queue: QueueId) -> (Vec<Back>, Vec<Damage>) {
-    let (mut back, mut damaged) = (Vec::new(), Vec::new());
+    let (mut back, mut damaged, mut sums) = (Vec::new(), Vec::new(), Vec::new());
     let Some(recovered) = recovered.queues.get(&queue) else {
         return (back, damaged);
     };
@@ -410,8 +410,17 @@ pub fn read_back(log: &Log, recovered: &Recovered, queue: QueueId) -> (Vec<Back>
             }
         }
         assert_eq!(run.count, count + lost, "the count of {run:?}");
-        // An estimate where only a part of a run lives.
-        assert!(lost > 0 || body_bytes == 0 || run.body_bytes > 0, "{run:?}");
+        let is_exact = run.body_bytes == body_bytes;
+        assert!(lost > 0 || run.estimated || is_exact, "{run:?}");
+        sums.push((run, lost, body_bytes));
+    }
+    for level in sums.chunk_by(|(one, ..), (next, ..)| one.level == next.level) {
+        let ranges: Vec<_> = level.iter().map(|(run, ..)| (run.from, run.to)).collect();
+        let counted = log.body_octets(queue, level[0].0.level, &ranges);
+        let counted = counted.expect("all of it is written");
+        for ((run, lost, body_bytes), counted) in level.iter().zip(counted) {
+            assert!(*lost > 0 || counted == *body_bytes, "{run:?}: {counted}");
+        }
     }
     (back, damaged)
 }
