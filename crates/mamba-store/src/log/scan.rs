@@ -389,7 +389,9 @@ impl Reader {
         }
         let header = Header::read(octets).ok();
         let header = header.filter(|one| one.log_id == log_id && one.position == position);
-        Ok(header.map(|header| after_header + u64::from(header.payload_len)))
+        let end = header.map(|header| after_header + u64::from(header.payload_len));
+        // One that is whole but not sound was torn by an earlier crash, and a file that is gone by now has taken its place.
+        Ok(end.filter(|end| *end > self.base + self.len))
     }
 
     /// The payload of the entry at offset `at`.
