@@ -131,8 +131,8 @@ pub struct QueueModel {
     next_order: u64,
     /// Of a queue that takes each message once: what became of the ids.
     known: BTreeMap<Id, Known>,
-    /// Messages that were kept out, as is known by now.
-    ruled_out: BTreeSet<Id>,
+    /// Messages that were kept out, as is known by now, each with the one that is there.
+    ruled_out: BTreeMap<Id, Id>,
     /// The last place each client's consumer got a message from that had never been handed out, by priority.
     fresh: BTreeMap<(u64, u64, u8), u64>,
 }
@@ -222,7 +222,7 @@ impl Model {
             entries: BTreeMap::new(),
             next_order: 0,
             known: BTreeMap::new(),
-            ruled_out: BTreeSet::new(),
+            ruled_out: BTreeMap::new(),
             fresh: BTreeMap::new(),
             spec,
         };
@@ -366,9 +366,11 @@ impl Model {
     }
 
     /// The broker confirmed a message.
-    pub fn confirm(&mut self, name: &str, incarnation: u64, id: Id) {
+    pub fn confirm(&mut self, name: &str, incarnation: u64, mut id: Id) {
         let queue = self.queues.get_mut(name);
         if let Some(queue) = queue.filter(|queue| queue.incarnation == incarnation) {
+            // What was kept out is confirmed for the sake of the one that is there.
+            id = queue.ruled_out.get(&id).copied().unwrap_or(id);
             for known in queue.known.values_mut() {
                 known.on_disk |= known.or.unwrap_or(known.taken) == id;
                 if known.or == Some(id) {
@@ -544,10 +546,10 @@ impl Model {
                 known.or = None;
                 entry.confirmed |= known.on_disk;
                 entry.obliged |= known.on_disk;
-                queue.ruled_out.insert(other);
+                queue.ruled_out.insert(other, id);
             }
         }
-        if queue.ruled_out.contains(&id) {
+        if queue.ruled_out.contains_key(&id) {
             return Err(format!(
                 "message {id} came from queue {name}, which had taken another one with its id"
             ));
