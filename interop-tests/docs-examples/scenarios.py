@@ -8,7 +8,11 @@ import sys
 import interop
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent.parent / "docs"
-NOT_HERE = {"tls": "needs a certificate and a listener for TLS"}
+NOT_HERE = {
+    "tls": "needs a certificate and a listener for TLS",
+    "oauth": "needs a broker that knows the keys; pika's scenario oauth_token has one",
+    "oauth_2": "the same",
+}
 
 
 def example(code):
