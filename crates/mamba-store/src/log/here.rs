@@ -9,6 +9,8 @@ use super::{Log, staging::Urgency, writer};
 
 /// Waits in a row, all of the same, after which he counts as the only one.
 const ALONE_AFTER: u64 = 8;
+/// Bits of [`super::writer::Shared::alone`] that say how often.
+const TIMES_BITS: u32 = 8;
 /// Octets up to which somebody may commit on a thread that has other things to do.
 pub(super) const OCTETS_MAX: u64 = 16 << 10;
 /// A disk whose syncs take longer must not hold such a thread up.
@@ -62,23 +64,17 @@ impl Drop for CommitHere {
 impl Log {
     /// `who` (any number that nobody else uses; its upper octet is ignored) has appended something that he waits for.
     pub fn waits(&self, who: u64) {
-        let alone = &self.shared.alone;
-        let (last, times) = unpack(alone.load(Ordering::Relaxed));
-        let times = if last == unpack(who << 8).0 {
-            times + 1
-        } else {
-            0
-        };
+        let times = self.waits_in_a_row(who).map_or(0, |times| times + 1);
         if times <= ALONE_AFTER {
-            alone.store(who << 8 | times, Ordering::Relaxed);
+            let alone = who << TIMES_BITS | times;
+            self.shared.alone.store(alone, Ordering::Relaxed);
         }
     }
 
     /// If `who` is the only one who has waited of late: he may commit on his own. Ask before appending, and keep it until all is
     /// appended.
     pub fn commit_here(&self, who: u64) -> Option<CommitHere> {
-        let (last, times) = unpack(self.shared.alone.load(Ordering::Relaxed));
-        let alone = last == unpack(who << 8).0 && times >= ALONE_AFTER;
+        let alone = self.waits_in_a_row(who) >= Some(ALONE_AFTER);
         if !alone || self.driven || COMMITS_HERE.replace(true) {
             return None;
         }
@@ -87,8 +83,11 @@ impl Log {
             _of_this_thread: PhantomData,
         })
     }
-}
 
-const fn unpack(alone: u64) -> (u64, u64) {
-    (alone >> 8, alone & 0xff)
+    /// How often `who` has waited since somebody else did, before his last wait; `None` if somebody else was the last.
+    fn waits_in_a_row(&self, who: u64) -> Option<u64> {
+        let alone = self.shared.alone.load(Ordering::Relaxed);
+        let times = alone ^ who << TIMES_BITS;
+        (times >> TIMES_BITS == 0).then_some(times)
+    }
 }
