@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 
 use crate::args::Mode;
 use crate::clock::{MILLISECOND, SECOND, cpu_ns, now_ns};
+use crate::consumer::ask_to_consume;
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::report::{
@@ -436,20 +437,7 @@ impl<'a> Worker<'a> {
 }
 
 fn subscribe(transport: &mut Transport, queue: &ShortStr, plan: &Plan) -> Result<(), Error> {
-    let tag = consumer_tag()?;
-    method(
-        &mut transport.outbound,
-        CHANNEL,
-        id::BASIC_CONSUME,
-        |fields| {
-            fields
-                .short(0)
-                .shortstr(queue)
-                .shortstr(&tag)
-                .octet(u8::from(plan.args.auto_ack) << 1)
-                .table(&plan.consumer_arguments);
-        },
-    );
+    ask_to_consume(transport, queue, &consumer_tag()?, plan);
     transport
         .call("basic.consume", id::BASIC_CONSUME_OK)
         .map(drop)

@@ -27,6 +27,28 @@ const PACE_NS: u64 = 50 * MILLISECOND;
 /// What a consumer saw: the plan's queue, and by stream what came from it.
 pub(crate) type SeenByQueue = Vec<(usize, Vec<Seen>)>;
 
+/// Puts `basic.consume` into the transport's buffer.
+pub(crate) fn ask_to_consume(
+    transport: &mut Transport,
+    queue: &ShortStr,
+    tag: &ShortStr,
+    plan: &Plan,
+) {
+    method(
+        &mut transport.outbound,
+        CHANNEL,
+        id::BASIC_CONSUME,
+        |fields| {
+            fields
+                .short(0)
+                .shortstr(queue)
+                .shortstr(tag)
+                .octet(u8::from(plan.args.auto_ack) << 1)
+                .table(&plan.consumer_arguments);
+        },
+    );
+}
+
 /// Runs consumer number `index` until the run ends; reports failures itself.
 pub(crate) fn run(
     control: &Control,
@@ -206,23 +228,10 @@ impl Consumer<'_> {
     }
 
     fn subscribe(&self, transport: &mut Transport) -> Result<(), Error> {
-        let no_ack = u8::from(self.plan.args.auto_ack) << 1;
         for (number, (queue, _)) in self.seen.iter().enumerate() {
             let tag = ShortStr::new("the consumer tag", &number.to_string())?;
             let queue = &self.plan.queues[*queue].wire_name;
-            method(
-                &mut transport.outbound,
-                CHANNEL,
-                id::BASIC_CONSUME,
-                |fields| {
-                    fields
-                        .short(0)
-                        .shortstr(queue)
-                        .shortstr(&tag)
-                        .octet(no_ack)
-                        .table(&self.plan.consumer_arguments);
-                },
-            );
+            ask_to_consume(transport, queue, &tag, self.plan);
         }
         transport.flush().map(drop)
     }
