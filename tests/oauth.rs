@@ -147,14 +147,7 @@ fn keys_come_from_a_server_and_from_files() {
         assert!(is_in(&attempt(&broker, "ignored", &token)));
         let client = Client::bare(Some(broker.amqp));
         client.begin();
-        let mut response = Vec::new();
-        for (key, value) in [("LOGIN", ""), ("PASSWORD", token.as_str())] {
-            response.push(u8::try_from(key.len()).unwrap());
-            response.extend(key.bytes());
-            response.push(b'S');
-            response.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
-            response.extend(value.bytes());
-        }
+        let response = amqplain(&[("LOGIN", b'S', ""), ("PASSWORD", b'S', &token)]);
         client.send(
             0,
             &start_ok(

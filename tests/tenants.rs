@@ -410,14 +410,7 @@ mod users {
         let tenant = Tenant::with_all();
         let client = Client::bare(None);
         client.begin();
-        let mut response = Vec::new();
-        for (key, value) in [("LOGIN", tenant.user), ("PASSWORD", "secret")] {
-            response.push(u8::try_from(key.len()).unwrap());
-            response.extend(key.bytes());
-            response.push(b'S');
-            response.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
-            response.extend(value.bytes());
-        }
+        let response = amqplain(&[("LOGIN", b'S', tenant.user), ("PASSWORD", b'S', "secret")]);
         client.send(
             0,
             &start_ok(tenant.options().client_properties(), "AMQPLAIN", &response),

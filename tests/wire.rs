@@ -430,20 +430,6 @@ mod sasl {
         log_in(mechanism, response, &["authentication_failure_close"]).expect_closed();
     }
 
-    fn amqplain(entries: &[(&str, u8, &str)]) -> Vec<u8> {
-        entries
-            .iter()
-            .flat_map(|(key, tag, value)| {
-                [
-                    super::short(key),
-                    vec![*tag],
-                    super::sized(value.as_bytes()),
-                ]
-                .concat()
-            })
-            .collect()
-    }
-
     #[test]
     fn plain() {
         accepted("PLAIN", b"\0guest\0guest");

@@ -120,6 +120,19 @@ impl Options {
     }
 }
 
+/// The response of AMQPLAIN: keys, the tags of their values' types, values.
+pub(crate) fn amqplain(entries: &[(&str, u8, &str)]) -> Vec<u8> {
+    let mut response = Vec::new();
+    for (key, tag, value) in entries {
+        response.push(u8::try_from(key.len()).unwrap());
+        response.extend(key.bytes());
+        response.push(*tag);
+        response.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+        response.extend(value.bytes());
+    }
+    response
+}
+
 /// A frame's bytes.
 pub(crate) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![kind];

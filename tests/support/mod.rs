@@ -32,7 +32,8 @@ pub(crate) mod tls;
 
 pub(crate) use broker::{Broker, url};
 pub(crate) use client::{
-    Channel, Client, Content, Event, Frame, Options, Silence, content, frame, method_frame,
+    Channel, Client, Content, Event, Frame, Options, Silence, amqplain, content, frame,
+    method_frame,
 };
 pub(crate) use expect::{Finally, channel_errors, connection_errors, eventually, expand};
 pub(crate) use method::*;
