@@ -10,57 +10,92 @@ use mamba_types::{FieldTable, FieldValue, QueueId};
 use crate::Body;
 
 const BINDINGS: u64 = 10_000;
-/// Bindings of the exchange that sends a message to all.
-const FAN_OUT: u64 = 100;
 
 pub(crate) const BODIES: &[Body] = &[
     Body {
         name: "routing/default",
         items: 1,
-        prepare: || {
-            let table = table("amq.fanout", BINDINGS, |_| Default::default());
-            route(table, "", "queue-0", NoProperties)
-        },
+        prepare: || default(BINDINGS),
     },
     Body {
         name: "routing/direct-10000",
         items: 1,
-        prepare: || {
-            let key = |n| (format!("key.{n}"), FieldTable::default());
-            let table = table("amq.direct", BINDINGS, key);
-            route(table, "amq.direct", "key.0", NoProperties)
-        },
+        prepare: || direct(BINDINGS),
     },
     Body {
         name: "routing/fanout-100",
         items: 1,
-        prepare: || {
-            let table = table("amq.fanout", FAN_OUT, |_| Default::default());
-            route(table, "amq.fanout", "key", NoProperties)
-        },
+        prepare: || fanout(100),
     },
     Body {
         name: "routing/topic-10000",
         items: 1,
-        prepare: || {
-            let table = table("amq.topic", BINDINGS, |n| (pattern(n), Default::default()));
-            route(table, "amq.topic", "region0.shop0.order.paid", NoProperties)
-        },
+        prepare: || topic(BINDINGS),
     },
     Body {
         name: "routing/headers-10000",
         items: 1,
-        prepare: || {
-            let table = table("amq.headers", BINDINGS, |n| (String::new(), pairs(n)));
-            route(table, "amq.headers", "", Headers(pairs(0)))
-        },
+        prepare: || headers(BINDINGS),
     },
     Body {
         name: "routing/bind-topic-10000",
         items: 1,
-        prepare: bind,
+        prepare: || bind(BINDINGS),
     },
 ];
+
+/// Routes to one of `count` queues by its name.
+#[must_use]
+pub fn default(count: u64) -> Box<dyn FnMut()> {
+    let table = table("amq.fanout", count, |_| Default::default());
+    route(table, "", "queue-0", NoProperties)
+}
+
+/// Routes by one of `count` keys.
+#[must_use]
+pub fn direct(count: u64) -> Box<dyn FnMut()> {
+    let key = |n| (format!("key.{n}"), FieldTable::default());
+    let table = table("amq.direct", count, key);
+    route(table, "amq.direct", "key.0", NoProperties)
+}
+
+/// Routes to all of `count` queues.
+#[must_use]
+pub fn fanout(count: u64) -> Box<dyn FnMut()> {
+    let table = table("amq.fanout", count, |_| Default::default());
+    route(table, "amq.fanout", "key", NoProperties)
+}
+
+/// Routes by `count` patterns.
+#[must_use]
+pub fn topic(count: u64) -> Box<dyn FnMut()> {
+    let table = table("amq.topic", count, |n| (pattern(n), Default::default()));
+    route(table, "amq.topic", "region0.shop0.order.paid", NoProperties)
+}
+
+/// Routes by the headers of `count` bindings.
+#[must_use]
+pub fn headers(count: u64) -> Box<dyn FnMut()> {
+    let table = table("amq.headers", count, |n| (String::new(), pairs(n)));
+    route(table, "amq.headers", "", Headers(pairs(0)))
+}
+
+/// A queue comes, is bound and goes, next to `count` patterns.
+///
+/// # Panics
+/// Never: both ends of the binding are there.
+#[must_use]
+pub fn bind(count: u64) -> Box<dyn FnMut()> {
+    let mut table = table("amq.topic", count, |n| (pattern(n), Default::default()));
+    let queue = Queue::new(count, "guest".to_owned());
+    Box::new(move || {
+        table.add_queue(queue.clone());
+        table
+            .bind(Binding::to_queue("amq.topic", "guest", "a.#.b"))
+            .expect("both ends exist");
+        assert!(!table.remove_queue("guest").bindings.is_empty());
+    })
+}
 
 #[derive(Clone)]
 struct Queue(Arc<(QueueId, String, Arc<AtomicU64>)>);
@@ -148,18 +183,5 @@ fn route(
             .route(exchange, &input, &mut routes)
             .expect("the exchange exists");
         assert!(!routes.queues.is_empty());
-    })
-}
-
-/// A queue comes, is bound and goes, next to many bindings.
-fn bind() -> Box<dyn FnMut()> {
-    let mut table = table("amq.topic", BINDINGS, |n| (pattern(n), Default::default()));
-    let queue = Queue::new(BINDINGS, "guest".to_owned());
-    Box::new(move || {
-        table.add_queue(queue.clone());
-        table
-            .bind(Binding::to_queue("amq.topic", "guest", "a.#.b"))
-            .expect("both ends exist");
-        assert!(!table.remove_queue("guest").bindings.is_empty());
     })
 }
