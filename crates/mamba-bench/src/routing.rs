@@ -98,11 +98,11 @@ pub fn bind(count: u64) -> Box<dyn FnMut()> {
 }
 
 #[derive(Clone)]
-struct Queue(Arc<(QueueId, String, Arc<AtomicU64>)>);
+struct Queue(Arc<(QueueId, Arc<str>, Arc<AtomicU64>)>);
 
 impl Queue {
     fn new(number: u64, name: String) -> Self {
-        Self(Arc::new((QueueId(number), name, Arc::default())))
+        Self(Arc::new((QueueId(number), name.into(), Arc::default())))
     }
 }
 
@@ -111,7 +111,7 @@ impl QueueHandle for Queue {
         self.0.0
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> &Arc<str> {
         &self.0.1
     }
 

@@ -188,7 +188,7 @@ fn add_vhost(vhost: &Vhost, definitions: &mut Definitions) {
             queue_type: Some(arguments::queue_type(queue.0.declaration.settings.kind)),
             durable: queue.0.declaration.durable,
             auto_delete: queue.0.declaration.auto_delete,
-            arguments: queue.0.declaration.arguments.clone(),
+            arguments: (*queue.0.declaration.arguments).clone(),
         }));
     let exchanges = table.exchanges().map(|exchange| exchange.spec());
     let own = exchanges.filter(|spec| !spec.name.is_empty() && !spec.name.starts_with("amq."));
@@ -540,7 +540,7 @@ impl Newcomers<'_> {
             durable: queue.durable,
             exclusive_owner: None,
             auto_delete: queue.auto_delete,
-            arguments,
+            arguments: Arc::new(arguments),
             settings,
         })
     }

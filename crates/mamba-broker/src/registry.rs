@@ -12,7 +12,8 @@ use std::{
     time::Duration,
 };
 
-use mamba_types::{FieldTable, HardError, Violation};
+use mamba_codec::{encode_table, table};
+use mamba_types::{FieldTable, HardError, Limits, Violation};
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
@@ -102,6 +103,36 @@ pub struct Client {
     pub mechanism: String,
     /// Its whole properties table.
     pub properties: FieldTable,
+}
+
+/// A [`Client`] as its connection keeps it: as a table of values it would take several times as many octets, for as long as the
+/// connection is there.
+#[derive(Debug, Default)]
+pub(crate) struct Introduced {
+    mechanism: Box<str>,
+    /// An encoded table.
+    properties: Box<[u8]>,
+}
+
+impl Introduced {
+    pub(crate) fn new(mechanism: &str, properties: &FieldTable) -> Self {
+        Self {
+            mechanism: mechanism.into(),
+            properties: encode_table(properties).into(),
+        }
+    }
+
+    pub(crate) fn mechanism(&self) -> &str {
+        &self.mechanism
+    }
+
+    /// `limits` are those it was read with.
+    pub(crate) fn unfolded(&self, limits: &Limits) -> Client {
+        Client {
+            mechanism: self.mechanism.to_string(),
+            properties: table(&self.properties, limits).unwrap_or_default(),
+        }
+    }
 }
 
 /// A connection at one moment.

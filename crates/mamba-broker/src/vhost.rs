@@ -71,6 +71,8 @@ pub struct Vhost {
     pub(crate) applying: Mutex<()>,
     /// Runtime parameters of extensions, by component and name.
     pub(crate) parameters: RwLock<BTreeMap<(String, String), serde_json::Value>>,
+    /// Those of the queue declared last.
+    arguments: Mutex<Arc<FieldTable>>,
     /// Open connections.
     connections: AtomicUsize,
     /// What went over the sockets of ended ones. Written under the lock of the node's list of connections.
@@ -107,6 +109,7 @@ impl Vhost {
             policies: RwLock::default(),
             applying: Mutex::default(),
             parameters: RwLock::default(),
+            arguments: Mutex::default(),
             connections: AtomicUsize::new(0),
             ended_traffic: TrafficCounts::default(),
             deleted: AtomicBool::new(false),
@@ -126,6 +129,16 @@ impl Vhost {
     pub(crate) fn set_settings(&self, settings: VhostSettings) {
         self.traced.store(settings.tracing, Ordering::Relaxed);
         *self.settings.write() = Arc::new(settings);
+    }
+
+    /// Has a queue share the arguments of the one declared before it, if they are the same.
+    pub(crate) fn share_arguments(&self, arguments: &mut Arc<FieldTable>) {
+        let mut last = self.arguments.lock();
+        if *last == *arguments {
+            *arguments = Arc::clone(&last);
+        } else {
+            *last = Arc::clone(arguments);
+        }
     }
 
     /// Whether copies of its messages go to the trace exchange.
@@ -317,7 +330,7 @@ impl Vhost {
                 durable: true,
                 exclusive_owner: None,
                 auto_delete: queue.auto_delete,
-                arguments,
+                arguments: Arc::new(arguments),
                 settings,
             };
             let name = queue.name.as_str().into();

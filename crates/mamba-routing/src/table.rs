@@ -23,8 +23,8 @@ pub trait QueueHandle: Clone {
     /// Its identity.
     fn id(&self) -> QueueId;
 
-    /// Its name inside the virtual host.
-    fn name(&self) -> &str;
+    /// Its name inside the virtual host. The table keeps it as it is, and no copy.
+    fn name(&self) -> &Arc<str>;
 
     /// Whether it is a classic queue: a local random exchange takes no other.
     fn is_classic(&self) -> bool {
@@ -273,7 +273,7 @@ impl<Q: QueueHandle> RoutingTable<Q> {
         if self.queue_names.contains_key(queue.name().as_bytes()) {
             return false;
         }
-        let name: Arc<str> = queue.name().into();
+        let name = Arc::clone(queue.name());
         let slot = self.queues.insert(QueueRecord {
             handle: queue,
             name: Arc::clone(&name),

@@ -99,7 +99,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => {
-                    self.input.settle();
                     // A rest may be a part of a frame, or what the connection did not want yet.
                     progress &= !self.input.octets().is_empty();
                     break;

@@ -48,15 +48,14 @@ impl Input {
     ) -> Poll<io::Result<usize>> {
         self.make_room();
         let mut into = ReadBuf::new(&mut self.buffer[self.end..]);
-        match Pin::new(stream).poll_read(cx, &mut into) {
-            Poll::Ready(Ok(())) => {
-                let count = into.filled().len();
-                self.end += count;
-                Poll::Ready(Ok(count))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
+        let read = Pin::new(stream).poll_read(cx, &mut into);
+        let count = into.filled().len();
+        self.end += count;
+        if count == 0 {
+            // Nothing came, and after the end or an error nothing will: the thread gets its buffer back.
+            self.settle();
         }
+        read.map_ok(|()| count)
     }
 
     /// At least [`READ_SIZE`] octets free behind the unread ones, in the thread's buffer if it is free.

@@ -7,7 +7,7 @@ use mamba_broker::Broker;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
@@ -135,17 +135,32 @@ fn serve(
     tokio::spawn(drive(Driver::new(stream, connection, clock), lifeline));
 }
 
-async fn drive(driver: impl Future<Output = ()>, lifeline: Lifeline) {
-    let Lifeline {
-        alive,
-        mut dropping,
-    } = lifeline;
-    tokio::select! {
-        () = driver => {}
-        // An error means that the server is gone: end as well.
-        _ = dropping.wait_for(|dropping| *dropping) => {}
+/// Drives a connection to its end. Not an `async fn`: that would keep its arguments beside what it moves out of them, and each
+/// connection twice.
+fn drive<D: Future<Output = ()> + Unpin>(
+    driver: D,
+    lifeline: Lifeline,
+) -> impl Future<Output = ()> {
+    // Dropped in this order: who waits for the end may count on the connection being gone.
+    let mut alive = Alive {
+        driver,
+        _alive: lifeline.alive,
+    };
+    let mut dropping = lifeline.dropping;
+    async move {
+        // All of it: of a struct, a block takes along only the fields that it names.
+        let alive = &mut alive;
+        tokio::select! {
+            () = &mut alive.driver => {}
+            // An error means that the server is gone: end as well.
+            _ = dropping.wait_for(|dropping| *dropping) => {}
+        }
     }
-    drop(alive);
+}
+
+struct Alive<D> {
+    driver: D,
+    _alive: mpsc::Sender<()>,
 }
 
 /// A connection of which something else than AMQP is expected first.

@@ -97,8 +97,8 @@ pub(crate) struct Channel {
     pub(crate) unconfirmed: Unconfirmed,
 }
 
-impl Channel {
-    pub(crate) fn new() -> Self {
+impl Default for Channel {
+    fn default() -> Self {
         Self {
             last_tag: 0,
             unacked: Unacked::new(),
@@ -113,7 +113,9 @@ impl Channel {
             unconfirmed: Unconfirmed::default(),
         }
     }
+}
 
+impl Channel {
     /// What an operator is shown.
     pub(crate) fn view(&self, id: ChannelId) -> ChannelView {
         let (mut unconfirmed, mut uncommitted, mut acks_uncommitted) = (0, 0, 0);

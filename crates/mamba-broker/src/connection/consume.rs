@@ -434,7 +434,7 @@ impl Core {
 
     /// Gives back what a closed channel held: its consumers get nothing any more, what was on its way and what was
     /// unsettled goes back, and only then others take the consumers' place.
-    pub(crate) fn give_up(&mut self, mut channel: Channel) {
+    pub(crate) fn give_up(&mut self, mut channel: Box<Channel>) {
         let slots: Vec<ConsumerSlot> = channel.consumers.values().copied().collect();
         self.recall(&slots);
         if let super::channel::Mode::Transaction(transaction) = &mut channel.mode {

@@ -124,7 +124,7 @@ impl Broker {
             user_seat: UserSeat::uncounted(),
             _vhost_seat: None,
         });
-        let mut channel = Channel::new();
+        let mut channel = Box::<Channel>::default();
         channel.mode = Mode::Confirm(ConfirmTracker::new());
         core.channels.insert(CHANNEL, channel);
         Ok(Direct {
@@ -195,7 +195,7 @@ impl Direct {
         if let Some(Channel {
             mode: Mode::Confirm(confirms),
             ..
-        }) = self.core.channels.get_mut(&CHANNEL)
+        }) = self.core.channels.get_mut(&CHANNEL).map(Box::as_mut)
         {
             confirms.durable(position, |confirm| refused |= confirm.nack);
         }

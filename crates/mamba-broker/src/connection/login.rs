@@ -24,7 +24,7 @@ use crate::{
     audit,
     oauth::{Bell, Verified},
     outbox::ConsumerSlot,
-    registry::Client,
+    registry::Introduced,
 };
 
 /// What logins here are counted as.
@@ -183,10 +183,7 @@ impl Core {
                 let user = &account.user.name;
                 self.broker
                     .note_attempt(from, user, PROTOCOL, Ending::Succeeded);
-                self.client = Arc::new(Client {
-                    mechanism: login.mechanism.clone(),
-                    properties: login.client_properties.clone(),
-                });
+                self.client = Introduced::new(&login.mechanism, &login.client_properties);
                 tracing::info!(
                     target: audit::TARGET, connection = self.id, peer = %self.presence.origin.peer, local = %self.presence.origin.local,
                     user = %account.user.name, mechanism = %login.mechanism, token = account.token().is_some(), client, result = "ok",

@@ -59,7 +59,7 @@ use crate::{
     outbox::{Notice, Outbox},
     pacing::Pacing,
     queue_cell::QueueCell,
-    registry::{Client, ConnectionDetail, Presence},
+    registry::{ConnectionDetail, Introduced, Presence},
     transport::TlsFacts,
     vhost::{Vhost, VhostSeat},
 };
@@ -113,7 +113,8 @@ pub(crate) struct Core {
     pub(crate) login: Option<LoggedIn>,
     /// Its virtual host is traced, as of the turn's beginning.
     traced: bool,
-    pub(crate) channels: BTreeMap<ChannelId, Channel>,
+    /// Boxed: the map's smallest node has room for eleven, and most connections have one.
+    pub(crate) channels: BTreeMap<ChannelId, Box<Channel>>,
     pub(crate) consumers: Consumers,
     /// Exclusive queues this connection declared.
     pub(crate) exclusive: Vec<Arc<QueueCell>>,
@@ -146,7 +147,7 @@ pub(crate) struct Core {
     pub(crate) counts: Counts,
     pub(crate) frame_max: u32,
     presence: Arc<Presence>,
-    client: Arc<Client>,
+    client: Introduced,
 }
 
 /// The way a connection came.
@@ -508,7 +509,7 @@ impl Connection {
         let channels = self.core.channels.iter();
         ConnectionDetail {
             state,
-            client: Arc::clone(&self.core.client),
+            client: Arc::new(self.core.client.unfolded(&self.core.broker.config.limits)),
             channel_max: self.session.channel_max(),
             frame_max: self.session.frame_max(),
             heartbeat_secs: self.session.heartbeat_secs(),
@@ -550,7 +551,7 @@ impl Connection {
                 stats,
                 unconfirmed,
                 ..
-            }) = channels.get_mut(id)
+            }) = channels.get_mut(id).map(Box::as_mut)
             else {
                 return false;
             };
@@ -749,7 +750,7 @@ impl Core {
             counts: Counts::default(),
             frame_max: 0,
             presence,
-            client: Arc::default(),
+            client: Introduced::default(),
         }
     }
 
@@ -825,7 +826,7 @@ impl Core {
             })?;
         }
         self.counts.channels_opened += 1;
-        self.channels.insert(id, Channel::new());
+        self.channels.insert(id, Box::default());
         self.tell_channel_opened(id);
         Ok(())
     }

@@ -666,7 +666,7 @@ impl Core {
             mode: Mode::Confirm(confirms),
             unconfirmed,
             ..
-        }) = self.channels.get_mut(&id)
+        }) = self.channels.get_mut(&id).map(Box::as_mut)
         else {
             return;
         };

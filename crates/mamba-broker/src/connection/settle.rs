@@ -49,7 +49,7 @@ impl Core {
             limit,
             stats,
             ..
-        } = channel;
+        } = &mut **channel;
         let unknown = |_| {
             Violation::channel(
                 SoftError::PreconditionFailed,

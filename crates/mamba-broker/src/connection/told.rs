@@ -40,7 +40,8 @@ impl Core {
 
     /// What the client calls its connection.
     fn put_client(&self, event: &mut Headers) {
-        let properties = &self.client.properties;
+        let client = self.client.unfolded(&self.broker.config.limits);
+        let properties = &client.properties;
         event.arguments("client_properties", properties);
         let own_name = properties.inner().get("connection_name");
         if let Some(own_name) = own_name.and_then(table::text) {
@@ -90,7 +91,7 @@ impl Core {
                 .text("type", "network")
                 .text("user", &login.user.name)
                 .text("vhost", &login.vhost.name)
-                .text("auth_mechanism", &self.client.mechanism)
+                .text("auth_mechanism", self.client.mechanism())
                 .text("protocol", "{0,9,1}")
                 .address("host", origin.local)
                 .number("port", origin.local.port())

@@ -464,7 +464,7 @@ impl Core {
             durable: flags.durable,
             exclusive_owner: flags.exclusive.then_some(self.id),
             auto_delete: flags.auto_delete,
-            arguments,
+            arguments: Arc::new(arguments),
             settings,
         };
         let (cell, commit) = self

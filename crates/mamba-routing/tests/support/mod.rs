@@ -43,7 +43,7 @@ impl QueueHandle for Queue {
         QueueId(self.id)
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> &Arc<str> {
         &self.name
     }
 
