@@ -1,6 +1,7 @@
 //! Exchanges, queues and bindings that survive a stop.
 
 pub(crate) mod export;
+mod here;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +14,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use mamba_types::QueueId;
@@ -25,7 +27,7 @@ use crate::{
     error::{OpenError, StoreError},
 };
 
-pub use self::export::Exported;
+pub use self::{export::Exported, here::DefineHere};
 
 /// A durable exchange.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -464,7 +466,16 @@ struct Submission {
 #[derive(Default)]
 struct Backlog {
     submissions: Vec<Submission>,
+    /// The thread has not been woken for what is there: see [`DefineHere`].
+    held_back: bool,
     stop: bool,
+}
+
+impl Backlog {
+    fn take(&mut self) -> Vec<Submission> {
+        self.held_back = false;
+        std::mem::take(&mut self.submissions)
+    }
 }
 
 struct Shared {
@@ -482,8 +493,9 @@ struct Shared {
 #[derive(Clone)]
 pub struct Definitions {
     shared: Arc<Shared>,
-    /// Who commits, if no thread does.
-    manual: Option<Arc<Mutex<Worker>>>,
+    worker: Arc<Mutex<Worker>>,
+    /// No thread commits: [`Self::turn`] does.
+    manual: bool,
 }
 
 impl fmt::Debug for Definitions {
@@ -495,7 +507,7 @@ impl fmt::Debug for Definitions {
 }
 
 impl Definitions {
-    /// Hands over changes and returns at once. `done` runs on the database's thread, in the order of
+    /// Hands over changes and returns at once. `done` runs on the thread that commits, usually the database's, in the order of
     /// submission, after the changes are durable or have failed; it must not block. With no changes, `done`
     /// runs after everything submitted before, and says whether all of it is durable.
     ///
@@ -515,8 +527,11 @@ impl Definitions {
             done,
             viewer: None,
         });
+        let here = here::hold_back();
+        let wake = (first || backlog.held_back) && !here;
+        backlog.held_back = here && (first || backlog.held_back);
         drop(backlog);
-        if first {
+        if wake {
             self.shared.wake.notify_one();
         }
     }
@@ -530,6 +545,8 @@ impl Definitions {
                 let _ = tell.send(result);
             }),
         );
+        // Whoever blocks cannot commit on his own.
+        self.shared.wake.notify_one();
         PendingChange {
             definitions: self.clone(),
             outcome,
@@ -538,7 +555,7 @@ impl Definitions {
 
     /// Waits until everything submitted before is durable or has failed; blocks the thread.
     pub fn flush(&self) {
-        if self.manual.is_some() {
+        if self.manual {
             while self.turn() {}
             return;
         }
@@ -549,6 +566,7 @@ impl Definitions {
                 let _ = tell.send(());
             }),
         );
+        self.shared.wake.notify_one();
         let _ = told.recv();
     }
 
@@ -561,9 +579,7 @@ impl Definitions {
 
     /// Commits what was submitted, for a database without a thread. Returns whether there was anything.
     pub fn turn(&self) -> bool {
-        self.manual
-            .as_ref()
-            .is_some_and(|worker| worker.lock().turn())
+        self.manual && self.worker.lock().turn()
     }
 
     /// A queue identity that was never given out before, on this start or an earlier one. Nothing needs to be
@@ -609,24 +625,22 @@ type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 pub(crate) struct DefinitionsThread {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
-    manual: Option<Arc<Mutex<Worker>>>,
+    worker: Arc<Mutex<Worker>>,
 }
 
 impl Drop for DefinitionsThread {
     fn drop(&mut self) {
         self.shared.backlog.lock().stop = true;
         self.shared.wake.notify_one();
-        if let Some(worker) = self.manual.take() {
-            let mut worker = worker.lock();
-            while worker.turn() {}
-            // A handle may outlive us, and the database holds its file.
-            worker.database = None;
-        }
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             tracing::error!("the definitions thread panicked");
         }
+        let mut worker = self.worker.lock();
+        while worker.turn() {}
+        // A handle may outlive us, and the database holds its file.
+        worker.database = None;
     }
 }
 
@@ -667,25 +681,29 @@ pub(crate) fn open(
         disk,
         sync_failed,
         owed: Owed::default(),
+        usual_commit: Duration::ZERO,
     };
-    let (thread, manual) = if with_thread {
+    let worker = Arc::new(Mutex::new(worker));
+    let thread = if with_thread {
+        let (shared, worker) = (Arc::clone(&shared), Arc::clone(&worker));
         let thread = std::thread::Builder::new()
             .name("definitions".to_owned())
-            .spawn(move || worker.run())
+            .spawn(move || run(&shared, &worker))
             .map_err(|error| OpenError::io("start a thread for", path, error))?;
-        (Some(thread), None)
+        Some(thread)
     } else {
-        (None, Some(Arc::new(Mutex::new(worker))))
+        None
     };
     Ok(Opened {
         definitions: Definitions {
             shared: Arc::clone(&shared),
-            manual: manual.clone(),
+            worker: Arc::clone(&worker),
+            manual: !with_thread,
         },
         thread: DefinitionsThread {
             shared,
             thread,
-            manual,
+            worker,
         },
         stored,
         node_id,
@@ -895,6 +913,9 @@ struct RefuseOnPanic(Arc<Shared>);
 
 impl Drop for RefuseOnPanic {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
         let left = {
             let mut backlog = self.0.backlog.lock();
             backlog.stop = true;
@@ -917,29 +938,32 @@ struct Worker {
     /// Changes that could not be stored. Whoever submitted them goes by them all the same, and later ones build on them: they
     /// go into the next commit.
     owed: Owed,
+    /// What a commit takes of late.
+    usual_commit: Duration,
+}
+
+/// The database's thread: commits until there is nothing left to commit after a stop.
+fn run(shared: &Arc<Shared>, worker: &Mutex<Worker>) {
+    let _guard = RefuseOnPanic(Arc::clone(shared));
+    loop {
+        {
+            let mut backlog = shared.backlog.lock();
+            while backlog.submissions.is_empty() && !backlog.stop {
+                shared.wake.wait(&mut backlog);
+            }
+            if backlog.submissions.is_empty() {
+                return;
+            }
+        }
+        // Somebody may have committed on his own meanwhile.
+        worker.lock().turn();
+    }
 }
 
 impl Worker {
-    fn run(mut self) {
-        let _guard = RefuseOnPanic(Arc::clone(&self.shared));
-        loop {
-            let submissions = {
-                let mut backlog = self.shared.backlog.lock();
-                while backlog.submissions.is_empty() && !backlog.stop {
-                    self.shared.wake.wait(&mut backlog);
-                }
-                if backlog.submissions.is_empty() {
-                    return;
-                }
-                std::mem::take(&mut backlog.submissions)
-            };
-            self.decide(submissions);
-        }
-    }
-
     /// One commit of what was gathered, without waiting; false if there was nothing.
     fn turn(&mut self) -> bool {
-        let submissions = std::mem::take(&mut self.shared.backlog.lock().submissions);
+        let submissions = self.shared.backlog.lock().take();
         if submissions.is_empty() {
             return false;
         }
@@ -1022,7 +1046,10 @@ impl Worker {
             .begin_write()
             .map_err(|error| store_error(error.into()))?;
         apply(&write, &self.owed, submissions).map_err(store_error)?;
+        let began = self.disk.now();
         write.commit().map_err(|error| store_error(error.into()))?;
+        let took = self.disk.now().saturating_sub(began);
+        self.usual_commit = (7 * self.usual_commit + took) / 8;
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

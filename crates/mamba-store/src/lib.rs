@@ -22,10 +22,10 @@ mod snapshot;
 mod store;
 
 pub use definitions::{
-    BindingDefinition, DefinitionChange, Definitions, DestinationKind, ExchangeDefinition,
-    Exported, GlobalParameterDefinition, ParameterDefinition, PendingChange, PermissionDefinition,
-    PolicyDefinition, PolicyScope, QueueDefinition, Stored, StoredDefinitions,
-    TopicPermissionDefinition, UserDefinition, VhostDefinition,
+    BindingDefinition, DefineHere, DefinitionChange, Definitions, DestinationKind,
+    ExchangeDefinition, Exported, GlobalParameterDefinition, ParameterDefinition, PendingChange,
+    PermissionDefinition, PolicyDefinition, PolicyScope, QueueDefinition, Stored,
+    StoredDefinitions, TopicPermissionDefinition, UserDefinition, VhostDefinition,
 };
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{OpenError, StoreError};

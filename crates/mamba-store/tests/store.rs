@@ -11,6 +11,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::{Arc, mpsc},
+    thread::{self, ThreadId},
 };
 
 use mamba_store::{
@@ -236,4 +237,74 @@ fn what_belongs_to_a_virtual_host_goes_together() {
     store.close();
     let (_store, recovered) = open(temp.path()).unwrap();
     assert_eq!(recovered.definitions.permissions, kept);
+}
+
+/// Submits a definition and says on which thread it was answered.
+fn answered_on(store: &Store, definition: &ExchangeDefinition) -> mpsc::Receiver<ThreadId> {
+    let (tell, told) = mpsc::channel();
+    let done = move |result: Result<(), StoreError>| {
+        result.unwrap();
+        tell.send(thread::current().id()).unwrap();
+    };
+    let changes = vec![DefinitionChange::put(definition)];
+    store.definitions().submit(changes, Box::new(done));
+    told
+}
+
+/// Whoever is alone commits what it submits itself, unless the thread is at it; nobody waits for ever, whatever it does.
+#[test]
+fn definitions_are_committed_where_they_are_submitted() {
+    let temp = tempfile::tempdir().unwrap();
+    let (store, _) = open(temp.path()).unwrap();
+    let definitions = store.definitions().clone();
+    let me = thread::current().id();
+    let mut names = Vec::new();
+    let mut next = || {
+        names.push(format!("x-{:03}", names.len()));
+        exchange(names.last().unwrap())
+    };
+    let mut here = 0;
+    for _ in 0..100 {
+        let commit = definitions.commit_here().unwrap();
+        assert!(definitions.commit_here().is_none(), "it does so already");
+        let told = answered_on(&store, &next());
+        commit.commit();
+        drop(commit);
+        here += u32::from(told.recv().unwrap() == me);
+    }
+    assert!(
+        here > 0,
+        "a slow disk is left to the thread, but not this one"
+    );
+
+    // Who does not commit wakes the thread in the end, ...
+    let commit = definitions.commit_here().unwrap();
+    let told = answered_on(&store, &next());
+    drop(commit);
+    assert_ne!(told.recv().unwrap(), me);
+
+    // ... others do so at once, ...
+    let commit = definitions.commit_here().unwrap();
+    let told = answered_on(&store, &next());
+    let another = next();
+    thread::scope(|scope| {
+        let other = scope.spawn(|| answered_on(&store, &another).recv().unwrap());
+        assert_ne!(other.join().unwrap(), me);
+    });
+    assert_ne!(told.recv().unwrap(), me);
+    drop(commit);
+
+    // ... and so does whoever waits where it stands.
+    let commit = definitions.commit_here().unwrap();
+    let told = answered_on(&store, &next());
+    definitions.flush();
+    assert_ne!(told.recv().unwrap(), me);
+    let change = DefinitionChange::put(&next());
+    definitions.begin(vec![change]).wait().unwrap();
+    drop(commit);
+
+    drop((definitions, store));
+    let (_store, recovered) = open(temp.path()).unwrap();
+    let stored = recovered.definitions.exchanges;
+    assert!(stored.iter().map(|exchange| &exchange.name).eq(&names));
 }

@@ -281,6 +281,10 @@ impl Connection {
         } else {
             self.core.broker.store.0.log().commit_here(self.core.id)
         };
+        // Whoever is alone with the log is so with the definitions.
+        let defining = here
+            .as_ref()
+            .and_then(|_| self.core.broker.store.0.definitions().commit_here());
         self.tell_time(now);
         self.core.look_for_tracing();
         let _acting = self.core.acting();
@@ -302,7 +306,13 @@ impl Connection {
                 here.commit();
             }
         }
-        drop(here);
+        if self.core.waits_for_definitions() {
+            self.core.broker.store.0.log().waits(self.core.id);
+            if let Some(defining) = &defining {
+                defining.commit();
+            }
+        }
+        drop((defining, here));
         self.confirm(now);
         self.core.add_up();
         self.core.wait_for_log();
@@ -900,6 +910,11 @@ impl Core {
             self.log_pause = Some(self.stored_up_to);
         }
         self.published_stored = false;
+    }
+
+    fn waits_for_definitions(&self) -> bool {
+        let until = self.waiting.as_ref().map(|waiting| &waiting.until);
+        matches!(until, Some(Until::Committed(_)))
     }
 
     /// Where stands what the connection waits for; done if it waits for nothing.
