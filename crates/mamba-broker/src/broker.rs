@@ -944,7 +944,8 @@ impl Broker {
     ///
     /// [`Connection::expect_more`]: crate::Connection::expect_more
     pub fn on_waiting_for_disk(&self, doorbell: Doorbell) {
-        self.store.0.log().on_commit_here(doorbell);
+        self.store.0.log().on_commit_here(Arc::clone(&doorbell));
+        self.store.0.definitions().on_commit_here(doorbell);
     }
 
     /// Reads back what queues need from the disk, until [`Self::stop_paging`]. For threads of its own: it blocks.

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     disk::{Disk, DiskFile},
     error::{OpenError, StoreError},
+    log::Listener,
 };
 
 pub use self::{export::Exported, here::DefineHere};
@@ -487,6 +488,7 @@ struct Shared {
     undecided: AtomicU64,
     /// Some change failed and has not been stored since.
     owing: AtomicBool,
+    on_commit_here: Mutex<Option<Listener>>,
 }
 
 /// Handle to the definitions database; clones share it.
@@ -673,6 +675,7 @@ pub(crate) fn open(
         commits: AtomicU64::new(0),
         undecided: AtomicU64::new(0),
         owing: AtomicBool::new(false),
+        on_commit_here: Mutex::default(),
     });
     let worker = Worker {
         shared: Arc::clone(&shared),

@@ -6,6 +6,7 @@
 use std::{cell::Cell, marker::PhantomData, sync::Arc, time::Duration};
 
 use super::{Definitions, RefuseOnPanic, Submission};
+use crate::log::Listener;
 
 /// Changes up to which somebody may commit on a thread that has other things to do.
 const CHANGES_MAX: usize = 16;
@@ -60,6 +61,9 @@ impl DefineHere {
         };
         if worker.usual_commit <= QUICK_COMMIT && changes <= CHANGES_MAX {
             let _guard = RefuseOnPanic(Arc::clone(shared));
+            if let Some(listener) = shared.on_commit_here.lock().as_ref() {
+                listener();
+            }
             worker.turn();
         }
     }
@@ -78,6 +82,12 @@ impl Drop for DefineHere {
 }
 
 impl Definitions {
+    /// Has `listener` called on a thread that is about to wait for the disk in [`DefineHere::commit`], as
+    /// [`crate::Log::on_commit_here`] has.
+    pub fn on_commit_here(&self, listener: Listener) {
+        *self.shared.on_commit_here.lock() = Some(listener);
+    }
+
     /// For somebody who is the only one to wait for the disk ([`crate::Log::commit_here`] says so), before he submits: he may commit
     /// on his own. `None` if he does already.
     pub fn commit_here(&self) -> Option<DefineHere> {
