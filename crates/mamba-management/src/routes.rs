@@ -13,8 +13,8 @@ use crate::{
         Vhost,
     },
     answer::Outcome,
-    bindings, connections, definitions, exchanges, health, limits, messages, openapi, overview,
-    parameters, permissions, policies, queues,
+    bindings, connections, control, definitions, exchanges, health, limits, messages, openapi,
+    overview, parameters, permissions, policies, queues,
     request::Request,
     users, vhosts,
 };
@@ -196,6 +196,8 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     post("/definitions/{vhost}", Administrator, definitions::import, "Import definitions into a virtual host"),
     get("/all-configuration", Administrator, definitions::export, "All definitions, under an older name"),
     post("/all-configuration", Administrator, definitions::import, "Import definitions, under an older name"),
+
+    post(control::PATH, Administrator, control::perform, "Do a command of mambamq ctl; the body are its arguments"),
 
     get("/queues", Management, queues::list, "Queues of the virtual hosts the user may open"),
     get("/queues/detailed", Management, queues::list, "The same"),
