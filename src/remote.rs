@@ -144,10 +144,10 @@ impl Remote {
             body: Value::Object(arguments).to_string().into(),
             answer_bytes_max: ANSWER_BYTES_MAX,
         };
-        let exchange = timeout(time, exchange(&url, &self.files, request));
+        let exchange = exchange(&url, &self.files, request);
         let (status, body) = self
             .runtime
-            .block_on(async { exchange.await })
+            .block_on(async { timeout(time, exchange).await })
             .map_err(|_| ControlError::Slow(time))?
             .map_err(|error| lost(advised(&url, &error)))?;
         let document: Option<Value> = serde_json::from_slice(&body).ok();

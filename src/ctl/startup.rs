@@ -129,9 +129,18 @@ fn parse(text: &str) -> Result<Pid, Failure> {
     })
 }
 
-/// Of somebody else is running as well.
+/// A process of somebody else is running as well; one that has ended and that its parent has not looked at is not.
 fn is_running(pid: Pid) -> bool {
-    !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+    if matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH)) {
+        return false;
+    }
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    // The state comes behind the name in parentheses. Without this file there is only the signal to go by.
+    let state = stat.ok().and_then(|stat| {
+        let (_, rest) = stat.rsplit_once(')')?;
+        rest.trim_start().chars().next()
+    });
+    !matches!(state, Some('Z' | 'X'))
 }
 
 /// Asks the process to end as SIGTERM does; `shutdown`, and `stop` with a pid file, wait until it has.
