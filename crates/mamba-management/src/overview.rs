@@ -470,6 +470,15 @@ pub(crate) fn feature_flags(_: &Request<'_>) -> Outcome {
     Ok(Answer::List(List::of(shown.collect())))
 }
 
+/// Those that are known are on for good.
+pub(crate) fn enable_feature_flag(request: &Request<'_>) -> Outcome {
+    let asked = request.name("name");
+    let known = FEATURE_FLAGS.iter().any(|(name, _)| *name == asked);
+    known
+        .then_some(Answer::Done)
+        .ok_or_else(|| Refusal::bad("unsupported"))
+}
+
 /// There are none: what RabbitMQ deprecates is either here to stay or was never here.
 pub(crate) fn deprecated_features(_: &Request<'_>) -> Outcome {
     Ok(Answer::Json(json!([])))

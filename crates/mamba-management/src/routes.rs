@@ -120,6 +120,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     get("/auth/attempts/{node}/source", Monitoring, overview::auth_attempts_by_source, "Logins by source: address, user and protocol"),
     get("/auth/hash_password/{password}", Administrator, users::hash_password, "A password's hash with a fresh salt"),
     get("/feature-flags", Management, overview::feature_flags, "Feature flags"),
+    put("/feature-flags/{name}/enable", Administrator, overview::enable_feature_flag, "Switch a feature flag on: all are"),
     get("/deprecated-features", Management, overview::deprecated_features, "Deprecated features"),
     get("/deprecated-features/used", Management, overview::deprecated_features_used, "Deprecated features in use"),
     delete("/reset", Administrator, overview::reset, "Forget the samples of rates"),
