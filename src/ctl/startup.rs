@@ -1,14 +1,10 @@
 //! Commands that wait for the node: until it has started, or until it has stopped.
 
-use std::{
-    fs,
-    path::Path,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, thread::sleep, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::{
     Done, EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE, Failure, Invocation, Place, unanswered,
