@@ -63,7 +63,7 @@ pub(crate) enum Command {
     Consume(Box<mamba_shell::ConsumeArgs>),
     /// Put load on any AMQP 0-9-1 broker and measure it
     Perf(Box<mamba_perf::Args>),
-    /// Manage the broker on this machine as with rabbitmqctl: users, virtual hosts, permissions, limits, policies
+    /// Manage a broker as with rabbitmqctl, on this machine or elsewhere with --url: users, permissions, policies, queues, connections, checks
     #[command(disable_help_flag = true)]
     Ctl {
         /// COMMAND with its arguments and options; `help` lists them

@@ -11,7 +11,7 @@ use mamba_server::control::{Address, Answer, Request, VERSION};
 use serde_json::{Map, Value};
 
 /// How long a broker may take for an answer: a flush to a slow disk is the longest.
-const ANSWER_TIME: Duration = Duration::from_secs(300);
+pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(300);
 
 /// Why a running broker could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,10 @@ pub(crate) enum ControlError {
     Answer(String),
     #[error("the broker refused: {message}")]
     Refused { code: String, message: String },
+    #[error("the broker at {url} cannot be asked: {reason}")]
+    Remote { url: String, reason: String },
+    #[error("no answer within {} s", .0.as_secs())]
+    Slow(Duration),
 }
 
 /// A connection to a running broker.
@@ -58,6 +62,15 @@ impl Control {
         })
     }
 
+    /// Bounds the time an answer may take.
+    pub(crate) fn set_time(&self, time: Duration) -> Result<(), ControlError> {
+        let stream = self.stream.get_ref();
+        stream
+            .set_read_timeout(Some(time))
+            .and_then(|()| stream.set_write_timeout(Some(time)))
+            .map_err(ControlError::Lost)
+    }
+
     /// Asks and waits for the answer.
     pub(crate) fn ask(
         &mut self,
@@ -77,9 +90,15 @@ impl Control {
             .write_all(&line)
             .map_err(ControlError::Lost)?;
         let mut text = String::new();
+        let time = self.stream.get_ref().read_timeout().ok().flatten();
         self.stream
             .read_line(&mut text)
-            .map_err(ControlError::Lost)?;
+            .map_err(|error| match (error.kind(), time) {
+                (ErrorKind::WouldBlock | ErrorKind::TimedOut, Some(time)) => {
+                    ControlError::Slow(time)
+                }
+                _ => ControlError::Lost(error),
+            })?;
         if text.is_empty() {
             return Err(ControlError::Lost(ErrorKind::UnexpectedEof.into()));
         }

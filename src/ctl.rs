@@ -1,6 +1,8 @@
 //! `mambamq ctl COMMAND`: rabbitmqctl's commands for users, virtual hosts, permissions, limits, policies, parameters, definitions and connections, over the
-//! control socket of a broker on this machine. Arguments, output and exit codes are rabbitmqctl's.
+//! control socket of a broker on this machine, or the management API of one elsewhere (`--url`). Arguments, output and exit codes are
+//! rabbitmqctl's.
 
+mod checks;
 mod connections;
 mod definitions;
 mod node;
@@ -8,6 +10,7 @@ mod output;
 mod parameters;
 mod policies;
 mod queues;
+mod startup;
 mod status;
 mod tenants;
 mod topology;
@@ -16,12 +19,17 @@ use std::{
     io::{self, BufRead, Write},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
+    time::Duration,
 };
 
 use serde_json::{Map, Value};
 
 use self::output::Format;
-use crate::control::{Control, ControlError};
+use crate::{
+    control::{ANSWER_TIME, Control, ControlError},
+    remote::{Remote, RemoteOptions},
+};
 
 const EX_OK: u8 = 0;
 const EX_USAGE: u8 = 64;
@@ -29,6 +37,7 @@ const EX_DATAERR: u8 = 65;
 const EX_NOUSER: u8 = 67;
 const EX_UNAVAILABLE: u8 = 69;
 const EX_SOFTWARE: u8 = 70;
+const EX_TEMPFAIL: u8 = 75;
 
 /// What went wrong, and what the shell is told.
 #[derive(Debug)]
@@ -67,10 +76,16 @@ struct Invocation {
     format: Format,
     data_dir: Option<PathBuf>,
     config: Option<PathBuf>,
+    remote: RemoteOptions,
+    /// `--timeout`.
+    time: Option<Duration>,
 }
 
 /// Options without a value that only some commands know.
-const FLAGS: [&str; 6] = [
+const FLAGS: [&str; 9] = [
+    "--force",
+    "--if-empty",
+    "--if-unused",
     "--pre-hashed-password",
     "--global",
     "--clear-password",
@@ -79,7 +94,9 @@ const FLAGS: [&str; 6] = [
     "--local",
 ];
 /// Options with a value that only some commands know.
-const VALUES: [&str; 12] = [
+const VALUES: [&str; 14] = [
+    "--pid",
+    "--address",
     "--offset",
     "--count",
     "--body-limit",
@@ -99,6 +116,7 @@ impl Invocation {
         let mut this = Self::default();
         let mut words = words.into_iter();
         let mut only_words = false;
+        let (mut certificate, mut key) = (None, None);
         let missing = |option: &str| {
             Failure::new(
                 EX_USAGE,
@@ -124,13 +142,26 @@ impl Invocation {
                 "-l" | "--longnames" | "--print-stacktrace" | "--dry-run" if is_option => {}
                 "--no-table-headers" if is_option => this.no_headers = true,
                 "-p" | "--vhost" if is_option => this.vhost = Some(value()?),
-                "-n" | "--node" | "-t" | "--timeout" | "--script-name" if is_option => {
-                    drop(value()?)
+                "-n" | "--node" | "--script-name" if is_option => drop(value()?),
+                "-t" | "--timeout" if is_option => this.time = seconds(&value()?)?,
+                // Two commands have short forms of their own.
+                "-e" if is_option => drop(this.options.insert("if-empty".to_owned(), true.into())),
+                "-u" if is_option => drop(this.options.insert("if-unused".to_owned(), true.into())),
+                "-P" if is_option => drop(this.options.insert("pid".to_owned(), value()?.into())),
+                "--url" if is_option => this.remote.url = Some(value()?),
+                "--username" if is_option => this.remote.username = Some(value()?),
+                "--password-file" if is_option => {
+                    this.remote.password_file = Some(value()?.into());
                 }
+                "--tls-ca-cert-file" if is_option => {
+                    this.remote.files.authorities = Some(value()?.into());
+                }
+                "--tls-cert-file" if is_option => certificate = Some(PathBuf::from(value()?)),
+                "--tls-key-file" if is_option => key = Some(PathBuf::from(value()?)),
                 "--formatter" if is_option => {
                     let name = value()?;
                     this.format = Format::by_name(&name).ok_or_else(|| {
-                        Failure::new(EX_USAGE, format!("Error: unknown formatter '{name}': expected table, json, csv or erlang's terms by table"))
+                        Failure::new(EX_USAGE, format!("Error: unknown formatter '{name}': expected table, pretty_table, json, json_stream, csv, string or erlang"))
                     })?;
                 }
                 "--data-dir" if is_option => this.data_dir = Some(value()?.into()),
@@ -155,6 +186,14 @@ impl Invocation {
                 _ => this.words.push(word),
             }
         }
+        this.remote.files.identity = match (certificate, key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            _ => {
+                let text = "Error: --tls-cert-file and --tls-key-file go together";
+                return Err(Failure::new(EX_USAGE, text));
+            }
+        };
         Ok(this)
     }
 
@@ -215,7 +254,7 @@ impl Invocation {
 
     /// What is being done, for people; programs ask for silence or another form.
     fn banner(&self, text: &str) {
-        if !self.quiet && !self.silent && self.format == Format::Table {
+        if !self.quiet && !self.silent && self.format.has_banner() {
             say(text);
         }
     }
@@ -241,9 +280,26 @@ impl Invocation {
     }
 }
 
+/// A time in seconds; none for `infinity`.
+fn seconds(text: &str) -> Result<Option<Duration>, Failure> {
+    if text == "infinity" {
+        return Ok(None);
+    }
+    let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
+    let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.map(Some).ok_or_else(|| {
+        let text =
+            format!("Error: --timeout is a number of seconds above 0 or infinity, not '{text}'");
+        Failure::new(EX_USAGE, text)
+    })
+}
+
 /// The running broker.
 #[derive(Debug)]
-struct Node(Control);
+enum Node {
+    Here(Control),
+    Elsewhere(Arc<Remote>, Duration),
+}
 
 /// The broker said no.
 #[derive(Debug)]
@@ -263,10 +319,14 @@ impl Node {
             Value::Object(arguments) => arguments,
             _ => Map::new(),
         };
-        match self.0.ask(command, arguments) {
+        let answer = match self {
+            Self::Here(control) => control.ask(command, arguments),
+            Self::Elsewhere(remote, time) => remote.ask(command, arguments, *time),
+        };
+        match answer {
             Ok(value) => Ok(Ok(value)),
             Err(ControlError::Refused { code, message }) => Ok(Err(Refused { code, message })),
-            Err(error) => Err(Failure::new(EX_UNAVAILABLE, format!("Error: {error}"))),
+            Err(error) => Err(unanswered(&error)),
         }
     }
 
@@ -285,6 +345,14 @@ impl Node {
     }
 }
 
+fn unanswered(error: &ControlError) -> Failure {
+    let code = match error {
+        ControlError::Slow(_) => EX_TEMPFAIL,
+        _ => EX_UNAVAILABLE,
+    };
+    Failure::new(code, format!("Error: {error}"))
+}
+
 fn say(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
@@ -295,7 +363,7 @@ type Part = (
     fn(&mut Node, &Invocation) -> Done,
 );
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     (&tenants::COMMANDS, tenants::perform),
     (&policies::COMMANDS, policies::perform),
     (&topology::COMMANDS, topology::perform),
@@ -305,11 +373,18 @@ const PARTS: [Part; 9] = [
     (&connections::COMMANDS, connections::perform),
     (&status::COMMANDS, status::perform),
     (&node::COMMANDS, node::perform),
+    (&checks::COMMANDS, checks::perform),
 ];
+
+/// All commands and how they are called.
+fn commands() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    let parts = PARTS.iter().flat_map(|(commands, _)| commands.iter());
+    parts.chain(&startup::COMMANDS)
+}
 
 /// How a command is called; `None` if there is none of that name.
 fn usage(command: &str) -> Option<&'static str> {
-    let mut all = PARTS.iter().flat_map(|(commands, _)| commands.iter());
+    let mut all = commands();
     all.find_map(|(name, usage)| (*name == command).then_some(*usage))
 }
 
@@ -320,10 +395,23 @@ fn performer(command: &str) -> Option<fn(&mut Node, &Invocation) -> Done> {
     })
 }
 
+const ELSEWHERE: &str = "\
+A broker on another machine, through its management API:
+
+   --url https://HOST:15671    or MAMBAMQ_CTL_URL
+   --username USER             or MAMBAMQ_CTL_USERNAME; the user needs the tag administrator
+   --password-file FILE        or the password in MAMBAMQ_CTL_PASSWORD; the terminal is asked otherwise
+   --tls-ca-cert-file FILE     who signed the broker's certificate, PEM; the system's authorities otherwise
+   --tls-cert-file FILE, --tls-key-file FILE
+                               a certificate of one's own, where the broker asks for one
+";
+
 /// All commands.
 fn help() -> String {
-    let mut text = "Usage\n\nmambamq ctl [--data-dir <folder>] [--quiet] <command> [<command options>]\n\nAvailable commands:\n\n".to_owned();
-    for (_, usage) in PARTS.iter().flat_map(|(commands, _)| commands.iter()) {
+    let mut text = format!(
+        "Usage\n\nmambamq ctl [--data-dir <folder>] [--quiet] <command> [<command options>]\n\n{ELSEWHERE}\nAvailable commands:\n\n"
+    );
+    for (_, usage) in commands() {
         text.push_str("   ");
         text.push_str(usage);
         text.push('\n');
@@ -341,7 +429,8 @@ pub(crate) fn run(
             say(&help());
             return Ok(());
         }
-        let Some(perform) = performer(&invocation.command) else {
+        let perform = performer(&invocation.command);
+        if perform.is_none() && !startup::waits(&invocation.command) {
             return Err(Failure::new(
                 EX_USAGE,
                 format!(
@@ -350,15 +439,18 @@ pub(crate) fn run(
                     help()
                 ),
             ));
-        };
+        }
         if let Some(done) = tenants::without_node(&invocation) {
             return done;
         }
-        let folder = data_dir(invocation.data_dir.take(), invocation.config.take())
-            .map_err(|error| Failure::new(EX_USAGE, format!("Error: {error}")))?;
-        let control = Control::connect(&folder)
-            .map_err(|error| Failure::new(EX_UNAVAILABLE, format!("Error: {error}")))?;
-        perform(&mut Node(control), &invocation)
+        let place = Place::of(&mut invocation, data_dir)?;
+        let Some(perform) = perform else {
+            return startup::perform(&place, &invocation);
+        };
+        let mut node = place
+            .open(invocation.time)
+            .map_err(|error| unanswered(&error))?;
+        perform(&mut node, &invocation)
     });
     match outcome {
         Ok(()) => ExitCode::from(EX_OK),
@@ -366,6 +458,70 @@ pub(crate) fn run(
             let _ = writeln!(io::stderr(), "{text}");
             ExitCode::from(code)
         }
+    }
+}
+
+/// Where the broker is.
+#[derive(Debug)]
+enum Place {
+    /// This is its data folder.
+    Here(PathBuf),
+    Elsewhere(Arc<Remote>),
+}
+
+impl Place {
+    /// What the command line says, then the environment; without either, this machine.
+    fn of(
+        invocation: &mut Invocation,
+        data_dir: impl FnOnce(Option<PathBuf>, Option<PathBuf>) -> Result<PathBuf, String>,
+    ) -> Result<Self, Failure> {
+        let bad = |text: &dyn std::fmt::Display| Failure::new(EX_USAGE, format!("Error: {text}"));
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let folder = invocation.data_dir.take();
+        let mut remote = std::mem::take(&mut invocation.remote);
+        if folder.is_some() && remote.url.is_some() {
+            return Err(bad(
+                &"--data-dir is a broker on this machine and --url one anywhere: only one of them",
+            ));
+        }
+        if folder.is_none() && remote.url.is_none() {
+            remote.url = variable("MAMBAMQ_CTL_URL");
+        }
+        let Some(url) = remote.url.take() else {
+            if remote != RemoteOptions::default() {
+                return Err(bad(&"--username, --password-file and --tls-… need --url"));
+            }
+            return data_dir(folder, invocation.config.take())
+                .map(Self::Here)
+                .map_err(|error| bad(&error));
+        };
+        remote.username = remote.username.or_else(|| variable("MAMBAMQ_CTL_USERNAME"));
+        if remote.password_file.is_none() {
+            remote.password = variable("MAMBAMQ_CTL_PASSWORD");
+        }
+        let remote = Remote::new(url, remote).map_err(|error| bad(&error))?;
+        if remote.is_readable_by_others() {
+            let _ = writeln!(
+                io::stderr(),
+                "Warning: name and password travel unencrypted over http; use https"
+            );
+        }
+        Ok(Self::Elsewhere(Arc::new(remote)))
+    }
+
+    fn open(&self, time: Option<Duration>) -> Result<Node, ControlError> {
+        Ok(match self {
+            Self::Here(folder) => {
+                let control = Control::connect(folder)?;
+                if let Some(time) = time {
+                    control.set_time(time)?;
+                }
+                Node::Here(control)
+            }
+            Self::Elsewhere(remote) => {
+                Node::Elsewhere(Arc::clone(remote), time.unwrap_or(ANSWER_TIME))
+            }
+        })
     }
 }
 

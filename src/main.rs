@@ -2,6 +2,7 @@
 //!
 //! Assembles the other crates and knows nothing of AMQP methods. Start reading at [`serve`].
 
+mod alarms;
 mod audit;
 mod backup;
 mod cli;
@@ -13,6 +14,7 @@ mod logging;
 mod metrics;
 mod node;
 mod process;
+mod remote;
 mod serve;
 mod shell;
 mod store;

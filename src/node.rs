@@ -11,15 +11,19 @@ use std::{
 };
 
 use mamba_broker::{Broker, BrokerConfig, oauth::Tokens};
-use mamba_management::{CertificateFile, Listener};
+use mamba_management::{CertificateFile, CommandRefused, Listener};
 use mamba_server::{
     Server, ServerConfig,
+    control::{self, Caller, Commands, Refusal, SetLogLevel},
     tls::{Holder, Tls},
 };
 use mamba_store::{OpenError, RecoveryReport};
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
-    config::{Config, Store, SyncMode},
+    alarms::Thresholds,
+    config::{self, Config, Store, SyncMode},
     definitions,
     metrics::Identity,
     process::{self, Readings},
@@ -120,12 +124,44 @@ fn broker_config(config: &Config, tokens: Option<Arc<Tokens>>) -> BrokerConfig {
     }
 }
 
+/// What operators' commands ask of the process.
+pub(crate) struct Process {
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) set_log_level: SetLogLevel,
+    pub(crate) thresholds: Arc<Thresholds>,
+}
+
+impl control::Process for Process {
+    fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
+        let listeners = self.listeners.iter();
+        listeners
+            .map(|listener| (listener.protocol, listener.address))
+            .collect()
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), String> {
+        (self.set_log_level)(level)
+    }
+
+    fn set_threshold(&self, of: control::Threshold, value: &Value) -> Result<(), String> {
+        let threshold = config::value::Threshold::deserialize(value)
+            .map_err(|error| format!("{value} is no threshold: {error}"))?;
+        match of {
+            control::Threshold::Memory => self.thresholds.set_memory(threshold),
+            control::Threshold::DiskFree => self.thresholds.set_disk_free(threshold),
+        }
+        Ok(())
+    }
+}
+
 /// What the management API says about this node.
 pub(crate) fn managed(
     config: &Config,
     identity: &Identity,
     listeners: Vec<Listener>,
     tls: Option<Arc<Tls>>,
+    thresholds: Arc<Thresholds>,
+    commands: Arc<Commands>,
     started: Instant,
 ) -> mamba_management::Node {
     let data_dir = config.store.data_dir.clone();
@@ -137,8 +173,6 @@ pub(crate) fn managed(
         cluster_name: identity.cluster.clone(),
         data_dir,
         listeners,
-        memory_limit_bytes: identity.memory_limit_bytes,
-        disk_free_limit_bytes: identity.disk_free_limit_bytes,
         processors: thread::available_parallelism().map_or(1, NonZero::get),
         started,
         readings: Box::new(move || {
@@ -149,7 +183,14 @@ pub(crate) fn managed(
                 resident_bytes: readings.resident_bytes,
                 resident_file_bytes: readings.resident_file_bytes,
                 disk_free_bytes: readings.disk_free_bytes,
+                memory_limit_bytes: thresholds.memory_bytes(),
+                disk_free_limit_bytes: thresholds.disk_free_bytes(),
             }
+        }),
+        control: Box::new(move |name, peer, command, arguments| {
+            let caller = Caller::User { name, peer };
+            let outcome = commands.perform(&caller, command, arguments);
+            outcome.map_err(|Refusal { code, message }| CommandRefused { code, message })
         }),
         certificates: Box::new(move || {
             let expiries = tls.as_ref().map(|tls| tls.expiries());

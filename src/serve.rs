@@ -13,25 +13,26 @@ use std::{
     time::Duration,
 };
 
+use mamba_broker::Broker;
 use mamba_broker::oauth::Tokens;
-use mamba_broker::{Alarms, Broker};
 use mamba_management::{Listener, Listening};
 use mamba_server::{
-    control::Control,
+    control::{Commands, Control},
     oauth::{KeyFileError, keep_keys},
     tls::{Tls, TlsError},
 };
-use mamba_store::{LogStatus, OpenError};
+use mamba_store::OpenError;
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::{oneshot, watch},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, timeout},
 };
 
 use crate::{
-    EXIT_FAILURE,
+    EXIT_FAILURE, alarms,
+    alarms::Thresholds,
     audit::AuditFile,
     complain,
     config::{
@@ -49,9 +50,6 @@ const AMQPS: &str = "amqp/ssl";
 const HTTP: &str = "http";
 const HTTPS: &str = "https";
 const PROMETHEUS: &str = "http/prometheus";
-
-/// How often memory and disk are compared with their alarm thresholds.
-const ALARM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the server may take beyond the grace period before it is given up.
 const GRACE_MARGIN: Duration = Duration::from_secs(5);
@@ -203,21 +201,25 @@ async fn run(config: &Config, stop_with_stdin: bool, logger: Logger) -> Result<(
         })
         .collect();
 
-    let memory = process::memory_total();
+    let thresholds = Arc::new(Thresholds::new(&config.alarms));
     let identity = Identity {
         node: config.node.name.clone(),
         cluster: config.server_properties.cluster_name.clone(),
         product: config.server_properties.product.clone(),
         version: config.server_properties.version.clone(),
-        memory_limit_bytes: config.alarms.memory_high_watermark.octets(memory),
-        disk_free_limit_bytes: config.alarms.disk_free_limit.octets(memory),
     };
     let (stop, stopping) = watch::channel(false);
-    let alarms = tokio::spawn(watch_alarms(
+    let alarms = tokio::spawn(alarms::watch(
         Arc::clone(&broker),
-        config.clone(),
-        identity.clone(),
+        Arc::clone(&thresholds),
+        config.store.data_dir.clone(),
     ));
+    let process = node::Process {
+        listeners: listeners.clone(),
+        set_log_level: logger.set_level,
+        thresholds: Arc::clone(&thresholds),
+    };
+    let commands = Arc::new(Commands::new(Arc::clone(&broker), Box::new(process)));
     let managed = http_address.or(https_address).is_some();
     let management_task = managed.then(|| {
         let node = node::managed(
@@ -225,6 +227,8 @@ async fn run(config: &Config, stop_with_stdin: bool, logger: Logger) -> Result<(
             &identity,
             listeners.clone(),
             tls,
+            Arc::clone(&thresholds),
+            Arc::clone(&commands),
             started.into_std(),
         );
         tokio::spawn(management.run(Arc::clone(&broker), node, stopping.clone()))
@@ -234,13 +238,13 @@ async fn run(config: &Config, stop_with_stdin: bool, logger: Logger) -> Result<(
     }
     let metrics_task = endpoint.map(|endpoint| {
         let folder = config.store.data_dir.clone();
-        let source = metrics::Source::new(Arc::clone(&broker), identity, folder, started);
+        let source =
+            metrics::Source::new(Arc::clone(&broker), identity, thresholds, folder, started);
         let write = move |wanted: &_, page: &mut _| source.write(wanted, page);
         tokio::spawn(endpoint.run(Arc::new(write), stopping.clone()))
     });
-    let control_task = bind_control(config).map(|control| {
-        tokio::spawn(control.run(Arc::clone(&broker), logger.set_level, stopping.clone()))
-    });
+    let control_task =
+        bind_control(config).map(|control| tokio::spawn(control.run(commands, stopping.clone())));
     let mut serving = tokio::spawn(server.run(stopping));
 
     for address in &amqp {
@@ -385,55 +389,6 @@ async fn drain(serving: &mut JoinHandle<()>, pages: [Option<JoinHandle<()>>; 2],
     for task in pages.into_iter().flatten() {
         // A client that does not read its page must not hold up the stop.
         let _ = timeout(Duration::from_secs(1), task).await;
-    }
-}
-
-/// Compares memory and disk with their thresholds and tells the broker about changes. A log that found no room to write counts as a full
-/// disk, whatever the threshold is.
-async fn watch_alarms(broker: Arc<Broker>, config: Config, identity: Identity) {
-    let mut ticks = interval(ALARM_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut memory_was, mut disk_was) = (false, false);
-    loop {
-        ticks.tick().await;
-        let used = process::resident_bytes();
-        let free = process::disk_free(&config.store.data_dir);
-        let memory = used.is_some_and(|used| used > identity.memory_limit_bytes);
-        let disk = free.is_some_and(|free| free < identity.disk_free_limit_bytes)
-            || matches!(broker.store().log().status(), LogStatus::DiskFull { .. });
-        if (memory, disk) == (memory_was, disk_was) {
-            continue;
-        }
-        broker.set_alarms(Alarms { memory, disk });
-        if memory != memory_was {
-            let (used_bytes, limit_bytes) = (used.unwrap_or(0), identity.memory_limit_bytes);
-            if memory {
-                tracing::warn!(used_bytes, limit_bytes, "memory use is above its watermark");
-            } else {
-                tracing::info!(
-                    used_bytes,
-                    limit_bytes,
-                    "memory use is below its watermark again"
-                );
-            }
-        }
-        if disk != disk_was {
-            let (free_bytes, limit_bytes) = (free.unwrap_or(0), identity.disk_free_limit_bytes);
-            if disk {
-                tracing::warn!(
-                    free_bytes,
-                    limit_bytes,
-                    "free disk space is below its limit"
-                );
-            } else {
-                tracing::info!(
-                    free_bytes,
-                    limit_bytes,
-                    "free disk space is above its limit again"
-                );
-            }
-        }
-        (memory_was, disk_was) = (memory, disk);
     }
 }
 

@@ -1296,6 +1296,9 @@ mod node {
         );
         check(&api.get("/nodes/nope"), 404, missing());
         let flag = &api.get("/feature-flags").json()[0];
+        let enable = |name: &str| api.put(&format!("/feature-flags/{name}/enable"), "{}");
+        check(&enable(flag["name"].as_str().unwrap()), 204, Value::Null);
+        check(&enable("nonsense"), 400, bad("unsupported"));
         for key in [
             "name",
             "state",

@@ -7,7 +7,10 @@ use std::{
 
 use mamba_auth::oauth::{Audience, KeySet, TokenSettings};
 use mamba_broker::oauth::Tokens;
-use mamba_server::oauth::{KeyFileError, KeySource, KeysUrl, read_keys};
+use mamba_server::{
+    http_client::HttpUrl,
+    oauth::{KeyFileError, KeySource, read_keys},
+};
 use serde::{Deserialize, Serialize};
 
 /// What stands for the resource server's name in the prefix.
@@ -137,7 +140,7 @@ impl Oauth2 {
     /// Where more keys are fetched from, if anywhere.
     pub(crate) fn source(&self) -> Option<KeySource> {
         Some(KeySource {
-            url: self.jwks_url.parse::<KeysUrl>().ok()?,
+            url: self.jwks_url.parse::<HttpUrl>().ok()?,
             authorities: given_path(&self.jwks_ca),
             refresh: Duration::from_secs(self.jwks_refresh_secs),
         })
@@ -165,7 +168,7 @@ impl Oauth2 {
             "\"\"",
             "an address such as https://HOST/PATH, or oauth2.keys with files: tokens are verified with one of them",
         );
-        if let (false, Err(expected)) = (self.jwks_url.is_empty(), self.jwks_url.parse::<KeysUrl>())
+        if let (false, Err(expected)) = (self.jwks_url.is_empty(), self.jwks_url.parse::<HttpUrl>())
         {
             demand(
                 "oauth2.jwks_url",

@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    Done, EX_USAGE, Failure, Invocation, Node,
-    output::{self, Format},
-};
+use super::{Done, EX_USAGE, Failure, Invocation, Node, output};
 
 /// The commands of this file and how they are called.
 pub(super) const COMMANDS: [(&str, &str); 6] = [
@@ -159,7 +156,7 @@ fn list(
     invocation.banner(banner);
     let wanted = json!({"vhost": invocation.vhost(), "columns": columns});
     let mut found = node.ask(&invocation.command, wanted)?;
-    if matches!(invocation.format, Format::Table | Format::Csv) {
+    if invocation.format.has_cells() {
         for row in found.as_array_mut().into_iter().flatten() {
             for key in ["arguments", "client_properties"] {
                 if let Some(table) = row.get_mut(key).filter(|table| table.is_object()) {

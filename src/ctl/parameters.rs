@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    Done, Invocation, Node,
-    output::{self, Format},
-};
+use super::{Done, Invocation, Node, output};
 
 /// The commands of this file and how they are called.
 pub(super) const COMMANDS: [(&str, &str); 7] = [
@@ -100,7 +97,7 @@ pub(super) fn perform(node: &mut Node, invocation: &Invocation) -> Done {
 
 /// Values are JSON in a table.
 fn list(invocation: &Invocation, mut found: Value, columns: &[(&str, &str)]) {
-    if matches!(invocation.format, Format::Table | Format::Csv) {
+    if invocation.format.has_cells() {
         for row in found.as_array_mut().into_iter().flatten() {
             row["value"] = row["value"].to_string().into();
         }

@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    Done, Invocation, Node,
-    output::{self, Format},
-};
+use super::{Done, Invocation, Node, output};
 
 /// The commands of this file and how they are called.
 pub(super) const COMMANDS: [(&str, &str); 3] = [
@@ -117,7 +114,7 @@ pub(super) fn perform(node: &mut Node, invocation: &Invocation) -> Done {
     } else {
         node.ask(command, json!({"vhost": vhost, "columns": columns}))?
     };
-    if invocation.format == Format::Table || invocation.format == Format::Csv {
+    if invocation.format.has_cells() {
         for row in found.as_array_mut().into_iter().flatten() {
             if let Some(arguments) = row.get_mut("arguments") {
                 *arguments = output::term(arguments).into();

@@ -15,6 +15,7 @@ use self::{
     request::Wanted,
     text::{Naming, Page},
 };
+use crate::alarms::Thresholds;
 use crate::process::Readings;
 
 /// What does not change while the node runs.
@@ -28,16 +29,13 @@ pub(crate) struct Identity {
     pub(crate) product: String,
     /// Version told to clients.
     pub(crate) version: String,
-    /// Memory alarm threshold, in octets.
-    pub(crate) memory_limit_bytes: u64,
-    /// Disk alarm threshold, in octets.
-    pub(crate) disk_free_limit_bytes: u64,
 }
 
 /// The node at one moment.
 #[derive(Debug, Default)]
 struct Facts {
     identity: Identity,
+    thresholds: Arc<Thresholds>,
     snapshot: Snapshot,
     readings: Readings,
     uptime: Duration,
@@ -48,6 +46,7 @@ struct Facts {
 pub(crate) struct Source {
     broker: Arc<Broker>,
     identity: Identity,
+    thresholds: Arc<Thresholds>,
     data_dir: PathBuf,
     started: tokio::time::Instant,
 }
@@ -56,12 +55,14 @@ impl Source {
     pub(crate) const fn new(
         broker: Arc<Broker>,
         identity: Identity,
+        thresholds: Arc<Thresholds>,
         data_dir: PathBuf,
         started: tokio::time::Instant,
     ) -> Self {
         Self {
             broker,
             identity,
+            thresholds,
             data_dir,
             started,
         }
@@ -71,6 +72,7 @@ impl Source {
     pub(crate) fn write(&self, wanted: &Wanted, page: &mut Page) {
         let facts = Facts {
             identity: self.identity.clone(),
+            thresholds: Arc::clone(&self.thresholds),
             snapshot: self.broker.snapshot(),
             readings: Readings::take(&self.data_dir),
             uptime: self.started.elapsed(),

@@ -136,8 +136,8 @@ const COARSE: &[Family<Facts>] = families! { facts: Facts;
 const NODE: &[Family<Facts>] = families! { facts: Facts;
     Gauge "rabbitmq_process_max_fds", "Open file descriptors limit", facts.readings.max_fds;
     Gauge "rabbitmq_process_max_tcp_sockets", "Open TCP sockets limit", facts.readings.max_fds;
-    Gauge "rabbitmq_resident_memory_limit_bytes", "Memory high watermark in bytes", facts.identity.memory_limit_bytes;
-    Gauge "rabbitmq_disk_space_available_limit_bytes", "Free disk space low watermark in bytes", facts.identity.disk_free_limit_bytes;
+    Gauge "rabbitmq_resident_memory_limit_bytes", "Memory high watermark in bytes", facts.thresholds.memory_bytes();
+    Gauge "rabbitmq_disk_space_available_limit_bytes", "Free disk space low watermark in bytes", facts.thresholds.disk_free_bytes();
     Gauge "rabbitmq_erlang_uptime_seconds", "Node uptime", facts.uptime.as_secs_f64();
 };
 

@@ -3,6 +3,7 @@
 //! All of a sort are looked at once, one lock after the other, and written family by family: a page keeps some hundred octets per
 //! object while it is written.
 
+use mamba_auth::Count;
 use mamba_broker::{
     Broker,
     exchange_stats::ExchangeCounts,
@@ -33,6 +34,7 @@ pub(super) fn all(page: &mut Page, broker: &Broker) {
     for table in [CHANNEL, CHANNEL_EXCHANGE, CHANNEL_QUEUE] {
         page.rows(Naming::Plain, table, &channels);
     }
+    page.rows(Naming::Plain, LOGINS, &logins(broker));
 }
 
 /// The families asked for, each object by itself.
@@ -83,6 +85,9 @@ pub(super) fn detailed(page: &mut Page, broker: &Broker, filter: &Filter) {
         for (_, table) in of_channels {
             page.rows(Naming::Detailed, table, &channels);
         }
+    }
+    if filter.has("auth_attempt_detailed_metrics") {
+        page.rows(Naming::Detailed, LOGINS, &logins(broker));
     }
     cluster(page, broker, filter);
 }
@@ -175,6 +180,25 @@ fn connections(broker: &Broker) -> (Vec<Row<ConnectionView>>, Vec<Row<ChannelVie
     (connections, channels)
 }
 
+/// Attempts to log in by where they came from; the longest silent ones are forgotten. A name that was not said is left out.
+fn logins(broker: &Broker) -> Vec<Row<Count>> {
+    let sources = broker.attempts().into_iter().map(|(source, count)| {
+        let address = source.address.to_string();
+        let labels = [
+            ("protocol", source.protocol),
+            ("username", &source.user),
+            ("remote_address", &address),
+        ];
+        let [protocol, _, address] = labels;
+        if source.user.is_empty() {
+            Row::new(&[protocol, address], count)
+        } else {
+            Row::new(&labels, count)
+        }
+    });
+    sources.collect()
+}
+
 /// Whether a queue was ever asked for messages or given any: series of the others would be noise.
 fn is_used(stats: &MessageStats) -> bool {
     *stats != MessageStats::default()
@@ -231,6 +255,13 @@ pub(super) const TOTALS: &[Family<Facts>] = families! { facts: Facts;
     Counter "rabbitmq_connection_incoming_bytes_total", "Total number of bytes received on a connection", facts.snapshot.bytes_received;
     Counter "rabbitmq_connection_outgoing_bytes_total", "Total number of bytes sent on a connection", facts.snapshot.bytes_sent;
     Gauge "rabbitmq_connection_channels", "Channels on a connection", facts.channels();
+};
+
+#[rustfmt::skip]
+const LOGINS: &[Family<Count>] = families! { login: Count;
+    Counter "rabbitmq_auth_attempts_detailed_total", "Total number of authentication attempts with source info", login.succeeded + login.failed;
+    Counter "rabbitmq_auth_attempts_detailed_succeeded_total", "Total number of successful authentication attempts with source info", login.succeeded;
+    Counter "rabbitmq_auth_attempts_detailed_failed_total", "Total number of failed authentication attempts with source info", login.failed;
 };
 
 #[rustfmt::skip]

@@ -1,8 +1,13 @@
 //! A change of definitions on its way to the disk, and who waits for it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Wake, Waker},
+    thread::{self, Thread},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -23,6 +28,18 @@ pub(crate) enum CommitState {
 const PENDING: u8 = 0;
 const DONE: u8 = 1;
 const FAILED: u8 = 2;
+
+/// A wake-up that a waiting thread misses costs this much.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Wakes a thread that waits.
+pub(crate) struct Unpark(pub(crate) Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
 
 /// One change.
 #[derive(Debug, Default)]
@@ -47,6 +64,19 @@ impl Commit {
             waiting.push(Arc::clone(outbox));
         } else {
             outbox.ring();
+        }
+    }
+
+    /// Blocks the thread until it is decided; `outbox` is the thread's own.
+    pub(crate) fn wait(&self, outbox: &Arc<Outbox>) -> CommitState {
+        self.ring_when_decided(outbox);
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        loop {
+            outbox.listen(&waker);
+            match self.state() {
+                CommitState::Pending => thread::park_timeout(LOOK_AGAIN),
+                decided => return decided,
+            }
         }
     }
 

@@ -21,6 +21,7 @@ mod filter;
 mod lazy_properties;
 pub mod metrics;
 pub mod oauth;
+pub mod operator;
 pub mod outbox;
 mod own;
 mod pacing;

@@ -257,10 +257,11 @@ impl Vhost {
             .collect()
     }
 
-    /// All explicit bindings.
+    /// All explicit bindings, in their order.
     #[must_use]
     pub fn bindings(&self) -> Vec<Binding> {
-        self.table.read().bindings().cloned().collect()
+        let handles = self.table.read().binding_handles();
+        in_order(handles)
     }
 
     /// Brings back what survived a restart. Definitions that contradict each other are logged and left out.
@@ -501,4 +502,11 @@ impl Drop for VhostSeat {
 
 fn decode(arguments: &[u8]) -> FieldTable {
     parse_table(arguments, &Limits::default()).unwrap_or_default()
+}
+
+/// Bindings whose handles were taken under a routing table's lock: many take long to sort and copy.
+pub(crate) fn in_order(mut handles: Vec<Arc<Binding>>) -> Vec<Binding> {
+    handles.sort_unstable();
+    let bindings = handles.into_iter().map(Arc::unwrap_or_clone);
+    bindings.collect()
 }

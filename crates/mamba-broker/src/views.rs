@@ -5,7 +5,11 @@ use std::net::IpAddr;
 use mamba_auth::{Count, Ending, Source};
 use mamba_routing::{Binding, Destination, ExchangeSpec};
 
-use crate::{access::Account, broker::Broker, vhost::Vhost};
+use crate::{
+    access::Account,
+    broker::Broker,
+    vhost::{Vhost, in_order},
+};
 
 impl Broker {
     /// Whether an account has permissions in a virtual host.
@@ -53,7 +57,7 @@ impl Vhost {
     #[must_use]
     pub fn exchanges_with_bindings(&self) -> Vec<(ExchangeSpec, usize)> {
         let counted = self.exchanges().into_iter().map(|spec| {
-            let bindings = self.table.read().bindings_from(&spec.name).count();
+            let bindings = self.table.read().binding_count_from(&spec.name);
             (spec, bindings)
         });
         counted.collect()
@@ -62,14 +66,14 @@ impl Vhost {
     /// The bindings of an exchange, as their source. The default exchange has none of its own.
     #[must_use]
     pub fn bindings_from(&self, exchange: &str) -> Vec<Binding> {
-        let table = self.table.read();
-        table.bindings_from(exchange).cloned().collect()
+        let handles = self.table.read().binding_handles_from(exchange);
+        in_order(handles)
     }
 
     /// The bindings to a queue or exchange.
     #[must_use]
     pub fn bindings_to(&self, destination: &Destination) -> Vec<Binding> {
-        let table = self.table.read();
-        table.bindings_to(destination).cloned().collect()
+        let handles = self.table.read().binding_handles_to(destination);
+        in_order(handles)
     }
 }

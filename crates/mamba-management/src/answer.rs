@@ -1,6 +1,7 @@
 //! What a request is answered with, and how it becomes octets.
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
@@ -53,15 +54,19 @@ impl Answer {
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     pub(crate) status: u16,
-    error: &'static str,
+    error: Cow<'static, str>,
     pub(crate) reason: Value,
 }
 
 impl Refusal {
-    pub(crate) fn new(status: u16, error: &'static str, reason: impl Into<Value>) -> Self {
+    pub(crate) fn new(
+        status: u16,
+        error: impl Into<Cow<'static, str>>,
+        reason: impl Into<Value>,
+    ) -> Self {
         Self {
             status,
-            error,
+            error: error.into(),
             reason: reason.into(),
         }
     }

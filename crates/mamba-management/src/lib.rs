@@ -14,6 +14,7 @@ mod access;
 mod answer;
 mod bindings;
 mod connections;
+mod control;
 mod definitions;
 mod exchanges;
 mod health;
@@ -37,4 +38,5 @@ mod time;
 mod users;
 mod vhosts;
 
+pub use control::{CommandRefused, Perform};
 pub use server::{CertificateFile, Handshakes, Listener, Listening, Node, Readings};

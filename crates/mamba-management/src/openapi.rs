@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     access::Access,
     answer::{Answer, Outcome},
+    control,
     query::PAGE_SIZE_MAX,
     request::Request,
     routes::{ENDPOINTS, Endpoint},
@@ -173,6 +174,9 @@ fn responses(endpoint: &Endpoint) -> Value {
                     "description": "Bound",
                     "headers": {"Location": {"description": "Relative; its last segment is the properties key", "schema": {"type": "string"}}},
                 });
+            }
+            None if endpoint.path == control::PATH => {
+                responses["200"] = document("What the command answers", json!({}));
             }
             None => responses["204"] = json!({"description": "Done"}),
         },

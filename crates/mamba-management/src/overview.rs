@@ -296,8 +296,8 @@ fn node_view(request: &Request<'_>) -> Result<Value, Refusal> {
         "os_pid": std::process::id().to_string(), "uptime": u64::try_from(uptime).unwrap_or(u64::MAX),
         "processors": node.processors, "run_queue": 0, "rates_mode": "basic", "net_ticktime": 60,
         "fd_total": readings.max_fds, "sockets_total": readings.max_fds, "proc_total": broker.config().limits.connections_max,
-        "mem_limit": node.memory_limit_bytes, "mem_alarm": alarms.memory, "mem_calculation_strategy": "rss",
-        "disk_free_limit": node.disk_free_limit_bytes, "disk_free_alarm": alarms.disk,
+        "mem_limit": readings.memory_limit_bytes, "mem_alarm": alarms.memory, "mem_calculation_strategy": "rss",
+        "disk_free_limit": readings.disk_free_limit_bytes, "disk_free_alarm": alarms.disk,
         "db_dir": node.data_dir.display().to_string(), "log_files": ["<stderr>"],
         "config_files": [],
         "enabled_plugins": ["rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_consistent_hash_exchange"],
@@ -468,6 +468,15 @@ pub(crate) fn feature_flags(_: &Request<'_>) -> Outcome {
         })
     });
     Ok(Answer::List(List::of(shown.collect())))
+}
+
+/// Those that are known are on for good.
+pub(crate) fn enable_feature_flag(request: &Request<'_>) -> Outcome {
+    let asked = request.name("name");
+    let known = FEATURE_FLAGS.iter().any(|(name, _)| *name == asked);
+    known
+        .then_some(Answer::Done)
+        .ok_or_else(|| Refusal::bad("unsupported"))
 }
 
 /// There are none: what RabbitMQ deprecates is either here to stay or was never here.

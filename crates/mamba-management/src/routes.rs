@@ -13,8 +13,8 @@ use crate::{
         Vhost,
     },
     answer::Outcome,
-    bindings, connections, definitions, exchanges, health, limits, messages, openapi, overview,
-    parameters, permissions, policies, queues,
+    bindings, connections, control, definitions, exchanges, health, limits, messages, openapi,
+    overview, parameters, permissions, policies, queues,
     request::Request,
     users, vhosts,
 };
@@ -120,6 +120,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     get("/auth/attempts/{node}/source", Monitoring, overview::auth_attempts_by_source, "Logins by source: address, user and protocol"),
     get("/auth/hash_password/{password}", Administrator, users::hash_password, "A password's hash with a fresh salt"),
     get("/feature-flags", Management, overview::feature_flags, "Feature flags"),
+    put("/feature-flags/{name}/enable", Administrator, overview::enable_feature_flag, "Switch a feature flag on: all are"),
     get("/deprecated-features", Management, overview::deprecated_features, "Deprecated features"),
     get("/deprecated-features/used", Management, overview::deprecated_features_used, "Deprecated features in use"),
     delete("/reset", Administrator, overview::reset, "Forget the samples of rates"),
@@ -196,6 +197,8 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     post("/definitions/{vhost}", Administrator, definitions::import, "Import definitions into a virtual host"),
     get("/all-configuration", Administrator, definitions::export, "All definitions, under an older name"),
     post("/all-configuration", Administrator, definitions::import, "Import definitions, under an older name"),
+
+    post(control::PATH, Administrator, control::perform, "Do a command of mambamq ctl; the body are its arguments"),
 
     get("/queues", Management, queues::list, "Queues of the virtual hosts the user may open"),
     get("/queues/detailed", Management, queues::list, "The same"),

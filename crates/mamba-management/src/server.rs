@@ -36,6 +36,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     access,
     answer::{AnswerBody, Refusal, allowing, respond},
+    control,
     query::Query,
     rates::{INTERVAL_MS, Rates},
     request::Request,
@@ -80,10 +81,6 @@ pub struct Node {
     pub data_dir: PathBuf,
     /// Everything this node listens on.
     pub listeners: Vec<Listener>,
-    /// Memory alarm threshold, in octets.
-    pub memory_limit_bytes: u64,
-    /// Disk alarm threshold, in octets.
-    pub disk_free_limit_bytes: u64,
     /// Cores it may use.
     pub processors: usize,
     /// When the node was started.
@@ -92,6 +89,8 @@ pub struct Node {
     pub readings: Box<dyn Fn() -> Readings + Send + Sync>,
     /// The certificates in use, file by file; every TLS listener has them all.
     pub certificates: Box<dyn Fn() -> Vec<CertificateFile> + Send + Sync>,
+    /// Does operators' commands.
+    pub control: control::Perform,
 }
 
 impl std::fmt::Debug for Node {
@@ -115,6 +114,10 @@ pub struct Readings {
     pub resident_file_bytes: u64,
     /// Free disk space for the data folder, in octets.
     pub disk_free_bytes: u64,
+    /// Memory alarm threshold, in octets.
+    pub memory_limit_bytes: u64,
+    /// Disk alarm threshold, in octets.
+    pub disk_free_limit_bytes: u64,
 }
 
 /// A file with certificates.
@@ -391,6 +394,8 @@ async fn answer(
         Err(refusal) => return respond(Err(refusal), &query),
     };
     let user = Arc::clone(&account.user);
+    // Its handler says more in the audit log than could be said here.
+    let mut noted = endpoint.path == control::PATH;
     let response = match prepare(&head, body, management, bounds, endpoint, &account, &names).await
     {
         Ok((body, held)) => {
@@ -422,9 +427,12 @@ async fn answer(
                 respond(Err(Refusal::internal(text)), &Query::default())
             })
         }
-        Err(refusal) => respond(Err(refusal), &query),
+        Err(refusal) => {
+            noted = false;
+            respond(Err(refusal), &query)
+        }
     };
-    if changes {
+    if changes && !noted {
         let (method, path) = (&head.method, head.uri.path());
         let status = response.status().as_u16();
         let result = if status < 400 { "ok" } else { "refused" };

@@ -631,14 +631,50 @@ impl<Q: QueueHandle> RoutingTable<Q> {
     /// The explicit bindings to this queue or exchange, in the order of [`Binding`]; none when it does not
     /// exist.
     pub fn bindings_to(&self, destination: &Destination) -> impl Iterator<Item = &Binding> {
-        let ids = match destination {
+        self.sorted_bindings(self.ids_to(destination))
+    }
+
+    /// Handles of all explicit bindings, in no particular order: quick, for callers that hold a lock on the table.
+    #[must_use]
+    pub fn binding_handles(&self) -> Vec<Arc<Binding>> {
+        let all = self.bindings.iter();
+        all.map(|(_, record)| Arc::clone(&record.binding)).collect()
+    }
+
+    /// The same of [`Self::bindings_from`].
+    #[must_use]
+    pub fn binding_handles_from(&self, exchange: &str) -> Vec<Arc<Binding>> {
+        let ids = self.exchange(exchange).map(|exchange| &exchange.outgoing);
+        self.handles(ids)
+    }
+
+    /// The same of [`Self::bindings_to`].
+    #[must_use]
+    pub fn binding_handles_to(&self, destination: &Destination) -> Vec<Arc<Binding>> {
+        self.handles(self.ids_to(destination))
+    }
+
+    /// How many explicit bindings have this exchange as source.
+    #[must_use]
+    pub fn binding_count_from(&self, exchange: &str) -> usize {
+        let exchange = self.exchange(exchange);
+        exchange.map_or(0, |exchange| exchange.outgoing.len())
+    }
+
+    fn handles(&self, ids: Option<&Vec<u32>>) -> Vec<Arc<Binding>> {
+        let ids = ids.into_iter().flatten();
+        ids.map(|id| Arc::clone(&self.bindings[*id].binding))
+            .collect()
+    }
+
+    fn ids_to(&self, destination: &Destination) -> Option<&Vec<u32>> {
+        match destination {
             Destination::Exchange(name) => self.exchange(name).map(|exchange| &exchange.incoming),
             Destination::Queue(name) => self
                 .queue_names
                 .get(name.as_bytes())
                 .map(|slot| &self.queues[*slot].incoming),
-        };
-        self.sorted_bindings(ids)
+        }
     }
 
     fn sorted_bindings(&self, ids: Option<&Vec<u32>>) -> std::vec::IntoIter<&Binding> {

@@ -1,4 +1,4 @@
-//! The control socket: how tools on the same machine ask a running node for something.
+//! Operators' commands, and the control socket: how tools on the same machine ask a running node for something.
 //!
 //! A Unix socket in the data folder, for the broker's own user (and root) alone. Requests and answers are JSON
 //! objects, one per line:
@@ -10,7 +10,8 @@
 //! <- {"version":1,"ok":false,"error":{"code":"unknown_command","message":"..."}}
 //! ```
 //!
-//! What a command needs stands beside `command` in the same object. A new command is one more arm in `Session::perform`.
+//! What a command needs stands beside `command` in the same object. Most commands can be asked for over the management API as well
+//! ([`Commands`]), by an administrator; what needs files of this machine is an arm in `Session::perform`.
 
 mod arguments;
 mod backup;
@@ -27,6 +28,7 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, ErrorKind},
+    net::SocketAddr,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
@@ -43,6 +45,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
+use tracing::field::display;
 
 pub use self::backup::{BackupFile, BackupPlan};
 use self::{arguments::Arguments, backup::Backup};
@@ -62,9 +65,11 @@ const IDLE_MAX: Duration = Duration::from_secs(120);
 /// How long a client may take to read an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// What commands that only look begin with.
-const READING: [&str; 3] = ["list_", "peek_", "export_"];
+const READING: [&str; 4] = ["list_", "peek_", "export_", "status"];
 /// Arguments that say what a command is about; others may hold secrets.
-const NAMED: [&str; 11] = [
+const NAMED: [&str; 13] = [
+    "level",
+    "threshold",
     "vhost",
     "user",
     "name",
@@ -231,17 +236,11 @@ impl Control {
     }
 
     /// Serves until `stop` becomes true, then ends every client.
-    pub async fn run(
-        self,
-        broker: Arc<Broker>,
-        set_log_level: SetLogLevel,
-        stop: watch::Receiver<bool>,
-    ) {
+    pub async fn run(self, commands: Arc<Commands>, stop: watch::Receiver<bool>) {
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         let node = Arc::new(Node {
-            broker,
+            commands,
             data_dir: self.data_dir,
-            set_log_level,
             backing_up: AtomicBool::new(false),
         });
         let (listener, _socket) = (self.listener, self.socket);
@@ -286,10 +285,15 @@ impl Control {
 
 /// What all clients share.
 struct Node {
-    broker: Arc<Broker>,
+    commands: Arc<Commands>,
     data_dir: PathBuf,
-    set_log_level: SetLogLevel,
     backing_up: AtomicBool,
+}
+
+impl Node {
+    fn broker(&self) -> &Broker {
+        &self.commands.broker
+    }
 }
 
 /// One connected tool, and what it holds: given back when it goes.
@@ -330,17 +334,6 @@ impl Session {
 
     async fn perform(&mut self, request: &Request) -> Outcome {
         match request.command.as_str() {
-            "ping" => Ok(json!({
-                "server_version": env!("CARGO_PKG_VERSION"),
-                "node": self.node.broker.config().node_name,
-                "pid": std::process::id(),
-            })),
-            "set_log_level" => {
-                let level = Arguments::of(&request.arguments).text("level")?;
-                (self.node.set_log_level)(level)
-                    .map(|()| json!({}))
-                    .map_err(|error| Refusal::new("unsupported", error))
-            }
             "backup_begin" => {
                 if self.backup.is_some() {
                     return Err(Refusal::new(
@@ -372,15 +365,12 @@ impl Session {
                     "no backup is under way on this connection",
                 )),
             },
-            other => {
-                let Some(perform) = management(other) else {
-                    return Err(unknown(other));
-                };
+            _ => {
                 let (node, request) = (Arc::clone(&self.node), request.clone());
                 let work = move || {
-                    let outcome = perform(&node.broker, &request.command, &request.arguments);
-                    audit(&request, &outcome);
-                    outcome
+                    let (command, arguments) = (&request.command, &request.arguments);
+                    let commands = &node.commands;
+                    commands.perform(&Caller::Socket, command, arguments)
                 };
                 tokio::task::spawn_blocking(work).await.map_err(|_| {
                     let text = "the command failed by a defect of the broker; its log has more";
@@ -391,14 +381,128 @@ impl Session {
     }
 }
 
+/// Whom a command is done for, after it was found out that they may.
+#[derive(Clone, Copy, Debug)]
+pub enum Caller<'a> {
+    /// Somebody at the control socket: the owner of its file.
+    Socket,
+    /// A user of the management API.
+    User {
+        /// Who.
+        name: &'a str,
+        /// From where.
+        peer: SocketAddr,
+    },
+}
+
+/// The commands that do not need a tool on this machine, wherever they come from.
+pub struct Commands {
+    broker: Arc<Broker>,
+    process: Box<dyn Process>,
+}
+
+/// What commands ask of the process around the broker.
+pub trait Process: Send + Sync {
+    /// Where it listens, by protocol: `amqp`, `amqp/ssl`, `http`, `https`, `http/prometheus`.
+    fn listeners(&self) -> Vec<(&'static str, SocketAddr)>;
+
+    /// Changes what is logged, until the process ends.
+    ///
+    /// # Errors
+    /// What is wrong with the level.
+    fn set_log_level(&self, level: &str) -> Result<(), String>;
+
+    /// Changes where an alarm begins, until the process ends: a number with a decimal point is a part of the memory, another one octets,
+    /// and so is a text with a unit.
+    ///
+    /// # Errors
+    /// What is wrong with the value.
+    fn set_threshold(&self, of: Threshold, value: &Value) -> Result<(), String>;
+}
+
+/// Which alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threshold {
+    /// Too much memory is used.
+    Memory,
+    /// Too little disk space is free.
+    DiskFree,
+}
+
+impl fmt::Debug for Commands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Commands").finish_non_exhaustive()
+    }
+}
+
+impl Commands {
+    /// Commands to this broker.
+    #[must_use]
+    pub const fn new(broker: Arc<Broker>, process: Box<dyn Process>) -> Self {
+        Self { broker, process }
+    }
+
+    /// Does one command and notes it in the audit log if it may change something. Blocks until it is durable.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub fn perform(
+        &self,
+        caller: &Caller<'_>,
+        command: &str,
+        arguments: &Map<String, Value>,
+    ) -> Result<Value, Refusal> {
+        let outcome = match command {
+            "ping" => {
+                return Ok(json!({
+                    "server_version": env!("CARGO_PKG_VERSION"),
+                    "node": self.broker.config().node_name,
+                    "pid": std::process::id(),
+                }));
+            }
+            "backup_begin" | "backup_end" => Err(Refusal::new(
+                "local_only",
+                "a backup copies files: make it on the broker's machine",
+            )),
+            "set_log_level" => Arguments::of(arguments).text("level").and_then(|level| {
+                let set = self.process.set_log_level(level);
+                set.map(|()| json!({}))
+                    .map_err(|error| Refusal::new("unsupported", error))
+            }),
+            "set_vm_memory_high_watermark" => self.set_threshold(Threshold::Memory, arguments),
+            "set_disk_free_limit" => self.set_threshold(Threshold::DiskFree, arguments),
+            "list_listeners" => {
+                let listeners = self.process.listeners().into_iter();
+                let rows = listeners.map(|(protocol, address)| {
+                    let (interface, port) = (address.ip().to_string(), address.port());
+                    json!({"protocol": protocol, "interface": interface, "port": port})
+                });
+                Ok(rows.collect())
+            }
+            other => match management(other) {
+                Some(perform) => perform(&self.broker, other, arguments),
+                None => Err(unknown(other)),
+            },
+        };
+        audit(caller, command, arguments, &outcome);
+        outcome
+    }
+
+    fn set_threshold(&self, of: Threshold, arguments: &Map<String, Value>) -> Outcome {
+        let value = Arguments::of(arguments).value("threshold");
+        let set = self.process.set_threshold(of, value);
+        set.map(|()| json!({}))
+            .map_err(|error| Refusal::new("bad_request", error))
+    }
+}
+
 /// Notes a command that changes something, with the names it came with: never what may be a secret.
-fn audit(request: &Request, outcome: &Outcome) {
-    let command = request.command.as_str();
+fn audit(caller: &Caller<'_>, command: &str, arguments: &Map<String, Value>, outcome: &Outcome) {
     if READING.iter().any(|prefix| command.starts_with(prefix)) {
         return;
     }
     let named = |key: &&str| {
-        let value = request.arguments.get(*key)?;
+        let value = arguments.get(*key)?;
         let text = value
             .as_str()
             .map_or_else(|| value.to_string(), str::to_owned);
@@ -406,12 +510,17 @@ fn audit(request: &Request, outcome: &Outcome) {
     };
     let what: Vec<String> = NAMED.iter().filter_map(named).collect();
     let what = what.join(" ");
+    let (via, user, peer) = match caller {
+        Caller::Socket => ("control socket", None, None),
+        Caller::User { name, peer } => ("management API", Some(name), Some(peer)),
+    };
+    let (user, peer) = (user.map(display), peer.map(display));
     match outcome {
         Ok(_) => {
-            tracing::info!(target: mamba_broker::audit::TARGET, via = "control socket", command, what, result = "ok", "operator command");
+            tracing::info!(target: mamba_broker::audit::TARGET, via, user, peer, command, what, result = "ok", "operator command");
         }
         Err(refusal) => {
-            tracing::warn!(target: mamba_broker::audit::TARGET, via = "control socket", command, what, result = "refused", code = refusal.code, "operator command");
+            tracing::warn!(target: mamba_broker::audit::TARGET, via, user, peer, command, what, result = "refused", code = refusal.code, "operator command");
         }
     }
 }

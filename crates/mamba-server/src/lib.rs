@@ -13,6 +13,7 @@ mod clock;
 mod connection;
 pub mod control;
 mod housekeeping;
+pub mod http_client;
 mod input;
 mod listener;
 pub mod message_json;

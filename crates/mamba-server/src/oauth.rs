@@ -3,41 +3,27 @@
 //! Nothing that serves a client fetches: one task does, now and then, and when a login names a key that is not known.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{
-    Request, StatusCode, Uri,
-    client::conn::http1,
-    header::{ACCEPT, HOST},
-};
-use hyper_util::rt::TokioIo;
 use mamba_auth::oauth::{InvalidKeys, Key, KeySet, Origin};
 use mamba_broker::oauth::Tokens;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     sync::{Notify, watch},
     time::{sleep, timeout},
 };
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{
-        ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, pem::PemObject},
-        version::{TLS12, TLS13},
-    },
-};
+use tokio_rustls::rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, pem::PemObject};
 use x509_parser::{
     certificate::X509Certificate, prelude::FromDer, public_key::PublicKey,
     x509::SubjectPublicKeyInfo,
+};
+
+use crate::http_client::{
+    ClientFiles, HttpError, HttpRequest, HttpUrl, Method, StatusCode, client_config, exchange,
 };
 
 /// How long a fetch may take.
@@ -103,47 +89,11 @@ fn key_of(key: &SubjectPublicKeyInfo<'_>, id: Option<&str>) -> Option<Key> {
     }
 }
 
-/// Where keys are fetched from: `http` or `https`, a host, a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeysUrl {
-    uri: Uri,
-    host: String,
-    port: u16,
-    secured: bool,
-}
-
-impl FromStr for KeysUrl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let read = || {
-            let uri: Uri = text.parse().ok()?;
-            let secured = match uri.scheme_str()? {
-                "http" => false,
-                "https" => true,
-                _ => return None,
-            };
-            // An IPv6 address comes in brackets.
-            let host = uri.host()?.trim_matches(['[', ']']).to_owned();
-            let port = uri.port_u16().unwrap_or(if secured { 443 } else { 80 });
-            // Nobody would send what stands before the @.
-            let plain = !uri.authority()?.as_str().contains('@') && !host.is_empty();
-            plain.then_some(Self {
-                uri,
-                host,
-                port,
-                secured,
-            })
-        };
-        read().ok_or_else(|| "an address such as https://HOST/PATH".to_owned())
-    }
-}
-
 /// What is fetched, and how often.
 #[derive(Clone, Debug)]
 pub struct KeySource {
     /// Where.
-    pub url: KeysUrl,
+    pub url: HttpUrl,
     /// Who signs that server's certificate, PEM; `None`: the authorities of the system.
     pub authorities: Option<PathBuf>,
     /// How old keys may become.
@@ -159,13 +109,20 @@ impl KeySource {
         let Some(path) = &self.authorities else {
             return Ok(());
         };
-        client_config(Some(path))
+        client_config(&self.files())
             .map(drop)
             .map_err(|error| KeyFileError {
                 what: "the certificates of authorities",
                 path: path.clone(),
                 reason: error.to_string(),
             })
+    }
+
+    fn files(&self) -> ClientFiles {
+        ClientFiles {
+            authorities: self.authorities.clone(),
+            identity: None,
+        }
     }
 }
 
@@ -175,17 +132,9 @@ enum FetchError {
     #[error("no answer within {} s", FETCH_TIME.as_secs())]
     Timeout,
     #[error(transparent)]
-    System(#[from] io::Error),
-    #[error("no certificate of an authority can be read: {0}")]
-    Authorities(String),
-    #[error(transparent)]
-    Tls(#[from] tokio_rustls::rustls::Error),
-    #[error(transparent)]
-    Http(#[from] hyper::Error),
+    Http(#[from] HttpError),
     #[error("the server answered with status {0}")]
     Status(StatusCode),
-    #[error("the body ended early or has more than {KEY_SET_BYTES_MAX} octets")]
-    Body,
     #[error(transparent)]
     Keys(#[from] InvalidKeys),
 }
@@ -195,7 +144,7 @@ pub async fn keep_keys(tokens: Arc<Tokens>, source: KeySource, mut stop: watch::
     let asked = Arc::new(Notify::new());
     let rings = Arc::clone(&asked);
     tokens.listen(Arc::new(move || rings.notify_one()));
-    let url = &source.url.uri;
+    let url = &source.url;
     let mut retry = RETRY_TIME;
     loop {
         let outcome = timeout(FETCH_TIME, fetch(&source)).await;
@@ -224,116 +173,15 @@ pub async fn keep_keys(tokens: Arc<Tokens>, source: KeySource, mut stop: watch::
 }
 
 async fn fetch(source: &KeySource) -> Result<KeySet, FetchError> {
-    let KeysUrl {
-        host,
-        port,
-        secured,
-        ..
-    } = &source.url;
-    let stream = TcpStream::connect((host.as_str(), *port)).await?;
-    if !secured {
-        return get(stream, &source.url).await;
-    }
-    let authorities = source.authorities.clone();
-    // Files.
-    let config = tokio::task::spawn_blocking(move || client_config(authorities.as_deref()))
-        .await
-        .map_err(io::Error::other)??;
-    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-    let stream = TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await?;
-    get(stream, &source.url).await
-}
-
-async fn get(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    url: &KeysUrl,
-) -> Result<KeySet, FetchError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let path = url.uri.path_and_query().map_or("/", |path| path.as_str());
-    let authority = url
-        .uri
-        .authority()
-        .map_or("", |authority| authority.as_str());
-    let request = Request::get(path)
-        .header(HOST, authority)
-        .header(ACCEPT, "application/json")
-        .body(Empty::<Bytes>::new())
-        .map_err(io::Error::other)?;
-    let answer = async {
-        let response = sender.send_request(request).await?;
-        if response.status() != StatusCode::OK {
-            return Err(FetchError::Status(response.status()));
-        }
-        let body = Limited::new(response.into_body(), KEY_SET_BYTES_MAX).collect();
-        let body = body.await.map_err(|_| FetchError::Body)?.to_bytes();
-        Ok(KeySet::read(&body, Origin::Network)?)
+    let request = HttpRequest {
+        method: Method::GET,
+        credentials: None,
+        body: Bytes::new(),
+        answer_bytes_max: KEY_SET_BYTES_MAX,
     };
-    let mut answer = std::pin::pin!(answer);
-    // The connection moves while the answer is waited for, and ends with it.
-    tokio::select! {
-        outcome = &mut answer => outcome,
-        ended = connection => {
-            ended?;
-            answer.await
-        }
+    let (status, body) = exchange(&source.url, &source.files(), request).await?;
+    if status != StatusCode::OK {
+        return Err(FetchError::Status(status));
     }
-}
-
-fn client_config(authorities: Option<&Path>) -> Result<ClientConfig, FetchError> {
-    let unread = |error: &dyn std::fmt::Display| FetchError::Authorities(error.to_string());
-    let mut roots = RootCertStore::empty();
-    match authorities {
-        Some(path) => {
-            let found = CertificateDer::pem_file_iter(path).map_err(|error| unread(&error))?;
-            for certificate in found {
-                roots.add(certificate.map_err(|error| unread(&error))?)?;
-            }
-        }
-        None => {
-            // Systems carry certificates that nobody can use; some of them are enough.
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-        }
-    }
-    if roots.is_empty() {
-        return Err(FetchError::Authorities("there are none".to_owned()));
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&TLS13, &TLS12])?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls() {
-        let parts = |text: &str| {
-            let url: KeysUrl = text.parse().ok()?;
-            Some((url.host, url.port, url.secured))
-        };
-        let found = |host: &str, port, secured| Some((host.to_owned(), port, secured));
-        assert_eq!(
-            parts("https://id.example/keys?x=1"),
-            found("id.example", 443, true)
-        );
-        assert_eq!(
-            parts("http://127.0.0.1:8080"),
-            found("127.0.0.1", 8080, false)
-        );
-        assert_eq!(parts("http://[::1]/k"), found("::1", 80, false));
-        for bad in [
-            "",
-            "id.example",
-            "/keys",
-            "ftp://id.example/",
-            "https://",
-            "https://user:secret@id.example/",
-        ] {
-            assert_eq!(parts(bad), None, "{bad}");
-        }
-    }
+    Ok(KeySet::read(&body, Origin::Network)?)
 }

@@ -2,13 +2,7 @@
 //!
 //! It goes through the same methods as a client's, so that rights, checks, texts and durability are the same.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    task::{Wake, Waker},
-    thread::{self, Thread},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, task::Waker, thread};
 
 use mamba_codec::{AMQPClass, Output};
 use mamba_queue::{Outcome, UnackedKey};
@@ -23,7 +17,7 @@ use super::{
 use crate::{
     access::{Account, UserSeat},
     broker::Broker,
-    commit::CommitState,
+    commit::{CommitState, LOOK_AGAIN, Unpark},
     outbox::Outbox,
     queue_cell::QueueCell,
     registry::Presence,
@@ -31,8 +25,6 @@ use crate::{
 
 /// The only channel.
 const CHANNEL: ChannelId = ChannelId(1);
-/// A wake-up that is missed costs this much.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A user at work in a virtual host without a socket. It counts against no limit of connections. Its methods block until
 /// what they did is durable: not for a thread that drives connections.
@@ -73,14 +65,6 @@ pub enum Verdict {
     Requeue,
     /// Dropped or dead-lettered.
     Discard,
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
 }
 
 impl Broker {

@@ -103,11 +103,15 @@ impl Backup {
             Refusal::new("failed", format!("cannot begin a backup: {error}"))
         };
         fs::create_dir(&backup.folder).map_err(|error| failed(&error))?;
-        let store = node.broker.store();
+        let store = node.broker().store();
         let snapshot = store
             .snapshot(&backup.folder)
             .map_err(|error| failed(&error))?;
-        let plan = BackupPlan::new(&snapshot, &node.broker.config().node_name, store.node_id());
+        let plan = BackupPlan::new(
+            &snapshot,
+            &node.broker().config().node_name,
+            store.node_id(),
+        );
         backup.snapshot = Some(snapshot);
         tracing::info!(
             files = plan.files.len(),

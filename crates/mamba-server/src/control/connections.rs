@@ -189,7 +189,7 @@ fn close(broker: &Broker, arguments: &Arguments<'_>) -> Outcome {
     tracing::info!(
         connection = id,
         reason,
-        "connection closed over the control socket"
+        "connection closed by an operator's command"
     );
     broker.close_connection(id, reason);
     Ok(json!({}))
@@ -216,7 +216,7 @@ fn close_all(broker: &Broker, arguments: &Arguments<'_>) -> Outcome {
         vhost,
         user,
         reason,
-        "connections closed over the control socket"
+        "connections closed by an operator's command"
     );
     Ok(json!({"closed": closed}))
 }

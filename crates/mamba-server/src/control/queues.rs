@@ -1,13 +1,17 @@
 //! Queues over the control socket.
 
-use mamba_broker::{Broker, peek::PeekError};
+use mamba_broker::{
+    Broker,
+    operator::{DeleteConditions, OperatorError},
+    peek::PeekError,
+};
 use serde_json::{Map, Value, json};
 
-use super::{Outcome, Refusal};
+use super::{Outcome, Refusal, arguments::Arguments};
 use crate::message_json::{add_body, properties};
 
-/// The commands of this file. They read from the disk.
-pub(super) const COMMANDS: [&str; 1] = ["peek_queue"];
+/// The commands of this file. They wait for the disk.
+pub(super) const COMMANDS: [&str; 3] = ["peek_queue", "purge_queue", "delete_queue"];
 
 /// Octets of each body unless the request says otherwise.
 const BODY_LIMIT: u64 = 256;
@@ -20,8 +24,40 @@ const COUNT: u64 = 10;
 pub(super) fn perform(broker: &Broker, command: &str, arguments: &Map<String, Value>) -> Outcome {
     match command {
         "peek_queue" => peek(broker, arguments),
+        "purge_queue" => {
+            let (vhost, name) = queue(arguments)?;
+            let count = broker.purge_queue(vhost, name).map_err(refused)?;
+            Ok(json!({"messages": count}))
+        }
+        "delete_queue" => {
+            let (vhost, name) = queue(arguments)?;
+            let arguments = Arguments::of(arguments);
+            let conditions = DeleteConditions {
+                if_empty: arguments.flag("if_empty").unwrap_or(false),
+                if_unused: arguments.flag("if_unused").unwrap_or(false),
+            };
+            let count = broker.delete_queue(vhost, name, conditions);
+            Ok(json!({"messages": count.map_err(refused)?}))
+        }
         other => Err(Refusal::new("unknown_command", other)),
     }
+}
+
+fn queue(arguments: &Map<String, Value>) -> Result<(&str, &str), Refusal> {
+    let arguments = Arguments::of(arguments);
+    Ok((arguments.text("vhost")?, arguments.text("name")?))
+}
+
+fn refused(error: OperatorError) -> Refusal {
+    let code = match error {
+        OperatorError::NoSuchVhost(_) => "no_such_vhost",
+        OperatorError::NoSuchQueue { .. } => "no_such_queue",
+        OperatorError::NotEmpty(_) => "not_empty",
+        OperatorError::InUse(_) => "in_use",
+        OperatorError::NoConditions(_) => "unsupported",
+        OperatorError::Storage => "failed",
+    };
+    Refusal::new(code, error.to_string())
 }
 
 /// `name`, `vhost` (`/`), `offset` (0), `count` (10, at most 1,000), `body_limit` (256 octets of each body, at most 65,536).
