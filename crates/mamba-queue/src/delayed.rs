@@ -104,6 +104,47 @@ impl Index {
             .min_by_key(|(_, waiting)| (waiting.due_ms, waiting.sequence))
     }
 
+    /// The first `max` ones that are ready at `until_ms`, in order: down each heap no further than that.
+    fn soon(&self, until_ms: u64, max: usize) -> Vec<Waiting> {
+        let last = Bucket {
+            due: until_ms >> DUE_BITS,
+            block: u64::MAX,
+            returns: u32::MAX,
+        };
+        let heaps: Vec<(Bucket, &[Reverse<u64>])> = self
+            .buckets
+            .range(..=last)
+            .map(|(bucket, entries)| (*bucket, entries.as_slice()))
+            .collect();
+        let at = |heap: usize, place: usize| {
+            let (bucket, entries) = heaps[heap];
+            let Waiting {
+                due_ms,
+                sequence,
+                returns,
+            } = Self::unpack(bucket, entries.get(place)?.0);
+            (due_ms <= until_ms).then_some(Reverse((due_ms, sequence, returns, heap, place)))
+        };
+        let mut next: BinaryHeap<_> = (0..heaps.len()).filter_map(|heap| at(heap, 0)).collect();
+        let mut soon = Vec::new();
+        while soon.len() < max
+            && let Some(Reverse((due_ms, sequence, returns, heap, place))) = next.pop()
+        {
+            soon.push(Waiting {
+                due_ms,
+                sequence,
+                returns,
+            });
+            next.extend(
+                [2 * place + 1, 2 * place + 2]
+                    .map(|child| at(heap, child))
+                    .into_iter()
+                    .flatten(),
+            );
+        }
+        soon
+    }
+
     fn pop(&mut self, bucket: Bucket) {
         if let Some(entries) = self.buckets.get_mut(&bucket) {
             self.len -= u64::from(entries.pop().is_some());
@@ -198,6 +239,12 @@ impl WaitingRoom {
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {
         self.index.first().map(|(_, waiting)| waiting.due_ms)
+    }
+
+    /// The first `max` messages that are ready at `until_ms`, by time and then by age, without taking them out.
+    #[must_use]
+    pub fn soon(&self, until_ms: u64, max: usize) -> Vec<Waiting> {
+        self.index.soon(until_ms, max)
     }
 
     /// Whether messages are taken out and not gone.

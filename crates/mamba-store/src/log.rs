@@ -485,21 +485,29 @@ impl Log {
 
     /// Says that messages are in `queue`. Returns the position to wait for before confirming them.
     pub fn append_enqueued(&self, queue: QueueId, runs: &[EnqueuedRun]) -> LogPosition {
+        let waited_for = runs.iter().any(|run| !run.volatile);
+        let urgency = if waited_for {
+            Urgency::Now
+        } else {
+            Urgency::Soon
+        };
+        self.enqueue(queue, runs, urgency)
+    }
+
+    /// Like [`Log::append_enqueued`], for messages whose old place in the log counts until the new one is durable: nobody waits, so
+    /// it rides along, or goes within some milliseconds.
+    pub fn append_moved_in(&self, queue: QueueId, runs: &[EnqueuedRun]) -> LogPosition {
+        self.enqueue(queue, runs, Urgency::Soon)
+    }
+
+    fn enqueue(&self, queue: QueueId, runs: &[EnqueuedRun], urgency: Urgency) -> LogPosition {
         let synced = self.synced();
         let mut staging = self.shared.staging.lock();
         for run in runs {
             debug_assert!(run.count > 0 && run.at != LogPosition::NONE);
             staging.push_enqueued(&item_of(queue, run, None), synced);
         }
-        let waited_for = runs.iter().any(|run| !run.volatile);
-        self.done(
-            staging,
-            if waited_for {
-                Urgency::Now
-            } else {
-                Urgency::Soon
-            },
-        )
+        self.done(staging, urgency)
     }
 
     /// Says that messages are in `queue`, like [`Log::append_enqueued`], and that the ids they came with have been seen: after a

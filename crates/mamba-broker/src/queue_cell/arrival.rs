@@ -56,6 +56,17 @@ impl Arrival {
     }
 }
 
+/// How the log learns of arrivals.
+#[derive(Clone, Copy)]
+pub(super) enum Entry<'a> {
+    /// Somebody may wait for it.
+    Awaited,
+    /// The same, along with ids they came with.
+    WithIds(&'a [Seen]),
+    /// They have another place in the log until then.
+    Moved,
+}
+
 impl QueueCell {
     /// Takes a batch of messages in.
     pub(crate) fn enqueue(self: &Arc<Self>, arrivals: &mut Vec<Arrival>) -> Enqueued {
@@ -92,14 +103,14 @@ impl QueueCell {
         } else if all_fit {
             let arrivals = arrivals.drain(..);
             let outcome = (&mut enqueued, &mut after);
-            self.take_in(&mut state, arrivals, &[], outcome);
+            self.take_in(&mut state, arrivals, Entry::Awaited, outcome);
         } else {
             // Whether there is room for a message depends on where the one before it went.
             for arrival in arrivals.drain(..) {
                 if state.queue.admits(1, body_len(&arrival)) {
                     let arrivals = std::iter::once(arrival);
                     let outcome = (&mut enqueued, &mut after);
-                    self.take_in(&mut state, arrivals, &[], outcome);
+                    self.take_in(&mut state, arrivals, Entry::Awaited, outcome);
                 } else {
                     enqueued.rejected.push(arrival.item);
                     Self::refuse(&state, arrival, &mut after.dead);
@@ -126,7 +137,7 @@ impl QueueCell {
         self: &Arc<Self>,
         state: &mut State,
         arrivals: impl ExactSizeIterator<Item = Arrival>,
-        seen: &[Seen],
+        entry: Entry<'_>,
         (enqueued, after): (&mut Enqueued, &mut Aftermath),
     ) {
         let count = arrivals.len() as u64;
@@ -163,10 +174,12 @@ impl QueueCell {
             state.usage.came(stored > 0, stored < count, was_empty);
         }
         if !runs.list.is_empty() {
-            let position = if seen.is_empty() {
-                self.log.append_enqueued(self.id, &runs.list)
-            } else {
-                self.log.append_seen(self.id, &runs.list, seen)
+            let position = match entry {
+                Entry::Awaited | Entry::WithIds([]) => {
+                    self.log.append_enqueued(self.id, &runs.list)
+                }
+                Entry::WithIds(seen) => self.log.append_seen(self.id, &runs.list, seen),
+                Entry::Moved => self.log.append_moved_in(self.id, &runs.list),
             };
             enqueued.position = enqueued.position.max(position);
         }
