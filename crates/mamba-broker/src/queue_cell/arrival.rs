@@ -50,6 +50,7 @@ impl Arrival {
                 message,
                 at,
                 returns: 0,
+                redelivered: false,
             },
             item: 0,
         }
@@ -161,10 +162,12 @@ impl QueueCell {
                 message,
                 at,
                 returns,
+                redelivered,
             } = &arrival.incoming;
             let level = settings.level_of(message);
-            runs.may_be_delivered =
-                *returns > 0 || (watched && (filtered || !paged[usize::from(level)]));
+            runs.may_be_delivered = *redelivered
+                || *returns > 0
+                || (watched && (filtered || !paged[usize::from(level)]));
             runs.add(next, level, *at, message, *returns);
             next = next.next();
             arrival.incoming

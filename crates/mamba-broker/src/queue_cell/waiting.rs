@@ -13,7 +13,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use mamba_queue::{DeathReason, Incoming, LiveRun, Stored, Waiting, WaitingRoom};
+use mamba_queue::{DeathReason, Doubt, Incoming, LiveRun, Stored, Waiting, WaitingRoom};
 use mamba_store::{
     Appended, LoadRequest, LoadedMessage, Log, RecoveredRun, Relocated, Relocation,
     RelocationBatch, RelocationCursor, Settled,
@@ -84,6 +84,14 @@ impl Room {
         self.held
             .get_or_insert_with(|| Box::new(WaitingRoom::new(self.first)))
     }
+}
+
+/// What was taken out because it is due.
+struct Taken {
+    messages: Vec<Waiting>,
+    /// The room's, then.
+    doubt: Doubt,
+    purges: u64,
 }
 
 /// What was read of the messages that are due.
@@ -307,20 +315,25 @@ impl QueueCell {
         };
         let now_ms = home.unix_ms();
         let stuck = self.log.is_full() || self.log.failed();
-        let (taken, at_hand, purges) = {
+        let (taken, at_hand) = {
             let mut room = self.room.lock();
             let Room { held, ahead, .. } = &mut *room;
             let Some(held) = held else {
                 return Progress::Done;
             };
-            let taken = if stuck {
+            let messages = if stuck {
                 held.put_back();
                 Vec::new()
             } else {
                 held.take_due(now_ms, RELEASE_MESSAGES_MAX).to_vec()
             };
-            let (next, purges) = (held.next_due(), held.purges());
-            if taken.is_empty() {
+            let taken = Taken {
+                messages,
+                doubt: held.doubted(),
+                purges: held.purges(),
+            };
+            if taken.messages.is_empty() {
+                let next = held.next_due();
                 room.releasing = false;
                 if let Some(due_ms) = next {
                     let at = if stuck { now_ms + PAUSE_MS } else { due_ms };
@@ -328,20 +341,20 @@ impl QueueCell {
                 }
                 return Progress::Done;
             }
-            let (at_hand, octets) = ahead.take(&taken);
+            let (at_hand, octets) = ahead.take(&taken.messages);
             self.paging.account(octets, 0);
-            (taken, at_hand, purges)
+            (taken, at_hand)
         };
         let known = at_hand.len();
-        let due = self.read_due(&taken, at_hand, RELEASE_BYTES_MAX);
+        let due = self.read_due(&taken.messages, at_hand, RELEASE_BYTES_MAX);
         let read = due.messages.len().saturating_sub(known);
         self.paging.count_read(read, due.lost);
         if due.answered == 0 {
-            self.with_room_as_it_was(purges, WaitingRoom::put_back);
+            self.with_room_as_it_was(taken.purges, WaitingRoom::put_back);
             return Progress::TooEarly;
         }
         let again = self.bury_due(&home, &due, now_ms);
-        self.make_ready(due, again, taken.len(), now_ms, purges);
+        self.make_ready(due, again, &taken, now_ms);
         if self.rests(home.unix_ms()) {
             Progress::Done
         } else {
@@ -482,15 +495,8 @@ impl QueueCell {
     }
 
     /// Enqueues what is due and settles it in the waiting room, dead letters as well, but for those that wait on.
-    fn make_ready(
-        self: &Arc<Self>,
-        due: Due,
-        again: Vec<Waiting>,
-        taken: usize,
-        now_ms: u64,
-        purges: u64,
-    ) {
-        let rest = taken - due.answered;
+    fn make_ready(self: &Arc<Self>, due: Due, again: Vec<Waiting>, taken: &Taken, now_ms: u64) {
+        let rest = taken.messages.len() - due.answered;
         let mut messages = due.messages;
         let waits_on = |one: &LoadedMessage| {
             again
@@ -505,12 +511,12 @@ impl QueueCell {
         let body_bytes = body_bytes.sum();
         messages.retain(|(one, _)| one.message.died().is_none());
         // Keeps the records' file until they are enqueued.
-        let (arrivals, _chunk) = self.as_ready(messages, now_ms);
+        let (arrivals, _chunk) = self.as_ready(messages, taken.doubt, now_ms);
         let mut enqueued = Enqueued::NOTHING;
         let mut after = Aftermath::default();
         let mut state = self.state.lock();
         // A purge takes the queue's lock first: none comes between this and the enqueueing.
-        let is_there = !state.deleted && self.with_room_as_it_was(purges, |_| ()).is_some();
+        let is_there = !state.deleted && self.with_room_as_it_was(taken.purges, |_| ()).is_some();
         if !is_there {
             return;
         }
@@ -535,6 +541,7 @@ impl QueueCell {
     fn as_ready(
         &self,
         due: Vec<(LoadedMessage, u32)>,
+        doubt: Doubt,
         now_ms: u64,
     ) -> (Vec<Arrival>, Option<Appended>) {
         let mut chunk = Vec::new();
@@ -557,34 +564,44 @@ impl QueueCell {
         let appended = (!chunk.is_empty()).then(|| self.log.append_messages(chunk.clone()));
         let base = appended.as_ref().map_or(LogPosition::NONE, Appended::at);
         let mut places = places.into_iter();
-        let arrivals = due
-            .into_iter()
-            .map(|(LoadedMessage { message, .. }, returns)| {
-                let place = self.stores(message.persistent()).then(|| places.next());
-                let (message, at) = match place.flatten() {
-                    Some((start, end)) => (
-                        Message::from_record(chunk.slice(start..end)),
-                        LogPosition(base.0 + start as u64),
-                    ),
-                    None => (message.with_meta(ready(&message)), LogPosition::NONE),
-                };
-                Arrival {
-                    incoming: Incoming {
-                        message,
-                        at,
-                        returns,
-                    },
-                    item: 0,
-                }
-            });
+        let arrivals = due.into_iter().map(|(loaded, returns)| {
+            let LoadedMessage {
+                message, sequence, ..
+            } = loaded;
+            let redelivered = doubt.covers(sequence, message.accepted_at_ms());
+            let place = self.stores(message.persistent()).then(|| places.next());
+            let (message, at) = match place.flatten() {
+                Some((start, end)) => (
+                    Message::from_record(chunk.slice(start..end)),
+                    LogPosition(base.0 + start as u64),
+                ),
+                None => (message.with_meta(ready(&message)), LogPosition::NONE),
+            };
+            Arrival {
+                incoming: Incoming {
+                    message,
+                    at,
+                    returns,
+                    redelivered,
+                },
+                item: 0,
+            }
+        });
         (arrivals.collect(), appended)
     }
 
-    /// Puts back what survived a restart; [`Self::open_room`] has it read.
-    pub(crate) fn restore_room(&self, runs: &[RecoveredRun]) {
+    /// Puts back what survived a stop, clean or not; [`Self::open_room`] has it read.
+    pub(crate) fn restore_room(&self, runs: &[RecoveredRun], was_clean: bool, now_ms: u64) {
         let mut room = self.room.lock();
+        let held = room.open();
+        // Nothing has left a waiting room before its time, so only what is due by now can have been released without the log's
+        // knowing. That may not have been resolved when the node stopped the next time.
+        let is_doubted = |run: &RecoveredRun| run.redelivered && run.delivery_count == 0;
         for run in runs {
-            room.open().restore(paged_run(run));
+            held.restore(paged_run(run));
+        }
+        if !was_clean || runs.iter().any(is_doubted) {
+            held.doubt(now_ms);
         }
     }
 
