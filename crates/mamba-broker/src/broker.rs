@@ -939,6 +939,14 @@ impl Broker {
         self.store.0.log().on_new_file(doorbell);
     }
 
+    /// Has `doorbell` rung on a connection's thread that is about to wait for the disk ([`Connection::expect_more`]): other work of
+    /// that thread can still go elsewhere.
+    ///
+    /// [`Connection::expect_more`]: crate::Connection::expect_more
+    pub fn on_waiting_for_disk(&self, doorbell: Doorbell) {
+        self.store.0.log().on_commit_here(doorbell);
+    }
+
     /// Reads back what queues need from the disk, until [`Self::stop_paging`]. For threads of its own: it blocks.
     pub fn page_in(&self) {
         self.paging.work();

@@ -62,6 +62,18 @@ pub(crate) async fn maintain(broker: Arc<Broker>) {
     }
 }
 
+/// Frees the task that was woken last on a thread that is about to wait for the disk, say of the consumer of what was just
+/// published: tokio keeps that one for its thread until another is woken there, and then has idle threads take it. So this is
+/// another one. Runs until the task is aborted.
+pub(crate) async fn make_way(broker: Arc<Broker>) {
+    let other = Arc::new(Notify::new());
+    let doorbell = Arc::clone(&other);
+    broker.on_waiting_for_disk(Arc::new(move || doorbell.notify_one()));
+    loop {
+        other.notified().await;
+    }
+}
+
 /// Starts the thread that publishes events, if there are any; it ends with the broker.
 pub(crate) fn publish_events(broker: &Arc<Broker>, clock: Clock) {
     let Some(events) = broker.take_events() else {

@@ -163,6 +163,7 @@ impl Server {
             clock,
         ));
         let maintenance = tokio::spawn(housekeeping::maintain(Arc::clone(&self.broker)));
+        let way = tokio::spawn(housekeeping::make_way(Arc::clone(&self.broker)));
         let pagers = housekeeping::Pagers::start(&self.broker);
         housekeeping::publish_events(&self.broker, clock);
         // An error means that nobody can ask any more: stop as well.
@@ -182,6 +183,7 @@ impl Server {
             let _ = timeout(DROP_TIME, ended.recv()).await;
         }
         deadlines.abort();
+        way.abort();
         drop(pagers);
     }
 }

@@ -30,10 +30,10 @@ pub use definitions::{
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{OpenError, StoreError};
 pub use log::{
-    Appended, Checkpoint, CommitHere, Damage, DurableWaker, EnqueuedRun, LiveRun, LoadRequest,
-    Loaded, LoadedMessage, Log, LogConfig, LogFile, LogHold, LogStats, LogStatus, LogThreads,
-    NewFileListener, Relocated, Relocation, RelocationBatch, RelocationCursor, Seen, SeenId,
-    Settled, StatusListener, SyncMode,
+    Appended, Checkpoint, CommitHere, Damage, DurableWaker, EnqueuedRun, Listener, LiveRun,
+    LoadRequest, Loaded, LoadedMessage, Log, LogConfig, LogFile, LogHold, LogStats, LogStatus,
+    LogThreads, Relocated, Relocation, RelocationBatch, RelocationCursor, Seen, SeenId, Settled,
+    StatusListener, SyncMode,
 };
 pub use recovery::{Recovered, RecoveredQueue, RecoveredRun, RecoveryReport};
 pub use snapshot::{Snapshot, SnapshotError, SnapshotFile};

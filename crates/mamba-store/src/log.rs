@@ -214,8 +214,8 @@ pub enum LogStatus {
 /// Told each new status of the log.
 pub type StatusListener = Arc<dyn Fn(&LogStatus) + Send + Sync>;
 
-/// Told whenever the log begins a new file.
-pub type NewFileListener = Arc<dyn Fn() + Send + Sync>;
+/// Told that something happens in the log; see the methods of [`Log`] that take one.
+pub type Listener = Arc<dyn Fn() + Send + Sync>;
 
 /// Bounds of the classes of [`LogStats::sync_times`], in microseconds.
 pub const SYNC_BOUNDS_MICROS: [u64; 13] = [
@@ -761,8 +761,14 @@ impl Log {
 
     /// Has `listener` called on the writer's thread whenever a new file begins: a good moment to ask
     /// [`Log::checkpoint_due`] and [`Log::relocation_candidate`]. It must not block.
-    pub fn on_new_file(&self, listener: NewFileListener) {
+    pub fn on_new_file(&self, listener: Listener) {
         *self.shared.on_new_file.lock() = Some(listener);
+    }
+
+    /// Has `listener` called on a thread that is about to wait for the disk in [`CommitHere::commit`]: other work of that thread can
+    /// still go elsewhere. It must not block.
+    pub fn on_commit_here(&self, listener: Listener) {
+        *self.shared.on_commit_here.lock() = Some(listener);
     }
 
     /// Keeps all log files as they are, for a copy of the running log.

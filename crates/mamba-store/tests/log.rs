@@ -386,6 +386,26 @@ fn short_writes_lose_nothing() {
 }
 
 #[test]
+fn small_groups_seldom_go_where_nothing_was_written() {
+    let disk = MemoryDisk::default();
+    let config = LogConfig {
+        file_size: 1 << 20,
+        ..config()
+    };
+    let (log, threads, _) = open_with(&disk, config.clone());
+    let before = disk.first_writes();
+    for sequence in 1..=300 {
+        let (_, position) = enqueue(&log, Q, sequence, &[7; 500]);
+        assert!(log.wait_durable(position));
+    }
+    // 64 KiB hold some hundred of them.
+    assert!(disk.first_writes() - before < 10);
+    drop(threads);
+    let (log, _threads, recovered) = open_with(&MemoryDisk::from_image(&disk.synced()), config);
+    assert_eq!(bodies(&log, &recovered, Q).len(), 300);
+}
+
+#[test]
 fn a_full_disk_confirms_nothing_and_recovers_by_itself() {
     let disk = MemoryDisk::default();
     let (log, threads, _) = open(&disk);

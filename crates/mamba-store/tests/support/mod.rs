@@ -29,6 +29,8 @@ use parking_lot::{Condvar, Mutex};
 struct Content {
     written: Vec<u8>,
     synced: Vec<u8>,
+    /// Up to where it was ever written.
+    touched: usize,
 }
 
 /// One lock for all of it, so that an image is what a crash leaves at one moment.
@@ -39,6 +41,7 @@ struct State {
     faults: Faults,
     /// Contents that answer no read.
     unreadable: BTreeSet<usize>,
+    first_writes: u64,
     clock: u64,
 }
 
@@ -71,6 +74,7 @@ impl MemoryDisk {
             state.contents.push(Content {
                 written: octets.clone(),
                 synced: octets.clone(),
+                touched: octets.len(),
             });
             state.names.insert(path.clone(), number);
         }
@@ -90,6 +94,11 @@ impl MemoryDisk {
         } else {
             state.unreadable.insert(number);
         }
+    }
+
+    /// Writes that went where no file was written before: the ones after which a sync takes longer.
+    pub fn first_writes(&self) -> u64 {
+        self.state.lock().first_writes
     }
 
     /// Waits until faults were met `count` times.
@@ -256,12 +265,15 @@ impl DiskFile for MemoryFile {
                 return Err(io::ErrorKind::StorageFull.into());
             }
         }
-        let written = &mut state.contents[self.number].written;
+        let content = &mut state.contents[self.number];
         let end = index(offset) + octets.len();
-        if written.len() < end {
-            written.resize(end, 0);
+        if content.written.len() < end {
+            content.written.resize(end, 0);
         }
-        written[index(offset)..end].copy_from_slice(&octets);
+        content.written[index(offset)..end].copy_from_slice(&octets);
+        let is_first = end > content.touched;
+        content.touched = content.touched.max(end);
+        state.first_writes += u64::from(is_first);
         Ok(octets.len())
     }
 
