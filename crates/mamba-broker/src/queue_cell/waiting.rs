@@ -181,8 +181,10 @@ impl QueueCell {
         let mut settled: Vec<Settled> = Vec::new();
         let mut room = self.room.lock();
         for (stored, delay_ms) in delayed.drain(..) {
+            // A part of this millisecond has passed.
+            let due_ms = now_ms.saturating_add(delay_ms).saturating_add(1);
             let meta = RecordMeta {
-                accepted_at_ms: now_ms.saturating_add(delay_ms).min(TIME_MAX_MS),
+                accepted_at_ms: due_ms.min(TIME_MAX_MS),
                 not_before: true,
                 ..stored.message.meta()
             };
