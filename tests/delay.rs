@@ -271,6 +271,43 @@ mod restart {
     }
 }
 
+/// A consumer got a message in the moment it was due, and the node died: the log need not know yet that it has left its waiting
+/// place. It comes again, and says so.
+#[test]
+fn delivered_before_a_kill() {
+    if skip() {
+        return;
+    }
+    let mut broker = Broker::start(&[]);
+    for round in 0..5 {
+        let doomed = Client::to(&broker);
+        let channel = doomed.channel(1);
+        delayed_exchange(&channel, "x", "direct", "durable");
+        channel.queue("q", "durable", table([]));
+        channel.bind("q", "x", "q");
+        channel.call(&confirm_select());
+        channel.consume("q", "c", "");
+        for number in 0..3 {
+            channel.publish_with("x", "q", "", &late(30 * number + 1), format!("{round}"));
+        }
+        channel.confirms(1, 3);
+        for _ in 0..3 {
+            assert!(!channel.delivery().redelivered, "round {round}");
+        }
+        broker = broker.crash_and_restart();
+        let client = Client::to(&broker);
+        let channel = client.channel(1);
+        channel.consume("q", "c", "");
+        for _ in 0..3 {
+            let again = channel.delivery();
+            assert_eq!(again.text(), format!("{round}"));
+            assert!(again.redelivered, "round {round}");
+            channel.send(&ack(again.tag, ""));
+        }
+        channel.call(&queue_delete("q", ""));
+    }
+}
+
 /// `x-dead-letter-strategy: at-least-once`.
 mod letters {
     use super::*;

@@ -68,6 +68,7 @@ fn incoming(message: &Message) -> impl Iterator<Item = Incoming> {
         message: message.clone(),
         at: LogPosition(1),
         returns: 0,
+        redelivered: false,
     })
 }
 

@@ -406,6 +406,7 @@ impl Letters {
                         message,
                         at,
                         returns: 0,
+                        redelivered: false,
                     },
                     item: place.item,
                 }

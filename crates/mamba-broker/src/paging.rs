@@ -42,6 +42,8 @@ pub(crate) enum Job {
     Measure,
     /// Messages of its waiting room are due.
     Release,
+    /// What is due soon in its waiting room is to be read.
+    ReadAhead,
     /// What its waiting room held before a restart is to be read.
     Recall,
 }
@@ -202,6 +204,7 @@ impl Paging {
                 Job::Resume => queue.resume(),
                 Job::Measure => queue.measure(),
                 Job::Release => queue.release(),
+                Job::ReadAhead => queue.read_ahead(),
                 Job::Recall => queue.recall(),
             };
             match progress {

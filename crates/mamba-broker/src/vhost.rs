@@ -350,7 +350,7 @@ impl Vhost {
                 cell.restore_ids(&ids, self.unix_ms());
             }
             if let Some(held) = recovered.queues.remove(&queue.id.waiting_room()) {
-                cell.restore_room(&held.runs);
+                cell.restore_room(&held.runs, recovered.report.clean, self.unix_ms());
             }
             table.add_queue(QueueRef(cell));
         }

@@ -40,6 +40,22 @@ pub struct Waiting {
     pub returns: u32,
 }
 
+/// Messages of which a crash has made unknown whether they were released, and delivered: those admitted before it that were
+/// ready by the next start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Doubt {
+    before: Sequence,
+    until_ms: u64,
+}
+
+impl Doubt {
+    /// Whether the message at this place, ready at this time (milliseconds since 1970), may have been delivered.
+    #[must_use]
+    pub fn covers(self, sequence: Sequence, due_ms: u64) -> bool {
+        sequence < self.before && due_ms <= self.until_ms
+    }
+}
+
 /// Messages that share everything but the low bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Bucket {
@@ -104,6 +120,47 @@ impl Index {
             .min_by_key(|(_, waiting)| (waiting.due_ms, waiting.sequence))
     }
 
+    /// The first `max` ones that are ready at `until_ms`, in order: down each heap no further than that.
+    fn soon(&self, until_ms: u64, max: usize) -> Vec<Waiting> {
+        let last = Bucket {
+            due: until_ms >> DUE_BITS,
+            block: u64::MAX,
+            returns: u32::MAX,
+        };
+        let heaps: Vec<(Bucket, &[Reverse<u64>])> = self
+            .buckets
+            .range(..=last)
+            .map(|(bucket, entries)| (*bucket, entries.as_slice()))
+            .collect();
+        let at = |heap: usize, place: usize| {
+            let (bucket, entries) = heaps[heap];
+            let Waiting {
+                due_ms,
+                sequence,
+                returns,
+            } = Self::unpack(bucket, entries.get(place)?.0);
+            (due_ms <= until_ms).then_some(Reverse((due_ms, sequence, returns, heap, place)))
+        };
+        let mut next: BinaryHeap<_> = (0..heaps.len()).filter_map(|heap| at(heap, 0)).collect();
+        let mut soon = Vec::new();
+        while soon.len() < max
+            && let Some(Reverse((due_ms, sequence, returns, heap, place))) = next.pop()
+        {
+            soon.push(Waiting {
+                due_ms,
+                sequence,
+                returns,
+            });
+            next.extend(
+                [2 * place + 1, 2 * place + 2]
+                    .map(|child| at(heap, child))
+                    .into_iter()
+                    .flatten(),
+            );
+        }
+        soon
+    }
+
     fn pop(&mut self, bucket: Bucket) {
         if let Some(entries) = self.buckets.get_mut(&bucket) {
             self.len -= u64::from(entries.pop().is_some());
@@ -132,6 +189,7 @@ pub struct WaitingRoom {
     /// What a restart left, until it has been read: by sequence.
     unread: VecDeque<PagedRun>,
     unread_count: u64,
+    doubt: Doubt,
     body_bytes: u64,
     /// Counts purges: what was taken before one is not to come back.
     purges: u64,
@@ -150,6 +208,10 @@ impl WaitingRoom {
             taken: Vec::new(),
             unread: VecDeque::new(),
             unread_count: 0,
+            doubt: Doubt {
+                before: Sequence(0),
+                until_ms: 0,
+            },
             body_bytes: 0,
             purges: 0,
         }
@@ -200,6 +262,12 @@ impl WaitingRoom {
         self.index.first().map(|(_, waiting)| waiting.due_ms)
     }
 
+    /// The first `max` messages that are ready at `until_ms`, by time and then by age, without taking them out.
+    #[must_use]
+    pub fn soon(&self, until_ms: u64, max: usize) -> Vec<Waiting> {
+        self.index.soon(until_ms, max)
+    }
+
     /// Whether messages are taken out and not gone.
     #[must_use]
     pub const fn is_taking(&self) -> bool {
@@ -244,6 +312,20 @@ impl WaitingRoom {
         self.unread_count += run.count;
         self.body_bytes += run.body_bytes;
         self.unread.push_back(run);
+    }
+
+    /// What has been put back, as far as it is ready at `until_ms`, may have been delivered: the node crashed.
+    pub const fn doubt(&mut self, until_ms: u64) {
+        self.doubt = Doubt {
+            before: self.next,
+            until_ms,
+        };
+    }
+
+    /// Which messages may have been delivered.
+    #[must_use]
+    pub const fn doubted(&self) -> Doubt {
+        self.doubt
     }
 
     /// The next sequences to read after a restart, `[from, to)`, of about `max` messages; `None` when all are known.
@@ -309,16 +391,26 @@ impl WaitingRoom {
     #[must_use]
     pub fn live_in(&self, from: Sequence, to: Sequence) -> Vec<LiveRun> {
         let known = self.index.iter().chain(self.taken.iter().copied());
-        let mut known: Vec<(Sequence, u32)> = known
+        let mut known: Vec<LiveRun> = known
             .filter(|waiting| from <= waiting.sequence && waiting.sequence < to)
-            .map(|waiting| (waiting.sequence, waiting.returns))
+            .map(|waiting| {
+                let doubted = self.doubt.covers(waiting.sequence, waiting.due_ms);
+                let end = waiting.sequence.next();
+                live_run(waiting.sequence, end, waiting.returns, doubted)
+            })
             .collect();
-        known.sort_unstable();
+        known.sort_unstable_by_key(|one| one.from);
         let mut runs: Vec<LiveRun> = Vec::new();
-        for (sequence, returns) in known {
+        for one in known {
             match runs.last_mut() {
-                Some(run) if run.to == sequence && run.returns == returns => run.to = run.to.next(),
-                _ => runs.push(live_run(sequence, sequence.next(), returns)),
+                Some(run)
+                    if run.to == one.from
+                        && run.returns == one.returns
+                        && run.delivered == one.delivered =>
+                {
+                    run.to = one.to;
+                }
+                _ => runs.push(one),
             }
         }
         let unread = self
@@ -326,7 +418,10 @@ impl WaitingRoom {
             .iter()
             .filter(|run| run.from < to && from < run.to);
         let before = runs.len();
-        runs.extend(unread.map(|run| live_run(run.from.max(from), run.to.min(to), run.returns)));
+        runs.extend(unread.map(|run| {
+            let doubted = run.from < self.doubt.before;
+            live_run(run.from.max(from), run.to.min(to), run.returns, doubted)
+        }));
         if runs.len() > before {
             runs.sort_unstable_by_key(|run| run.from);
         }
@@ -357,12 +452,12 @@ impl WaitingRoom {
     }
 }
 
-const fn live_run(from: Sequence, to: Sequence, returns: u32) -> LiveRun {
+const fn live_run(from: Sequence, to: Sequence, returns: u32, doubted: bool) -> LiveRun {
     LiveRun {
         level: 0,
         from,
         to,
-        delivered: returns > 0,
+        delivered: returns > 0 || doubted,
         returns,
     }
 }

@@ -35,7 +35,7 @@ mod seen;
 mod unacked;
 
 pub use consumers::{ConsumerId, Port, Subscription};
-pub use delayed::{Waiting, WaitingRoom};
+pub use delayed::{Doubt, Waiting, WaitingRoom};
 pub use filters::{FILTERS_MAX, Selector};
 pub use mamba_types::DeathReason;
 pub use paging::{LiveRun, PageIn, PageToken, PagedRun, Scan, Scanned, Window};

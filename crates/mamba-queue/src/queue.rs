@@ -154,6 +154,8 @@ pub struct Incoming {
     pub at: LogPosition,
     /// How often it came back to this queue before.
     pub returns: u32,
+    /// It may have been delivered before.
+    pub redelivered: bool,
 }
 
 /// A message in the queue.
@@ -723,6 +725,7 @@ impl<P: Port> Queue<P> {
             message,
             at,
             returns,
+            redelivered,
         } in incoming
         {
             let sequence = self.next;
@@ -736,7 +739,7 @@ impl<P: Port> Queue<P> {
                     message,
                     at,
                     returns,
-                    redelivered: returns > 0,
+                    redelivered: redelivered || returns > 0,
                 },
             );
         }

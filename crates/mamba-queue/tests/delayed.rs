@@ -115,6 +115,21 @@ fn check(room: &WaitingRoom, model: &Model) {
     assert_eq!(room.body_bytes(), bytes as u64);
     assert_eq!(room.next_due(), model.values().map(|(due, ..)| *due).min());
     assert_eq!(joined(room.live_runs()), runs_of(model));
+    let mut all: Vec<_> = model
+        .iter()
+        .map(|(sequence, (due_ms, returns, _))| (*due_ms, *sequence, *returns))
+        .collect();
+    all.sort_unstable();
+    for max in [1, 7, all.len()] {
+        let first = all.get(max / 2).map_or(0, |(due_ms, ..)| *due_ms);
+        let expected = all.iter().filter(|(due_ms, ..)| *due_ms <= first);
+        let soon = room.soon(first, max);
+        let soon: Vec<_> = soon
+            .iter()
+            .map(|one| (one.due_ms, one.sequence.0, one.returns))
+            .collect();
+        assert!(expected.take(max).eq(&soon), "until {first}");
+    }
 }
 
 proptest! {
@@ -182,6 +197,36 @@ fn a_purge_forgets_what_is_being_taken() {
     assert_eq!((room.count(), room.body_bytes()), (0, 0));
     assert!(room.purges() > before);
     assert_eq!(room.admit(7, 0, 1), Sequence(3), "sequences go on");
+}
+
+#[test]
+fn a_crash_leaves_in_doubt_what_is_due_by_the_next_start() {
+    let before = PagedRun {
+        level: 0,
+        from: Sequence(1),
+        to: Sequence(4),
+        count: 3,
+        body_bytes: 3,
+        estimated: false,
+        redelivered: false,
+        returns: 0,
+    };
+    let mut room = WaitingRoom::new(Sequence(100));
+    room.restore(before);
+    room.doubt(50);
+    let delivered = |room: &WaitingRoom| -> Vec<(u64, u64, bool)> {
+        let runs = room.live_runs();
+        let shown = runs.iter().map(|run| (run.from.0, run.to.0, run.delivered));
+        shown.collect()
+    };
+    assert_eq!(delivered(&room), [(1, 4, true)], "their times are unknown");
+    let found = [(1, 49), (2, 50), (3, 51)].map(|(at, due_ms)| (Sequence(at), due_ms, 1));
+    room.read(found, Sequence(4));
+    assert_eq!(room.admit(40, 0, 1), Sequence(100));
+    let known = [(1, 3, true), (3, 4, false), (100, 101, false)];
+    assert_eq!(delivered(&room), known);
+    let doubt = room.doubted();
+    assert!(doubt.covers(Sequence(3), 50) && !doubt.covers(Sequence(100), 50));
 }
 
 #[test]

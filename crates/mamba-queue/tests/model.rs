@@ -1251,6 +1251,7 @@ impl Harness {
                         message: known.message(),
                         at,
                         returns: 0,
+                        redelivered: false,
                     });
                     if stored {
                         let key = (model.level(&known).0, known.sequence);

@@ -133,6 +133,7 @@ impl Scene {
             message,
             at: LogPosition::NONE,
             returns: 0,
+            redelivered: false,
         };
         self.queue.enqueue(std::iter::repeat_n(incoming, count));
         self.dispatch()
@@ -435,6 +436,7 @@ mod blocked_consumers {
             message,
             at,
             returns: 0,
+            redelivered: false,
         }]);
         scene.queue.dispatch(&mut effects);
         assert_eq!(effects.starved, [scene.id('a')]);
@@ -588,6 +590,7 @@ mod time_to_live {
             message,
             at,
             returns: 0,
+            redelivered: false,
         }]);
     }
 
@@ -921,6 +924,7 @@ mod paging {
                 message: message(Some(*priority)),
                 at: LogPosition(100 * number),
                 returns: 0,
+                redelivered: false,
             }]);
         }
         scene.queue.page_out(EVERYTHING, keep);
@@ -1042,6 +1046,7 @@ mod paging {
             message: message(None),
             at: LogPosition::NONE,
             returns: 0,
+            redelivered: false,
         }]);
         assert_eq!(ranges(&scene.queue), [(1, 4, 2), (2, 3, 1)]);
         scene.subscribe_quietly('a');
@@ -1275,6 +1280,7 @@ mod filters {
                 let meta = RecordMeta::default();
                 Incoming {
                     returns: 0,
+                    redelivered: false,
                     message: Message::build(meta, b"", &key, &[0; 14], b"body"),
                     at: LogPosition::NONE,
                 }
@@ -1287,6 +1293,7 @@ mod filters {
         fn enqueue_stored_keys(&mut self, keys: &str, fetched: usize) {
             self.queue.enqueue(stored(keys).map(|stored| Incoming {
                 returns: 0,
+                redelivered: false,
                 message: stored.message,
                 at: stored.at,
             }));
@@ -1487,6 +1494,7 @@ mod filters {
             };
             Incoming {
                 returns: 0,
+                redelivered: false,
                 message: Message::build(meta, b"", key, &[0; 14], b"body"),
                 at: LogPosition(77),
             }

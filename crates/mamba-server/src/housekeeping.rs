@@ -17,7 +17,7 @@ use crate::clock::Clock;
 /// Without any deadline, look again after this long; the doorbell rings when one comes up.
 const LONG: Duration = Duration::from_secs(3600);
 /// Deadlines that come one soon after another are looked at together, this late at most.
-const PACE: Duration = Duration::from_millis(6);
+const PACE: Duration = Duration::from_millis(7);
 /// How often log and memory are looked after, beside each new log file.
 const MAINTENANCE: Duration = Duration::from_secs(2);
 /// Threads that read messages back.
@@ -30,10 +30,10 @@ pub(crate) async fn keep_deadlines(broker: Arc<Broker>, clock: Clock) {
     broker.on_earlier_deadline(Arc::new(move || doorbell.notify_one()));
     let mut not_before = Instant::now();
     loop {
-        let wait = broker.next_deadline().map_or(LONG, |deadline| {
-            Duration::from_millis(deadline.saturating_sub(clock.now().unix_ms))
-        });
-        let next = (Instant::now() + wait.min(LONG)).max(not_before);
+        let latest = Instant::now() + LONG;
+        let deadline = broker.next_deadline();
+        let next = deadline.map_or(latest, |deadline| clock.at(deadline).into());
+        let next = next.min(latest).max(not_before);
         tokio::select! {
             () = earlier.notified() => {}
             () = sleep_until(next) => {

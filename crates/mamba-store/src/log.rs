@@ -444,6 +444,7 @@ impl Log {
             file_size: config.file_size,
             watermarks: scanned.watermarks,
             next: scanned.end + FILE_ENTRY_LEN,
+            from: scanned.end + FILE_ENTRY_LEN,
             ..Staging::default()
         };
         for file in scanned.files {
@@ -485,21 +486,29 @@ impl Log {
 
     /// Says that messages are in `queue`. Returns the position to wait for before confirming them.
     pub fn append_enqueued(&self, queue: QueueId, runs: &[EnqueuedRun]) -> LogPosition {
+        let waited_for = runs.iter().any(|run| !run.volatile);
+        let urgency = if waited_for {
+            Urgency::Now
+        } else {
+            Urgency::Soon
+        };
+        self.enqueue(queue, runs, urgency)
+    }
+
+    /// Like [`Log::append_enqueued`], for messages whose old place in the log counts until the new one is durable: nobody waits, so
+    /// it rides along, or goes within some 50 milliseconds.
+    pub fn append_moved_in(&self, queue: QueueId, runs: &[EnqueuedRun]) -> LogPosition {
+        self.enqueue(queue, runs, Urgency::Lazy)
+    }
+
+    fn enqueue(&self, queue: QueueId, runs: &[EnqueuedRun], urgency: Urgency) -> LogPosition {
         let synced = self.synced();
         let mut staging = self.shared.staging.lock();
         for run in runs {
             debug_assert!(run.count > 0 && run.at != LogPosition::NONE);
             staging.push_enqueued(&item_of(queue, run, None), synced);
         }
-        let waited_for = runs.iter().any(|run| !run.volatile);
-        self.done(
-            staging,
-            if waited_for {
-                Urgency::Now
-            } else {
-                Urgency::Soon
-            },
-        )
+        self.done(staging, urgency)
     }
 
     /// Says that messages are in `queue`, like [`Log::append_enqueued`], and that the ids they came with have been seen: after a
@@ -543,21 +552,23 @@ impl Log {
     /// Says that messages left `queue` for good: acknowledged, expired, purged, dead-lettered, dropped.
     ///
     /// Becomes durable within some milliseconds or with the next commit; nobody needs to wait, but may
-    /// ([`Log::wake_at`] speeds it up). Every message counts once only; ascending order is cheapest.
+    /// ([`Log::wake_at`] speeds it up). What has not been written itself is settled along with it. Every message counts once only;
+    /// ascending order is cheapest.
     pub fn append_settled(&self, queue: QueueId, settled: &[Settled]) -> LogPosition {
-        self.settle(queue, settled, |_| 0)
+        self.settle(queue, settled, Urgency::Soon, |_| 0)
     }
 
     /// Like [`Log::append_settled`], for messages that live on elsewhere: what has been appended before, their new records
-    /// among it, is durable before the file of the old ones goes.
+    /// among it, is durable before the file of the old ones goes. It may take some 50 milliseconds.
     pub fn append_moved_on(&self, queue: QueueId, settled: &[Settled]) -> LogPosition {
-        self.settle(queue, settled, |staging| staging.next)
+        self.settle(queue, settled, Urgency::Lazy, |staging| staging.next)
     }
 
     fn settle(
         &self,
         queue: QueueId,
         settled: &[Settled],
+        urgency: Urgency,
         gate: impl FnOnce(&Staging) -> u64,
     ) -> LogPosition {
         let in_log = |settled: &&Settled| settled.at != LogPosition::NONE;
@@ -587,7 +598,10 @@ impl Log {
         }
         let gate = gate(&staging);
         staging.died(settled, gate);
-        self.done(staging, Urgency::Soon)
+        let begins = staging.from;
+        let is_staged = settled.iter().filter(in_log).all(|one| one.at.0 >= begins);
+        let urgency = if is_staged { Urgency::Later } else { urgency };
+        self.done(staging, urgency)
     }
 
     /// Says that all sequences of `queue` up to `up_to` may have been delivered. May run ahead of what was
@@ -986,7 +1000,7 @@ impl Log {
         let many = end.saturating_sub(self.shared.written.load(Ordering::Relaxed)) > SOON_BYTES;
         let urgency = if many { Urgency::Now } else { urgency };
         let wake = if here::commits_here() {
-            staging.urgent |= urgency == Urgency::Now;
+            staging.want(urgency);
             false
         } else {
             staging.note(urgency)

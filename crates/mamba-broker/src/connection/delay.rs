@@ -80,7 +80,8 @@ pub(crate) fn look(
         return Ok(None);
     }
     let due_ms = u64::try_from(delay).ok().and_then(|delay| {
-        now_ms
+        // The clock cuts off: a part of this millisecond has passed, and nothing is to be early.
+        (now_ms + 1)
             .checked_add(delay)
             .filter(|due_ms| *due_ms <= TIME_MAX_MS)
     });

@@ -557,6 +557,7 @@ impl Core {
                     message,
                     at,
                     returns: 0,
+                    redelivered: false,
                 },
                 item: index,
             })

@@ -50,10 +50,22 @@ impl Arrival {
                 message,
                 at,
                 returns: 0,
+                redelivered: false,
             },
             item: 0,
         }
     }
+}
+
+/// How the log learns of arrivals.
+#[derive(Clone, Copy)]
+pub(super) enum Entry<'a> {
+    /// Somebody may wait for it.
+    Awaited,
+    /// The same, along with ids they came with.
+    WithIds(&'a [Seen]),
+    /// They have another place in the log until then.
+    Moved,
 }
 
 impl QueueCell {
@@ -92,14 +104,14 @@ impl QueueCell {
         } else if all_fit {
             let arrivals = arrivals.drain(..);
             let outcome = (&mut enqueued, &mut after);
-            self.take_in(&mut state, arrivals, &[], outcome);
+            self.take_in(&mut state, arrivals, Entry::Awaited, outcome);
         } else {
             // Whether there is room for a message depends on where the one before it went.
             for arrival in arrivals.drain(..) {
                 if state.queue.admits(1, body_len(&arrival)) {
                     let arrivals = std::iter::once(arrival);
                     let outcome = (&mut enqueued, &mut after);
-                    self.take_in(&mut state, arrivals, &[], outcome);
+                    self.take_in(&mut state, arrivals, Entry::Awaited, outcome);
                 } else {
                     enqueued.rejected.push(arrival.item);
                     Self::refuse(&state, arrival, &mut after.dead);
@@ -126,7 +138,7 @@ impl QueueCell {
         self: &Arc<Self>,
         state: &mut State,
         arrivals: impl ExactSizeIterator<Item = Arrival>,
-        seen: &[Seen],
+        entry: Entry<'_>,
         (enqueued, after): (&mut Enqueued, &mut Aftermath),
     ) {
         let count = arrivals.len() as u64;
@@ -150,10 +162,12 @@ impl QueueCell {
                 message,
                 at,
                 returns,
+                redelivered,
             } = &arrival.incoming;
             let level = settings.level_of(message);
-            runs.may_be_delivered =
-                *returns > 0 || (watched && (filtered || !paged[usize::from(level)]));
+            runs.may_be_delivered = *redelivered
+                || *returns > 0
+                || (watched && (filtered || !paged[usize::from(level)]));
             runs.add(next, level, *at, message, *returns);
             next = next.next();
             arrival.incoming
@@ -163,10 +177,12 @@ impl QueueCell {
             state.usage.came(stored > 0, stored < count, was_empty);
         }
         if !runs.list.is_empty() {
-            let position = if seen.is_empty() {
-                self.log.append_enqueued(self.id, &runs.list)
-            } else {
-                self.log.append_seen(self.id, &runs.list, seen)
+            let position = match entry {
+                Entry::Awaited | Entry::WithIds([]) => {
+                    self.log.append_enqueued(self.id, &runs.list)
+                }
+                Entry::WithIds(seen) => self.log.append_seen(self.id, &runs.list, seen),
+                Entry::Moved => self.log.append_moved_in(self.id, &runs.list),
             };
             enqueued.position = enqueued.position.max(position);
         }

@@ -5,6 +5,7 @@
 //! so that the log and every consumer see the queue's own order. What needs the disk ([`QueueCell::page_in`],
 //! [`QueueCell::relocate`]) reads first and takes the lock after.
 
+mod ahead;
 mod arrival;
 mod deadlines;
 mod in_flight;

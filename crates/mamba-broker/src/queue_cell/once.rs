@@ -8,7 +8,7 @@ use mamba_types::LogPosition;
 
 use super::{
     Aftermath, QueueCell, State,
-    arrival::{Arrival, Enqueued},
+    arrival::{Arrival, Enqueued, Entry},
 };
 use crate::deduplication::Id;
 
@@ -55,14 +55,14 @@ impl QueueCell {
             admitted.push(arrival);
             if !all_fit {
                 let outcome = (&mut *enqueued, &mut *after);
-                self.take_in(state, admitted.drain(..), &seen, outcome);
+                self.take_in(state, admitted.drain(..), Entry::WithIds(&seen), outcome);
                 self.noted(state, &seen, enqueued);
                 seen.clear();
             }
         }
         if !admitted.is_empty() {
             let outcome = (&mut *enqueued, &mut *after);
-            self.take_in(state, admitted.drain(..), &seen, outcome);
+            self.take_in(state, admitted.drain(..), Entry::WithIds(&seen), outcome);
             self.noted(state, &seen, enqueued);
         }
     }

@@ -3,14 +3,17 @@
 //!
 //! In the log they stand under an identity of their own ([`QueueId::waiting_room`]); their records say when they are
 //! ready, so that a restart can tell. All of them are in the log: transient ones flagged volatile, without anybody
-//! waiting for that. When they are due, a pager reads them, enqueues them with new records and settles the old ones, in
-//! this order in one log, so that no crash loses one between the two. Dead letters, whose records say why they died, are
-//! published again instead; those that are refused again wait on in the same place.
+//! waiting for that. When they are due, they are enqueued with new records and the old ones settled, in this order in one
+//! log, so that no crash loses one between the two. Dead letters, whose records say why they died, are published again
+//! instead; those that are refused again wait on in the same place.
+//!
+//! What is due soon after something else has been read [`Ahead`] by a pager, so that whoever keeps the deadlines releases it
+//! himself. Otherwise a pager reads it when it is due.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use mamba_queue::{DeathReason, Incoming, LiveRun, Stored, Waiting, WaitingRoom};
+use mamba_queue::{DeathReason, Doubt, Incoming, LiveRun, Stored, Waiting, WaitingRoom};
 use mamba_store::{
     Appended, LoadRequest, LoadedMessage, Log, RecoveredRun, Relocated, Relocation,
     RelocationBatch, RelocationCursor, Settled,
@@ -22,7 +25,8 @@ use mamba_types::{
 
 use super::{
     Aftermath, Arrival, QueueCell, State,
-    arrival::Enqueued,
+    ahead::Ahead,
+    arrival::{Enqueued, Entry},
     journal::{Runs, state_run},
     narrow, paged_run, settled_of,
 };
@@ -36,6 +40,8 @@ use crate::{
 const RELEASE_MESSAGES_MAX: usize = 2048;
 /// … and octets of records after which the rest waits for the next time.
 const RELEASE_BYTES_MAX: usize = 1 << 20;
+/// Messages released at once by who keeps the deadlines.
+const AT_ONCE_MAX: usize = 256;
 /// Messages between two that are due, which are rather read and thrown away than skipped with a reading of their own.
 const GAP_MAX: u64 = 64;
 /// Messages read at once after a restart, and octets of records.
@@ -53,9 +59,10 @@ const LETTER_PAUSE_MAX_MS: u64 = 60_000;
 pub(super) struct Room {
     first: Sequence,
     held: Option<Box<WaitingRoom>>,
+    ahead: Ahead,
     /// The queue is deleted: nobody comes in any more.
     closed: bool,
-    /// A pager has been asked to release what is due.
+    /// Somebody releases what is due.
     releasing: bool,
     /// When the node's timers will look at it, in milliseconds since 1970.
     timer_at: Option<u64>,
@@ -66,6 +73,7 @@ impl Room {
         Self {
             first,
             held: None,
+            ahead: Ahead::new(),
             closed: false,
             releasing: false,
             timer_at: None,
@@ -76,6 +84,14 @@ impl Room {
         self.held
             .get_or_insert_with(|| Box::new(WaitingRoom::new(self.first)))
     }
+}
+
+/// What was taken out because it is due.
+struct Taken {
+    messages: Vec<Waiting>,
+    /// The room's, then.
+    doubt: Doubt,
+    purges: u64,
 }
 
 /// What was read of the messages that are due.
@@ -165,8 +181,10 @@ impl QueueCell {
         let mut settled: Vec<Settled> = Vec::new();
         let mut room = self.room.lock();
         for (stored, delay_ms) in delayed.drain(..) {
+            // A part of this millisecond has passed.
+            let due_ms = now_ms.saturating_add(delay_ms).saturating_add(1);
             let meta = RecordMeta {
-                accepted_at_ms: now_ms.saturating_add(delay_ms).min(TIME_MAX_MS),
+                accepted_at_ms: due_ms.min(TIME_MAX_MS),
                 not_before: true,
                 ..stored.message.meta()
             };
@@ -207,7 +225,7 @@ impl QueueCell {
         let mut runs = Runs::new(true);
         runs.volatile = !self.stores(message.persistent());
         runs.add(sequence, 0, appended.at(), message, returns);
-        self.log.append_enqueued(self.id.waiting_room(), &runs.list);
+        self.log.append_moved_in(self.id.waiting_room(), &runs.list);
         self.arm_room(room, due_ms);
     }
 
@@ -222,25 +240,74 @@ impl QueueCell {
         }
     }
 
-    /// The node's timers have come: what is due is taken out, and released by a pager.
+    /// The node's timers have come: what is due is taken out, and released, by a pager if it has to be read.
     pub(super) fn wake_room(self: &Arc<Self>, now_ms: u64) {
         let mut room = self.room.lock();
         room.timer_at = None;
         // Who releases looks again at the end.
         let is_free = !room.releasing;
-        let Some(held) = room.held.as_mut().filter(|_| is_free) else {
+        let Room { held, ahead, .. } = &mut *room;
+        let Some(held) = held.as_mut().filter(|_| is_free) else {
             return;
         };
-        let is_due = !held.take_due(now_ms, RELEASE_MESSAGES_MAX).is_empty();
+        let due = held.take_due(now_ms, RELEASE_MESSAGES_MAX);
+        let is_due = !due.is_empty();
+        let is_at_hand = due.len() <= AT_ONCE_MAX && ahead.has_all(due);
+        let next = held.next_due();
+        let reads_ahead = ahead.begins(next, self.paging.read_bytes(), now_ms);
         // Already here, so that the timers need not be woken for it.
-        if let Some(due_ms) = held.next_due().filter(|due_ms| *due_ms > now_ms) {
+        if let Some(due_ms) = next.filter(|due_ms| *due_ms > now_ms) {
             self.arm_room(&mut room, due_ms);
         }
         room.releasing = is_due;
         drop(room);
-        if is_due {
+        if reads_ahead {
+            self.paging.request(self, Job::ReadAhead);
+        }
+        if is_due && !(is_at_hand && self.release() == Progress::Done) {
             self.paging.request(self, Job::Release);
         }
+    }
+
+    /// Nothing is taken out any more: who releases has done so, unless more is due by now.
+    fn rests(self: &Arc<Self>, now_ms: u64) -> bool {
+        let mut room = self.room.lock();
+        let next = room.held.as_ref().and_then(|held| held.next_due());
+        if next.is_some_and(|due_ms| due_ms <= now_ms) {
+            return false;
+        }
+        room.releasing = false;
+        self.paging.account(room.ahead.forget_before(now_ms + 1), 0);
+        if let Some(due_ms) = next {
+            self.arm_room(&mut room, due_ms);
+        }
+        true
+    }
+
+    /// Reads what is due soon.
+    pub(crate) fn read_ahead(self: &Arc<Self>) -> Progress {
+        let Some(home) = self.home.upgrade() else {
+            return Progress::Done;
+        };
+        let octets_max = self.paging.read_bytes();
+        let (soon, reading, octets_max) = {
+            let mut room = self.room.lock();
+            let Room { held, ahead, .. } = &mut *room;
+            let Some(held) = held else {
+                return Progress::Done;
+            };
+            let (soon, reading) = ahead.wanted(home.unix_ms(), held);
+            (soon, reading, octets_max.saturating_sub(ahead.octets()))
+        };
+        let due = self.read_due(&soon, BTreeMap::new(), octets_max);
+        self.paging.count_read(due.messages.len(), 0);
+        let mut room = self.room.lock();
+        let asked = (&soon[..], due.answered);
+        let octets = room
+            .ahead
+            .take_in(reading, asked, due.messages, home.unix_ms());
+        self.paging.account(0, octets);
+        Progress::Done
     }
 
     /// Makes messages ready that are due, some at a time.
@@ -250,19 +317,25 @@ impl QueueCell {
         };
         let now_ms = home.unix_ms();
         let stuck = self.log.is_full() || self.log.failed();
-        let (taken, purges) = {
+        let (taken, at_hand) = {
             let mut room = self.room.lock();
-            let Some(held) = &mut room.held else {
+            let Room { held, ahead, .. } = &mut *room;
+            let Some(held) = held else {
                 return Progress::Done;
             };
-            let taken = if stuck {
+            let messages = if stuck {
                 held.put_back();
                 Vec::new()
             } else {
                 held.take_due(now_ms, RELEASE_MESSAGES_MAX).to_vec()
             };
-            let (next, purges) = (held.next_due(), held.purges());
-            if taken.is_empty() {
+            let taken = Taken {
+                messages,
+                doubt: held.doubted(),
+                purges: held.purges(),
+            };
+            if taken.messages.is_empty() {
+                let next = held.next_due();
                 room.releasing = false;
                 if let Some(due_ms) = next {
                     let at = if stuck { now_ms + PAUSE_MS } else { due_ms };
@@ -270,17 +343,25 @@ impl QueueCell {
                 }
                 return Progress::Done;
             }
-            (taken, purges)
+            let (at_hand, octets) = ahead.take(&taken.messages);
+            self.paging.account(octets, 0);
+            (taken, at_hand)
         };
-        let due = self.read_due(&taken);
-        self.paging.count_read(due.messages.len(), due.lost);
+        let known = at_hand.len();
+        let due = self.read_due(&taken.messages, at_hand, RELEASE_BYTES_MAX);
+        let read = due.messages.len().saturating_sub(known);
+        self.paging.count_read(read, due.lost);
         if due.answered == 0 {
-            self.with_room_as_it_was(purges, WaitingRoom::put_back);
+            self.with_room_as_it_was(taken.purges, WaitingRoom::put_back);
             return Progress::TooEarly;
         }
         let again = self.bury_due(&home, &due, now_ms);
-        self.make_ready(due, again, taken.len(), now_ms, purges);
-        Progress::More
+        self.make_ready(due, again, &taken, now_ms);
+        if self.rests(home.unix_ms()) {
+            Progress::Done
+        } else {
+            Progress::More
+        }
     }
 
     /// Publishes the dead letters among what is due. Returns those that are refused again, by ascending sequence.
@@ -327,10 +408,21 @@ impl QueueCell {
         Some(act(held))
     }
 
-    /// Reads messages, neighbours in the log together, until they are many octets or not written yet. Returns as many as are
-    /// read in the order they are due.
-    fn read_due(&self, taken: &[Waiting]) -> Due {
-        let mut order: Vec<usize> = (0..taken.len()).collect();
+    /// Reads messages but those at hand, neighbours in the log together, until they are so many octets or not written yet.
+    /// Returns as many as are read in the order they are due.
+    fn read_due(
+        &self,
+        taken: &[Waiting],
+        mut at_hand: BTreeMap<Sequence, LoadedMessage>,
+        octets_max: usize,
+    ) -> Due {
+        let mut read: Vec<Read> = taken
+            .iter()
+            .map(|waiting| at_hand.remove(&waiting.sequence))
+            .map(|known| known.map_or(Read::NotYet, Read::Found))
+            .collect();
+        let is_missing = |place: &usize| matches!(read[*place], Read::NotYet);
+        let mut order: Vec<usize> = (0..taken.len()).filter(is_missing).collect();
         order.sort_unstable_by_key(|place| taken[*place].sequence);
         let is_near =
             |one: &usize, next: &usize| taken[*next].sequence.0 - taken[*one].sequence.0 <= GAP_MAX;
@@ -339,17 +431,16 @@ impl QueueCell {
         if let Some(first) = groups.iter().position(|group| group.contains(&0)) {
             groups.swap(0, first);
         }
-        let mut read = vec![Read::NotYet; taken.len()];
         let mut octets = 0;
         for group in groups {
-            if octets >= RELEASE_BYTES_MAX {
+            if octets >= octets_max {
                 break;
             }
-            self.read_group(taken, group, &mut read, &mut octets);
+            self.read_group(taken, group, &mut read, (&mut octets, octets_max));
         }
         // Neighbours of many octets may stand before it.
         if matches!(read.first(), Some(Read::NotYet)) {
-            self.read_group(taken, &[0], &mut read, &mut 0);
+            self.read_group(taken, &[0], &mut read, (&mut 0, octets_max));
         }
         let mut due = Due::default();
         for (read, waiting) in read.into_iter().zip(taken) {
@@ -369,11 +460,11 @@ impl QueueCell {
         taken: &[Waiting],
         mut group: &[usize],
         read: &mut [Read],
-        octets: &mut usize,
+        (octets, octets_max): (&mut usize, usize),
     ) {
         let id = self.id.waiting_room();
         while let (Some(first), Some(last)) = (group.first(), group.last())
-            && *octets < RELEASE_BYTES_MAX
+            && *octets < octets_max
         {
             let (from, to) = (taken[*first].sequence, taken[*last].sequence.next());
             let loaded = self.log.load(&LoadRequest {
@@ -381,7 +472,7 @@ impl QueueCell {
                 level: 0,
                 from,
                 to,
-                octets_max: RELEASE_BYTES_MAX,
+                octets_max,
                 messages_max: usize::MAX,
             });
             self.report_damage(id, &loaded.damaged);
@@ -406,15 +497,8 @@ impl QueueCell {
     }
 
     /// Enqueues what is due and settles it in the waiting room, dead letters as well, but for those that wait on.
-    fn make_ready(
-        self: &Arc<Self>,
-        due: Due,
-        again: Vec<Waiting>,
-        taken: usize,
-        now_ms: u64,
-        purges: u64,
-    ) {
-        let rest = taken - due.answered;
+    fn make_ready(self: &Arc<Self>, due: Due, again: Vec<Waiting>, taken: &Taken, now_ms: u64) {
+        let rest = taken.messages.len() - due.answered;
         let mut messages = due.messages;
         let waits_on = |one: &LoadedMessage| {
             again
@@ -429,18 +513,18 @@ impl QueueCell {
         let body_bytes = body_bytes.sum();
         messages.retain(|(one, _)| one.message.died().is_none());
         // Keeps the records' file until they are enqueued.
-        let (arrivals, _chunk) = self.as_ready(messages, now_ms);
+        let (arrivals, _chunk) = self.as_ready(messages, taken.doubt, now_ms);
         let mut enqueued = Enqueued::NOTHING;
         let mut after = Aftermath::default();
         let mut state = self.state.lock();
         // A purge takes the queue's lock first: none comes between this and the enqueueing.
-        let is_there = !state.deleted && self.with_room_as_it_was(purges, |_| ()).is_some();
+        let is_there = !state.deleted && self.with_room_as_it_was(taken.purges, |_| ()).is_some();
         if !is_there {
             return;
         }
         let arrivals = arrivals.into_iter();
         let outcome = (&mut enqueued, &mut after);
-        self.take_in(&mut state, arrivals, &[], outcome);
+        self.take_in(&mut state, arrivals, Entry::Moved, outcome);
         let mut room = self.room.lock();
         self.settle_waiting(settled);
         room.open().left(rest, body_bytes, again);
@@ -459,6 +543,7 @@ impl QueueCell {
     fn as_ready(
         &self,
         due: Vec<(LoadedMessage, u32)>,
+        doubt: Doubt,
         now_ms: u64,
     ) -> (Vec<Arrival>, Option<Appended>) {
         let mut chunk = Vec::new();
@@ -481,34 +566,44 @@ impl QueueCell {
         let appended = (!chunk.is_empty()).then(|| self.log.append_messages(chunk.clone()));
         let base = appended.as_ref().map_or(LogPosition::NONE, Appended::at);
         let mut places = places.into_iter();
-        let arrivals = due
-            .into_iter()
-            .map(|(LoadedMessage { message, .. }, returns)| {
-                let place = self.stores(message.persistent()).then(|| places.next());
-                let (message, at) = match place.flatten() {
-                    Some((start, end)) => (
-                        Message::from_record(chunk.slice(start..end)),
-                        LogPosition(base.0 + start as u64),
-                    ),
-                    None => (message.with_meta(ready(&message)), LogPosition::NONE),
-                };
-                Arrival {
-                    incoming: Incoming {
-                        message,
-                        at,
-                        returns,
-                    },
-                    item: 0,
-                }
-            });
+        let arrivals = due.into_iter().map(|(loaded, returns)| {
+            let LoadedMessage {
+                message, sequence, ..
+            } = loaded;
+            let redelivered = doubt.covers(sequence, message.accepted_at_ms());
+            let place = self.stores(message.persistent()).then(|| places.next());
+            let (message, at) = match place.flatten() {
+                Some((start, end)) => (
+                    Message::from_record(chunk.slice(start..end)),
+                    LogPosition(base.0 + start as u64),
+                ),
+                None => (message.with_meta(ready(&message)), LogPosition::NONE),
+            };
+            Arrival {
+                incoming: Incoming {
+                    message,
+                    at,
+                    returns,
+                    redelivered,
+                },
+                item: 0,
+            }
+        });
         (arrivals.collect(), appended)
     }
 
-    /// Puts back what survived a restart; [`Self::open_room`] has it read.
-    pub(crate) fn restore_room(&self, runs: &[RecoveredRun]) {
+    /// Puts back what survived a stop, clean or not; [`Self::open_room`] has it read.
+    pub(crate) fn restore_room(&self, runs: &[RecoveredRun], was_clean: bool, now_ms: u64) {
         let mut room = self.room.lock();
+        let held = room.open();
+        // Nothing has left a waiting room before its time, so only what is due by now can have been released without the log's
+        // knowing. That may not have been resolved when the node stopped the next time.
+        let is_doubted = |run: &RecoveredRun| run.redelivered && run.delivery_count == 0;
         for run in runs {
-            room.open().restore(paged_run(run));
+            held.restore(paged_run(run));
+        }
+        if !was_clean || runs.iter().any(is_doubted) {
+            held.doubt(now_ms);
         }
     }
 
@@ -564,6 +659,7 @@ impl QueueCell {
             let mut room = self.room.lock();
             let waiting = room.held.as_mut().filter(|held| held.count() > 0);
             let waiting = waiting.map(|held| held.purge()).unwrap_or_default();
+            self.paging.account(room.ahead.clear(), 0);
             if !waiting.is_empty() {
                 self.log.append_state(self.id.waiting_room(), &[]);
             }
@@ -582,6 +678,7 @@ impl QueueCell {
     pub(super) fn close_room(&self) -> Vec<LiveRun> {
         let mut room = self.room.lock();
         room.closed = true;
+        self.paging.account(room.ahead.clear(), 0);
         room.held
             .take()
             .map_or_else(Vec::new, |held| held.live_runs())
@@ -620,14 +717,16 @@ impl QueueCell {
             let (Some(first), Some(last)) = (first, last) else {
                 continue;
             };
-            let room = self.room.lock();
-            let Some(held) = &room.held else {
+            let mut room = self.room.lock();
+            let Room { held, ahead, .. } = &mut *room;
+            let Some(held) = held else {
                 return true;
             };
             if held.is_taking() {
                 // Somebody knows the old places.
                 return false;
             }
+            self.paging.account(ahead.clear(), 0);
             let mut runs = held.live_in(first, last.next()).into_iter().peekable();
             let mut live: Vec<Relocated> = Vec::new();
             for message in loaded.messages {

@@ -936,7 +936,8 @@ impl Model {
             self.arrivals += 1;
             let arrival = self.arrivals;
             let delay = message.delay.unwrap_or(0);
-            let due = message.at + delay;
+            // A part of the millisecond it came in had passed.
+            let due = message.at + delay + 1;
             let passed = i32::try_from(delay).map_err(|_| "a delay of ages")?;
             message
                 .headers
@@ -1373,7 +1374,7 @@ impl Model {
                             let wait = retry.min * u64::from(entry.returns);
                             arrivals += 1;
                             queue.waiting.push(Waiting {
-                                due: now + retry.max.map_or(wait, |max| wait.min(max)),
+                                due: now + 1 + retry.max.map_or(wait, |max| wait.min(max)),
                                 message: entry.message,
                                 arrival: arrivals,
                                 returns: entry.returns,

@@ -48,10 +48,10 @@ impl Drop for CommitHere {
         if staging.group.is_empty() {
             return;
         }
-        let urgency = if staging.urgent {
-            Urgency::Now
-        } else {
-            Urgency::Soon
+        let urgency = match (staging.urgent, staging.soon) {
+            (true, _) => Urgency::Now,
+            (false, true) => Urgency::Soon,
+            (false, false) => Urgency::Lazy,
         };
         let wake = staging.note(urgency);
         drop(staging);

@@ -28,6 +28,8 @@ pub(crate) enum Urgency {
     Now,
     /// Ride along, or go within some milliseconds.
     Soon,
+    /// The same within some more: until then an older entry says nearly the same.
+    Lazy,
     /// Worth nothing until something else follows.
     Later,
 }
@@ -39,6 +41,8 @@ pub(crate) enum Sleep {
     Awake,
     /// Until the time it set for itself; only urgent entries wake it.
     UntilTime,
+    /// The same, and entries that have to go soon wake it as well.
+    UntilLater,
     /// Until anything is appended.
     UntilWoken,
 }
@@ -97,6 +101,10 @@ pub(crate) struct Staging {
     /// The newest DELIVERED of each queue and where it stands, to write it again before its file goes.
     pub(crate) watermarks: BTreeMap<QueueId, (Sequence, u64)>,
     pub(crate) urgent: bool,
+    /// Something in the group has to go soon.
+    pub(crate) soon: bool,
+    /// Where the group begins.
+    pub(crate) from: u64,
     /// Somebody needs everything before this position synced, whatever the mode.
     pub(crate) sync_to: u64,
     pub(crate) sleep: Sleep,
@@ -278,10 +286,11 @@ impl Staging {
 
     /// Notes that something was appended; says whether the writer has to be woken.
     pub(crate) fn note(&mut self, urgency: Urgency) -> bool {
-        self.urgent |= urgency == Urgency::Now;
+        self.want(urgency);
         let wake = match self.sleep {
             Sleep::Awake => false,
             Sleep::UntilTime => urgency == Urgency::Now,
+            Sleep::UntilLater => matches!(urgency, Urgency::Now | Urgency::Soon),
             Sleep::UntilWoken => urgency != Urgency::Later,
         };
         if wake {
@@ -290,11 +299,19 @@ impl Staging {
         wake
     }
 
+    /// Notes when the group has to go, and wakes nobody.
+    pub(crate) fn want(&mut self, urgency: Urgency) {
+        self.urgent |= urgency == Urgency::Now;
+        self.soon |= urgency == Urgency::Soon;
+    }
+
     /// Hands the gathered group over in exchange for an empty one.
     pub(crate) fn take(&mut self, empty: &mut Group) {
         std::mem::swap(&mut self.group, empty);
         self.group.end = self.next;
         self.open = None;
         self.urgent = false;
+        self.soon = false;
+        self.from = self.next;
     }
 }

@@ -33,6 +33,8 @@ use crate::{
 
 /// Longest wait of an entry nobody waits for.
 const SOON: Duration = Duration::from_millis(10);
+/// The same of an entry that an older one makes up for until then.
+const LAZY: Duration = Duration::from_millis(50);
 /// Slices per `write`; the system takes at most 1024.
 const SLICES_MAX: usize = 512;
 /// Files kept for reuse.
@@ -451,7 +453,10 @@ impl Writer {
         }
         let mut until = self.sync_due();
         if !staging.group.is_empty() {
-            let soon = *self.soon.get_or_insert_with(|| shared.disk.now() + SOON);
+            let wait = if staging.soon { SOON } else { LAZY };
+            let latest = shared.disk.now() + wait;
+            let soon = self.soon.map_or(latest, |soon| soon.min(latest));
+            self.soon = Some(soon);
             until = Some(until.map_or(soon, |due| due.min(soon)));
         }
         if until.is_some_and(|until| until <= shared.disk.now()) {
@@ -727,10 +732,10 @@ fn sleep(shared: &Shared, mut writer: MutexGuard<'_, Writer>) {
     let Next::Nothing(until) = writer.next(&staging) else {
         return;
     };
-    staging.sleep = if writer.soon.is_some() {
-        Sleep::UntilTime
-    } else {
-        Sleep::UntilWoken
+    staging.sleep = match writer.soon {
+        Some(_) if staging.soon => Sleep::UntilTime,
+        Some(_) => Sleep::UntilLater,
+        None => Sleep::UntilWoken,
     };
     drop(writer);
     match until {
