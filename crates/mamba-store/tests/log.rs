@@ -911,6 +911,21 @@ fn a_clean_stop_is_read_back_from_the_end_alone() {
 }
 
 #[test]
+fn a_clean_stop_leaves_no_reserved_room_to_read() {
+    let disk = MemoryDisk::default();
+    let (log, threads, _) = open(&disk);
+    enqueue(&log, Q, 1, b"one");
+    assert!(log.clean_stop());
+    drop(threads);
+    let image = disk.written();
+    let newest = log_files(&image).pop().unwrap();
+    assert!(image[&newest].len() < 1000, "{}", image[&newest].len());
+    let (log, _threads, back) = open(&disk);
+    assert!(back.report.clean);
+    assert_eq!(bodies(&log, &back, Q), [(1, b"one".to_vec())]);
+}
+
+#[test]
 fn a_file_the_disk_refuses_to_read_is_kept_and_costs_only_itself() {
     let disk = MemoryDisk::default();
     let (log, threads, _) = open(&disk);

@@ -433,7 +433,12 @@ impl Writer {
         }
         let mut staging = self.shared.staging.lock();
         staging.discard = true;
+        let is_clean = staging.clean_stopped;
         drop(staging);
+        if is_clean {
+            // The next start would cut the reserved room off, but only after reading all of it. It still does if this fails.
+            let _ = self.file.set_len(self.at - self.base);
+        }
         self.shared.failed.store(true, Ordering::Release);
         *self.shared.status.lock() = LogStatus::Failed {
             reason: "the store is closed".into(),
